@@ -1,0 +1,166 @@
+"""The contract: an algorithm is a tuple of pure functions of ONE client.
+
+The engine (:mod:`fedjax_kd.engine`) does the rest: it vectorises these functions over the cohort,
+reduces what the clients upload, and counts bytes. No function here sees a client axis, unless it
+asks for one with ``stack``.
+
+Axis letters, everywhere in this project: **C** population, **K** cohort, **N** examples of one
+client, **B** batch, **L** classes, **D** features, **P** public examples, **S** local steps, **M**
+rows of the shared pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+PyTree = Any
+Key = jax.Array
+Server = PyTree
+Client = PyTree
+Message = PyTree
+Metrics = dict[str, jax.Array]
+
+
+class Variables(NamedTuple):
+    """A model: what gradients change (params), and what is only measured (stats).
+
+    ``stats`` are BatchNorm's running statistics and the like: they travel with the model and are
+    averaged as values, but no optimiser ever steps them.
+    """
+
+    params: PyTree
+    stats: PyTree = ()
+
+
+class Batch(NamedTuple):
+    """A minibatch of one client. Rows with ``mask == 0`` are filling; no loss may count them."""
+
+    x: PyTree
+    y: PyTree
+    mask: Float[Array, " B"]
+
+
+class Data(NamedTuple):
+    """What ONE client may train on: a window on a pool of examples that all clients share.
+
+    Nothing is padded: the client's examples are pool rows ``rows[start : start + size]``.
+    """
+
+    x: PyTree  # [M, ...]
+    y: PyTree  # [M, ...]
+    rows: Int[Array, " R"]
+    start: Int[Array, ""]
+    size: Int[Array, ""]
+
+    def take(self, positions: Int[Array, " B"], mask: Float[Array, " B"]) -> Batch:
+        """The examples at ``positions``, which count from 0 within this client."""
+        rows = self.rows.at[self.start + positions].get(mode="clip")
+        x, y = jax.tree.map(lambda pool: pool.at[rows].get(mode="clip"), (self.x, self.y))
+        return Batch(x, y, mask)
+
+
+class Round(NamedTuple):
+    """What both sides know about the present round."""
+
+    number: Int[Array, ""]  # rounds are counted from 0
+    cohort: Int[Array, " K"]  # client numbers; an empty place holds the number ``population``
+    present: Float[Array, " K"]  # 1 where a usable upload arrived from this place, else 0
+    population: int
+    public: PyTree  # unlabelled `Data` of the server, or None
+
+
+class Upload(NamedTuple):
+    """What ONE client returns: ``message`` is exactly what crosses the wire."""
+
+    message: Message
+    weight: Float[Array, ""]  # this client's vote in `mean`
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """How the server sees one entry of the clients' messages.
+
+    ``lift`` maps values ``[k, ...]``, weights ``[k]`` and presence ``[k]`` to sums; the engine adds
+    sums over chunks and devices; ``done`` turns them into the value that ``server_update``
+    receives. A ``stacked`` reducer has no sums: every client's value is kept, ``[K, ...]`` in the
+    order of ``round.cohort``, at the price of K times the memory.
+    """
+
+    name: str
+    lift: Callable[[Array, Array, Array], tuple[Array, Array]]
+    done: Callable[[Array, Array], Array]
+    stacked: bool = False
+
+
+def _weighted_sum(values: Array, votes: Array) -> tuple[Array, Array]:
+    dtype = jnp.result_type(values, votes)
+    # HIGHEST: an average of models must not be rounded to the accelerator's short matrix formats.
+    summed = jnp.tensordot(
+        votes.astype(dtype), values.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST
+    )
+    return summed, votes.sum()
+
+
+def _ratio(total: Array, votes: Array) -> Array:
+    return total / jnp.where(votes == 0, 1, votes).astype(total.dtype)
+
+
+mean = Reducer("mean", lambda values, weights, present: _weighted_sum(values, weights), _ratio)
+uniform_mean = Reducer(
+    "uniform_mean", lambda values, weights, present: _weighted_sum(values, present), _ratio
+)
+total = Reducer(
+    "total",
+    lambda values, weights, present: _weighted_sum(values, present),
+    lambda summed, votes: summed,
+)
+stack = Reducer(
+    "stack",
+    lambda values, weights, present: (values, present),
+    lambda kept, votes: kept,
+    stacked=True,
+)
+
+
+def keep(key: Key, server: Server, client: Client, data: Data) -> Client:
+    """The default ``personalise``: the client is evaluated as it is."""
+    del key, server, data
+    return client
+
+
+class Algorithm(NamedTuple):
+    """A federated algorithm: eight pure functions and one declaration.
+
+    Every function is written for ONE client and must be traceable by JAX. Keys are consumed. A
+    variant is ``base._replace(...)`` with the functions that differ; ``algorithms/fedavg.py`` shows
+    the whole round in one file.
+    """
+
+    server_init: Callable[[Key], Server]
+    client_init: Callable[
+        [Key, Server], Client
+    ]  # what ONE client keeps between rounds; () if nothing
+    broadcast: Callable[
+        [Server, Array], Message
+    ]  # (server, client number): what ONE client receives
+    client_update: Callable[[Key, Message, Client, Data, Round], tuple[Upload, Client]]
+    aggregate: PyTree  # a `Reducer`, or a tree prefix of reducers over ``Upload.message``
+    server_update: Callable[[Key, Server, PyTree, Round], Server]
+    predict: Callable[
+        [Server, Client, PyTree], Array
+    ]  # logits of the model that this client would use
+    personalise: Callable[[Key, Server, Client, Data], Client] = keep  # before evaluation only
+
+
+class State(NamedTuple):
+    """A federation between two rounds; ``clients`` holds a stacked tree a group, ``[C_g, ...]``."""
+
+    server: Server
+    clients: tuple[Client, ...]

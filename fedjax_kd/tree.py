@@ -1,0 +1,76 @@
+"""Arithmetic on pytrees of arrays."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from fedjax_kd.core import PyTree
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """``a + b``, leaf by leaf.
+
+    Example:
+      >>> add({"w": 1.0}, {"w": 2.0})
+      {'w': 3.0}
+    """
+    return jax.tree.map(lambda x, y: x + y, a, b)
+
+
+def sub(a: PyTree, b: PyTree) -> PyTree:
+    """``a - b``, leaf by leaf."""
+    return jax.tree.map(lambda x, y: x - y, a, b)
+
+
+def neg(a: PyTree) -> PyTree:
+    """``-a``, leaf by leaf."""
+    return jax.tree.map(lambda x: -x, a)
+
+
+def scale(factor: ArrayLike, a: PyTree) -> PyTree:
+    """``factor * a``, each leaf in its own dtype."""
+    return jax.tree.map(lambda x: x * jnp.asarray(factor, x.dtype), a)
+
+
+def zeros_like(a: PyTree) -> PyTree:
+    """Zeros of the same shapes and dtypes."""
+    return jax.tree.map(jnp.zeros_like, a)
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """The inner product over all leaves, a scalar."""
+    return jnp.asarray(sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b))))
+
+
+def sq_norm(a: PyTree) -> Array:
+    """The squared Euclidean norm over all leaves, a scalar.
+
+    Example:
+      >>> float(sq_norm({"w": jnp.array([3.0, 4.0])}))
+      25.0
+    """
+    return dot(a, a)
+
+
+def where(condition: ArrayLike, a: PyTree, b: PyTree) -> PyTree:
+    """``a`` if the scalar ``condition`` holds, else ``b``: a choice without a branch."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def is_finite(a: PyTree) -> Array:
+    """Whether no leaf holds a NaN or an infinity, a scalar."""
+    inexact = [x for x in jax.tree.leaves(a) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in inexact], bool))
+
+
+def num_bytes(a: PyTree) -> int:
+    """Bytes of all leaves; works on arrays and on the shapes that ``jax.eval_shape`` gives.
+
+    Example:
+      >>> num_bytes({"w": jnp.zeros((2, 3)), "b": jnp.zeros(3)})
+      36
+    """
+    return sum(int(x.size) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(a))

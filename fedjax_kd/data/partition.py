@@ -1,0 +1,71 @@
+"""Partitioners by name, and the division of each client's rows into training and test rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedjax_kd.data.dirichlet import DirichletPartitioner
+from fedjax_kd.data.natural import DomainPartitioner, NaturalIdPartitioner
+from fedjax_kd.data.rows import Partitioner, Parts, check_count
+from fedjax_kd.data.sizes import IidPartitioner, LogNormalPartitioner, PowerLawPartitioner
+
+__all__ = [
+    "PARTITIONERS",
+    "DirichletPartitioner",
+    "DomainPartitioner",
+    "IidPartitioner",
+    "LogNormalPartitioner",
+    "NaturalIdPartitioner",
+    "Partitioner",
+    "Parts",
+    "PowerLawPartitioner",
+    "client_test_split",
+]
+
+PARTITIONERS: dict[str, type] = {
+    "iid": IidPartitioner,
+    "dirichlet": DirichletPartitioner,
+    "lognormal": LogNormalPartitioner,
+    "powerlaw": PowerLawPartitioner,
+    "natural": NaturalIdPartitioner,
+    "domain": DomainPartitioner,
+}
+
+
+def client_test_split(parts: Parts, fraction: float, seed: int = 0) -> tuple[Parts, Parts]:
+    """Holds out about ``fraction`` of each client's rows for the evaluation of its own model.
+
+    Every client keeps at least one row for training, so one that has a single row has no test
+    rows. Which rows are held out depends on the seed, the client's number and size, and on no
+    other client.
+
+    Args:
+      parts: rows of each client.
+      fraction: share of a client's rows to hold out, 0 <= fraction < 1, rounded to whole rows.
+      seed: of the random draws, >= 0.
+
+    Returns:
+      Training rows and test rows of each client, in their old order.
+
+    Raises:
+      ValueError: if ``fraction`` or ``seed`` is out of range.
+
+    Example:
+      >>> train, test = client_test_split([np.arange(5), np.array([9])], fraction=0.4)
+      >>> [len(part) for part in train], [len(part) for part in test]
+      ([3, 1], [2, 0])
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(
+            f"fraction is {fraction}, but must be in 0 <= fraction < 1: 0.2 holds out a fifth of "
+            "each client's rows."
+        )
+    check_count("seed", seed, least=0)
+    train, test = [], []
+    for client, rows in enumerate(parts):
+        held = min(int(fraction * len(rows) + 0.5), max(len(rows) - 1, 0))
+        is_test = np.zeros(len(rows), bool)
+        is_test[np.random.default_rng((seed, client)).permutation(len(rows))[:held]] = True
+        train.append(rows[~is_test])
+        test.append(rows[is_test])
+    return train, test

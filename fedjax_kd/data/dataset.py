@@ -104,7 +104,7 @@ def _check_labels(part: str, y: np.ndarray, num_classes: int) -> None:
     if y.dtype != np.int32:
         raise TypeError(
             f"{part}_y is {y.dtype}, but labels must be int32: build the data set with "
-            "from_arrays, which converts integers; turn one-hot rows into numbers with argmax(axis=1)."
+            "from_arrays, which converts integers; turn one-hot rows into numbers by argmax."
         )
     lowest = -1 if y.ndim > 1 else 0
     if int(y.min()) < lowest or int(y.max()) >= num_classes:

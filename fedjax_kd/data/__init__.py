@@ -8,8 +8,11 @@ from fedjax_kd.data.partition import (
     IidPartitioner,
     LogNormalPartitioner,
     NaturalIdPartitioner,
+    PachinkoPartitioner,
     Partitioner,
+    PathologicalPartitioner,
     PowerLawPartitioner,
+    ShardPartitioner,
     client_test_split,
 )
 from fedjax_kd.data.sources import load, sources
@@ -23,8 +26,11 @@ __all__ = [
     "IidPartitioner",
     "LogNormalPartitioner",
     "NaturalIdPartitioner",
+    "PachinkoPartitioner",
     "Partitioner",
+    "PathologicalPartitioner",
     "PowerLawPartitioner",
+    "ShardPartitioner",
     "client_test_split",
     "from_arrays",
     "load",

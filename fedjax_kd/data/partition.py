@@ -6,7 +6,9 @@ import numpy as np
 
 from fedjax_kd.data.dirichlet import DirichletPartitioner
 from fedjax_kd.data.natural import DomainPartitioner, NaturalIdPartitioner
+from fedjax_kd.data.pachinko import PachinkoPartitioner
 from fedjax_kd.data.rows import Partitioner, Parts, check_count
+from fedjax_kd.data.shards import PathologicalPartitioner, ShardPartitioner
 from fedjax_kd.data.sizes import IidPartitioner, LogNormalPartitioner, PowerLawPartitioner
 
 __all__ = [
@@ -16,19 +18,25 @@ __all__ = [
     "IidPartitioner",
     "LogNormalPartitioner",
     "NaturalIdPartitioner",
+    "PachinkoPartitioner",
     "Partitioner",
     "Parts",
+    "PathologicalPartitioner",
     "PowerLawPartitioner",
+    "ShardPartitioner",
     "client_test_split",
 ]
 
 PARTITIONERS: dict[str, type] = {
     "iid": IidPartitioner,
     "dirichlet": DirichletPartitioner,
+    "shard": ShardPartitioner,
+    "pathological": PathologicalPartitioner,
     "lognormal": LogNormalPartitioner,
     "powerlaw": PowerLawPartitioner,
     "natural": NaturalIdPartitioner,
     "domain": DomainPartitioner,
+    "pachinko": PachinkoPartitioner,
 }
 
 

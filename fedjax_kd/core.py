@@ -25,6 +25,7 @@ Server = PyTree
 Client = PyTree
 Message = PyTree
 Metrics = dict[str, jax.Array]
+Scalar = float | jax.Array  # a numeric hyper-parameter: may be traced, so no `if` may look at it
 
 
 class Variables(NamedTuple):
@@ -63,6 +64,22 @@ class Data(NamedTuple):
         rows = self.rows.at[self.start + positions].get(mode="clip")
         x, y = jax.tree.map(lambda pool: pool.at[rows].get(mode="clip"), (self.x, self.y))
         return Batch(x, y, mask)
+
+
+class Pool(NamedTuple):
+    """The examples of a population, resident on the device: a table of rows, and who owns which."""
+
+    x: PyTree  # [M, ...]
+    y: PyTree  # [M, ...]
+    rows: Int[Array, " R"]
+    starts: Int[Array, " C"]
+    sizes: Int[Array, " C"]
+
+    def of(self, client: Int[Array, ""]) -> Data:
+        """What client number ``client`` holds; nothing if there is no such client."""
+        start = self.starts.at[client].get(mode="clip")
+        size = self.sizes.at[client].get(mode="fill", fill_value=0)
+        return Data(self.x, self.y, self.rows, start, size)
 
 
 class Round(NamedTuple):

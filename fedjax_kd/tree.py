@@ -74,3 +74,8 @@ def num_bytes(a: PyTree) -> int:
       36
     """
     return sum(int(x.size) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(a))
+
+
+def add_scaled(a: PyTree, factor: ArrayLike, b: PyTree) -> PyTree:
+    """``a + factor * b``, each leaf in its own dtype."""
+    return add(a, scale(factor, b))

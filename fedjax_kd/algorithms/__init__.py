@@ -1,0 +1,39 @@
+"""Federated algorithms, one file a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedjax_kd.algorithms.fedadagrad import fedadagrad
+from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.algorithms.fedavgm import fedavgm
+from fedjax_kd.algorithms.fedprox import fedprox
+from fedjax_kd.algorithms.fedsgd import fedsgd
+from fedjax_kd.algorithms.fedyogi import fedyogi
+from fedjax_kd.algorithms.scaffold import scaffold
+from fedjax_kd.core import Algorithm
+
+REGISTRY: dict[str, Callable[..., Algorithm]] = {
+    "fedsgd": fedsgd,
+    "fedavg": fedavg,
+    "fedavgm": fedavgm,
+    "fedadagrad": fedadagrad,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "fedprox": fedprox,
+    "scaffold": scaffold,
+}
+"""Every method by its name; the command line and the contract tests go through this."""
+
+__all__ = [
+    "REGISTRY",
+    "fedadagrad",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "fedprox",
+    "fedsgd",
+    "fedyogi",
+    "scaffold",
+]

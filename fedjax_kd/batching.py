@@ -1,0 +1,101 @@
+"""Which of its examples a client sees in which local step, computed on the fly.
+
+An epoch is a random permutation of ``range(size)``. Sorting random numbers would need a fixed
+length, so that every client would pay for the largest one. Instead each position is sent through a
+keyed bijection of ``range(size)``, the swap-or-not shuffle: nothing is stored, nothing is padded.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt32
+
+LastBatch = Literal["partial", "drop", "wrap"]
+
+# Permutations of 4 and 5 elements pass a chi-squared test of uniformity from 12 rounds on.
+_SHUFFLE_ROUNDS = 24
+
+
+def mix(bits: UInt32[Array, " *shape"]) -> UInt32[Array, " *shape"]:
+    """A bijective hash of 32 bits in which every input bit changes about half of the output."""
+    u32 = jnp.uint32
+    bits = (bits ^ (bits >> u32(16))) * u32(0x7FEB352D)
+    bits = (bits ^ (bits >> u32(15))) * u32(0x846CA68B)
+    return bits ^ (bits >> u32(16))
+
+
+def shuffled(
+    seed: UInt32[Array, " *shape"], positions: Int[Array, " B"], size: Int[Array, ""]
+) -> Int[Array, " B"]:
+    """Where a random permutation of ``range(size)`` sends each position.
+
+    Args:
+      seed: 32 random bits that choose the permutation; a scalar, or one for each position.
+      positions: numbers in ``range(size)``.
+      size: how many elements are permuted, >= 1; may be traced.
+
+    Source: Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a Card Shuffle", CRYPTO 2012.
+
+    Example:
+      >>> sorted(shuffled(jnp.uint32(7), jnp.arange(5), jnp.int32(5)).tolist())
+      [0, 1, 2, 3, 4]
+    """
+    u32 = jnp.uint32
+    size, place = size.astype(u32), positions.astype(u32)
+    for turn in range(_SHUFFLE_ROUNDS):
+        secret = mix(seed + u32((2 * turn + 1) * 0x9E3779B9 & 0xFFFFFFFF))
+        pivot = secret % size
+        partner = jnp.where(place > pivot, pivot + size - place, pivot - place)
+        coin = mix(jnp.maximum(place, partner) ^ (secret * u32(0x85EBCA6B) + u32(turn)))
+        place = jnp.where(coin & u32(1), partner, place)
+    return place.astype(jnp.int32)
+
+
+def steps_per_epochs(
+    size: Int[Array, ""], batch_size: int, epochs: int, last_batch: LastBatch
+) -> Int[Array, ""]:
+    """Local steps of ``epochs`` passes over ``size`` examples."""
+    if last_batch == "wrap":
+        return -(-size * epochs // batch_size)
+    if last_batch == "drop":  # a client smaller than one batch would never train
+        return epochs * jnp.maximum(size // batch_size, jnp.minimum(size, 1))
+    return epochs * -(-size // batch_size)
+
+
+def draw(
+    seed: UInt32[Array, ""],
+    step: Int[Array, ""],
+    size: Int[Array, ""],
+    batch_size: int,
+    last_batch: LastBatch,
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """Positions and mask of the batch of local step ``step``.
+
+    Each epoch has its own permutation. What happens at its end is ``last_batch``:
+
+    * ``"partial"``: the last batch is smaller (its mask holds zeros; the filling repeats examples).
+    * ``"drop"``: the incomplete batch is left out, unless the client has no other.
+    * ``"wrap"``: it is filled with the first examples of the next epoch.
+    """
+    size = jnp.maximum(size, 1)
+    within = jnp.arange(batch_size, dtype=jnp.int32)
+    if last_batch == "wrap":
+        count = step * batch_size + within
+        epoch, place = count // size, count % size
+        mask = jnp.ones(batch_size, jnp.float32)
+    else:
+        each = steps_per_epochs(size, batch_size, 1, last_batch)
+        epoch, place = step // each, (step % each) * batch_size + within
+        mask = (place < size).astype(jnp.float32)
+        place = place % size
+    epoch_seed = mix(seed + epoch.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
+    return shuffled(epoch_seed, place, size), mask
+
+
+def check_last_batch(last_batch: str) -> None:
+    """Raises ValueError if there is no such way to end an epoch."""
+    if last_batch not in get_args(LastBatch):
+        allowed = ", ".join(get_args(LastBatch))
+        raise ValueError(f"last_batch is {last_batch!r}, but must be one of {allowed}.")

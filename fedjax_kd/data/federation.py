@@ -1,0 +1,186 @@
+"""A data set divided over clients and placed on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from fedjax_kd.core import Data, Pool
+from fedjax_kd.data.dataset import Dataset, Examples
+from fedjax_kd.data.partition import client_test_split
+
+Parts = Sequence[NDArray[np.int64]]
+Partitioner = Callable[[Dataset], Parts]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything a simulation needs to know about its clients.
+
+    Attributes:
+      name: of the data set.
+      num_classes: L.
+      input_shape: of one example, without the batch axis.
+      train: what the clients train on, C clients.
+      test: the global test set; it belongs to nobody.
+      client_test: test rows of each client, C clients; some may have none.
+      prepare: raw inputs to model inputs, applied in every step on the device.
+      parts: training rows of each client in the data set's own order, for reports.
+      public: unlabelled examples of the server, or None.
+    """
+
+    name: str
+    num_classes: int
+    input_shape: tuple[int, ...]
+    train: Pool
+    test: Pool
+    client_test: Pool
+    prepare: Callable[[ArrayLike], Array]
+    parts: Parts
+    public: Data | None = None
+
+    @property
+    def num_clients(self) -> int:
+        """C."""
+        return len(self.parts)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Training examples of each client, ``[C]``."""
+        return np.array([len(part) for part in self.parts])
+
+
+def federate(
+    dataset: Dataset,
+    partitioner: Partitioner,
+    *,
+    client_test_fraction: float = 0.0,
+    public_x: NDArray[Any] | None = None,
+    seed: int = 0,
+) -> Federation:
+    """Divides a data set over clients and puts it on the device.
+
+    uint8 inputs stay uint8 there; ``prepare`` turns a batch into standardised float32, with the
+    mean and deviation of each channel over the training set.
+
+    Args:
+      dataset: training and test examples.
+      partitioner: which rows go to which client, from `fedjax_kd.data.partition`.
+      client_test_fraction: share of each client's own rows held out to test its model, in [0, 1).
+        With 0 the clients train on all they have, and the test set is dealt out among them: by
+        natural ids where train and test share these, else in proportion to each client's labels.
+      public_x: unlabelled inputs ``[P, ...]`` that the server and all clients may use.
+      seed: of the division into training and test rows.
+
+    Raises:
+      ValueError: if the fraction is out of range or the partitioner cannot do what it is asked.
+
+    Example:
+      >>> from fedjax_kd.data import IidPartitioner, load
+      >>> federate(load("digits"), IidPartitioner(num_partitions=10)).num_clients
+      10
+    """
+    parts = partitioner(dataset)
+    test = _owned(_pool(dataset.test), [np.arange(len(dataset.test.y))])
+    if client_test_fraction > 0:
+        parts, held_out = client_test_split(list(parts), client_test_fraction, seed)
+        train = _owned(_pool(dataset.train), parts)
+        client_test = _owned(train, held_out)
+    else:
+        train = _owned(_pool(dataset.train), parts)
+        client_test = _owned(test, deal_test(dataset, parts, seed))
+    return Federation(
+        name=dataset.name,
+        num_classes=dataset.num_classes,
+        input_shape=dataset.train.x.shape[1:],
+        train=train,
+        test=test,
+        client_test=client_test,
+        prepare=_prepare(dataset.train.x),
+        parts=parts,
+        public=None if public_x is None else unlabelled(public_x),
+    )
+
+
+def unlabelled(x: NDArray[Any]) -> Data:
+    """All rows of an array as `Data` without labels."""
+    count = len(x)
+    return Data(jnp.asarray(x), (), jnp.arange(count), jnp.int32(0), jnp.int32(count))
+
+
+def deal_test(dataset: Dataset, parts: Parts, seed: int) -> Parts:
+    """Test rows for each client, every row once.
+
+    If a column divides the training rows exactly as ``parts`` do and names all these clients in the
+    test set too, it decides. Else each label's test rows are shared out in proportion to the
+    clients' training rows of this label (of any label, where labels are sequences).
+    """
+    column = _natural_column(dataset, parts)
+    if column is not None:
+        ids = [dataset.train.columns[column][part[0]] for part in parts]
+        return [np.flatnonzero(dataset.test.columns[column] == i) for i in ids]
+    flat = dataset.train.y.ndim == 1
+    train_y = dataset.train.y if flat else np.zeros(len(dataset.train.y), np.int32)
+    test_y = dataset.test.y if flat else np.zeros(len(dataset.test.y), np.int32)
+    rng = np.random.default_rng([seed, 1])
+    dealt: list[list[NDArray[np.int64]]] = [[] for _ in parts]
+    for label in np.unique(test_y):
+        rows = rng.permutation(np.flatnonzero(test_y == label))
+        order = rng.permutation(len(parts))  # rounding must not favour the first clients
+        held = np.array([np.count_nonzero(train_y[parts[c]] == label) for c in order])
+        ends = np.rint(np.cumsum(held) / max(held.sum(), 1) * len(rows)).astype(int)
+        for c, share in zip(order, np.split(rows, ends)[:-1], strict=True):
+            dealt[c].append(share)
+    return [np.sort(np.concatenate(rows)).astype(np.int64) for rows in dealt]
+
+
+def _natural_column(dataset: Dataset, parts: Parts) -> str | None:
+    """The column by which the clients were made, if the test set knows all of them too."""
+    for name, values in dataset.train.columns.items():
+        each = [np.unique(values[part]) for part in parts]
+        apart = all(len(v) == 1 for v in each) and len(np.unique(np.concatenate(each))) == len(each)
+        known = dataset.test.columns.get(name)
+        if apart and known is not None and np.isin(np.concatenate(each), known).all():
+            return name
+    return None
+
+
+def _pool(examples: Examples) -> Pool:
+    """Examples on the device that nobody owns yet."""
+    nobody = jnp.zeros(0, jnp.int32)
+    return Pool(jnp.asarray(examples.x), jnp.asarray(examples.y), nobody, nobody, nobody)
+
+
+def _owned(pool: Pool, parts: Parts) -> Pool:
+    """The same examples, divided over clients."""
+    sizes = np.array([len(part) for part in parts], np.int32)
+    rows = np.concatenate([*parts, np.zeros(0, np.int64)]).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])[: len(sizes)].astype(np.int32)
+    return pool._replace(
+        rows=jnp.asarray(rows), starts=jnp.asarray(starts), sizes=jnp.asarray(sizes)
+    )
+
+
+def _prepare(train_x: NDArray[Any]) -> Callable[[ArrayLike], Array]:
+    """How raw inputs of this kind become model inputs."""
+    if train_x.dtype != np.uint8:
+        return jnp.asarray
+    axes = tuple(range(train_x.ndim - 1))
+    mean = train_x.mean(axes, dtype=np.float64).astype(np.float32)
+    std = np.maximum(train_x.std(axes, dtype=np.float64), 1e-6).astype(np.float32)
+    return partial(standardise, mean=mean, std=std)
+
+
+def standardise(x: ArrayLike, *, mean: NDArray[Any], std: NDArray[Any]) -> Array:
+    """``(x - mean) / std`` as float32, channel by channel (the last axis)."""
+    values = jnp.asarray(x).astype(jnp.float32)
+    shape = (1,) * (values.ndim - mean.ndim) + mean.shape
+    return (values - mean.reshape(shape)) / std.reshape(shape)

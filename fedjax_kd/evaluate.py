@@ -1,0 +1,114 @@
+"""How good the models are: the global one on the test set, and each client's on its own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+from numpy.typing import NDArray
+
+from fedjax_kd import metrics, tree
+from fedjax_kd.core import Algorithm, Client, Data, Key, Pool, PyTree, Server, State, keep
+from fedjax_kd.metrics import Tally
+
+Predict = Callable[[PyTree], Array]
+"""x ``[B, ...]`` -> logits ``[B, ..., L]``"""
+
+_ROWS_AT_ONCE = 500
+_CLIENT_BATCH = 50
+_CLIENTS_AT_ONCE = 50
+
+
+def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
+    """The model that a client new to the federation would use."""
+    newcomer = algorithm.client_init(key, server)
+    return lambda x: algorithm.predict(server, newcomer, x)
+
+
+def tally_rows(predict: Predict, pool: Pool) -> Tally:
+    """One tally for each entry of ``pool.rows``, leaves ``[R, ...]``."""
+    everyone = Data(pool.x, pool.y, pool.rows, jnp.int32(0), jnp.int32(len(pool.rows)))
+    batches = -(-len(pool.rows) // _ROWS_AT_ONCE)
+
+    def one_batch(i: Array) -> Tally:
+        positions = i * _ROWS_AT_ONCE + jnp.arange(_ROWS_AT_ONCE, dtype=jnp.int32)
+        batch = everyone.take(positions, (positions < everyone.size).astype(jnp.float32))
+        return metrics.tally(predict(batch.x), batch.y, batch.mask)
+
+    tallies = jax.lax.map(one_batch, jnp.arange(batches, dtype=jnp.int32))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(pool.rows)], tallies)
+
+
+def by_client(rows: Tally, pool: Pool) -> Tally:
+    """The tallies of a pool's entries, added up client by client, leaves ``[C, ...]``."""
+    num_clients = len(pool.sizes)
+    owner = jnp.repeat(
+        jnp.arange(num_clients, dtype=jnp.int32), pool.sizes, total_repeat_length=len(pool.rows)
+    )
+    return jax.tree.map(lambda a: jax.ops.segment_sum(a, owner, num_clients), rows)
+
+
+def personal_tallies(
+    algorithm: Algorithm,
+    key: Key,
+    state: tuple[Server, Client],
+    numbers: Int[Array, " C"],
+    pools: tuple[Pool, Pool],
+) -> Tally:
+    """Each client's test rows under its own model, leaves ``[C, ...]``.
+
+    Args:
+      algorithm: of these clients.
+      key: consumed.
+      state: the server's, and that of each client, leaves ``[C, ...]``; ``personalise`` comes first.
+      numbers: the clients' numbers.
+      pools: training and test rows of the whole population.
+    """
+    server, clients = state
+    train, test = pools
+
+    def one(who: tuple[Client, Array]) -> Tally:
+        client, number = who
+        own_key = jax.random.fold_in(key, number)
+        client = algorithm.personalise(own_key, server, client, train.of(number))
+        return _tally(lambda x: algorithm.predict(server, client, x), test.of(number))
+
+    return jax.lax.map(one, (clients, numbers), batch_size=_CLIENTS_AT_ONCE)
+
+
+def _tally(predict: Predict, data: Data) -> Tally:
+    """The tally of one client's rows."""
+
+    def add_batch(i: Array, sums: Tally) -> Tally:
+        positions = i * _CLIENT_BATCH + jnp.arange(_CLIENT_BATCH, dtype=jnp.int32)
+        batch = data.take(positions, (positions < data.size).astype(jnp.float32))
+        rows = metrics.tally(predict(batch.x), batch.y, batch.mask)
+        return tree.add(sums, metrics.total(rows))
+
+    return jax.lax.fori_loop(0, -(-data.size // _CLIENT_BATCH), add_batch, metrics.empty())
+
+
+def has_personal_models(groups: Sequence[Algorithm], clients: PyTree) -> bool:
+    """Whether a client's model can differ from a newcomer's."""
+    return any(a.personalise is not keep for a in groups) or bool(jax.tree.leaves(clients))
+
+
+def evaluate_personal(
+    groups: Sequence[Algorithm],
+    members: Sequence[NDArray[np.int64]],
+    key: Key,
+    state: State,
+    pools: tuple[Pool, Pool],
+) -> Tally:
+    """`personal_tallies` of all groups, in the order of the clients' numbers."""
+    parts = [
+        personal_tallies(
+            algorithm, key, (state.server, clients), jnp.asarray(numbers, jnp.int32), pools
+        )
+        for algorithm, clients, numbers in zip(groups, state.clients, members, strict=True)
+    ]
+    order = jnp.asarray(np.argsort(np.concatenate(list(members))))
+    return jax.tree.map(lambda *a: jnp.concatenate(a)[order], *parts)

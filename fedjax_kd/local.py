@@ -1,0 +1,190 @@
+"""Local training: what one client does with its own examples."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from fedjax_kd import tree
+from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
+from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
+
+Objective = Callable[[Variables, Batch, Key], tuple[Array, PyTree]]
+"""(model, batch, key) -> (loss, new stats): what a client minimises. It may close over anything."""
+
+Optimiser = Callable[[Scalar], optax.GradientTransformation]
+"""A learning rate to an optax optimiser, as ``optax.sgd`` or ``optax.adam``."""
+
+_MICROBATCH = 64  # whole-batch gradients are summed over pieces of this size
+
+
+class Fitted(NamedTuple):
+    """One client after local training."""
+
+    model: Variables
+    loss: Float[Array, ""]  # mean over the local steps
+    steps: Int[Array, ""]  # local steps taken
+    travel: Float[Array, ""]  # the sum of their learning rates
+
+
+Fit = Callable[[Key, Variables, Data, Objective, Round], Fitted]
+
+
+def optimiser_named(name: str) -> Optimiser:
+    """The optax optimiser of that name.
+
+    Raises:
+      ValueError: if optax has none.
+    """
+    found = getattr(optax, name, None)
+    if name.startswith("_") or not callable(found):
+        known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
+        near = difflib.get_close_matches(name, known, 3) or ["sgd", "adam", "adamw"]
+        raise ValueError(
+            f"optax has no optimiser {name!r}; near it: {', '.join(near)}. "
+            "Give the name of an optax optimiser whose first argument is the learning rate."
+        )
+    return found
+
+
+def local_training(
+    *,
+    client_lr: Scalar | Callable[[Array], Array] = 0.1,
+    batch_size: int = 20,
+    epochs: int = 1,
+    steps: int | None = None,
+    client_opt: str | Optimiser = "sgd",
+    client_momentum: Scalar | None = None,
+    weight_decay: Scalar | None = None,
+    clip_norm: Scalar | None = None,
+    lr_decay: Scalar = 1.0,
+    last_batch: LastBatch = "partial",
+) -> Fit:
+    """Minibatch training of one client, as every FedAvg-like method uses it.
+
+    Clipping comes first, then weight decay (added to the gradient, as in PyTorch's SGD), then
+    momentum, then the optimiser. Its state starts anew in every round.
+
+    Args:
+      client_lr: learning rate, > 0; in Python also a schedule ``round number -> learning rate``.
+      batch_size: examples in a minibatch; 0 means all examples of the client in one step.
+      epochs: passes over the client's own examples, >= 1.
+      steps: if given, exactly so many local steps for everyone, instead of ``epochs``.
+      client_opt: name of an optax optimiser (sgd, adam, adamw, ...); in Python also a function of
+        the learning rate.
+      client_momentum: heavy-ball momentum in [0, 1); none if not given.
+      weight_decay: strength of L2 regularisation, >= 0; none if not given.
+      clip_norm: largest allowed norm of a minibatch gradient, > 0; no clipping if not given.
+      lr_decay: factor on the learning rate after each round, in (0, 1].
+      last_batch: what becomes of an incomplete last batch: "partial" keeps it smaller, "drop"
+        leaves it out, "wrap" fills it from the next epoch.
+
+    Returns:
+      ``fit(key, model, data, objective, round) -> Fitted``.
+
+    Raises:
+      ValueError: if an argument is out of its range, or the optimiser is unknown.
+    """
+    _check(batch_size, epochs, steps, last_batch)
+    base = optimiser_named(client_opt) if isinstance(client_opt, str) else client_opt
+
+    def learning_rate(round: Round) -> Array:
+        lr = client_lr(round.number) if callable(client_lr) else client_lr
+        return jnp.asarray(lr * jnp.asarray(lr_decay) ** round.number.astype(jnp.float32))
+
+    def optimiser(lr: Array) -> optax.GradientTransformation:
+        return optax.chain(
+            *([] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]),
+            *([] if weight_decay is None else [optax.add_decayed_weights(weight_decay)]),
+            *([] if client_momentum is None else [optax.trace(client_momentum)]),
+            base(lr),
+        )
+
+    def fit(key: Key, model: Variables, data: Data, objective: Objective, round: Round) -> Fitted:
+        lr = learning_rate(round)
+        opt = optimiser(lr)
+        key_order, key_steps = jax.random.split(key)
+        seed = jax.random.bits(key_order)
+        if steps is not None:
+            count = jnp.where(data.size > 0, steps, 0)
+        elif batch_size:
+            count = steps_per_epochs(data.size, batch_size, epochs, last_batch)
+        else:
+            count = jnp.where(data.size > 0, epochs, 0)
+
+        def step(i: Array, carry: tuple) -> tuple:
+            model, opt_state, losses = carry
+            key_step = jax.random.fold_in(key_steps, i)
+            if batch_size:
+                batch = data.take(*draw(seed, i, data.size, batch_size, last_batch))
+                loss, stats, grads = gradient(objective, model, batch, key_step)
+            else:
+                loss, stats, grads = whole_gradient(objective, model, data, key_step)
+            updates, opt_state = opt.update(grads, opt_state, model.params)
+            params = optax.apply_updates(model.params, updates)
+            return Variables(params, stats), opt_state, losses + loss.astype(jnp.float32)
+
+        start = (model, opt.init(model.params), jnp.zeros((), jnp.float32))
+        model, _, losses = jax.lax.fori_loop(0, count, step, start)
+        return Fitted(model, losses / jnp.maximum(count, 1), count, count * lr)
+
+    return fit
+
+
+def gradient(
+    objective: Objective, model: Variables, batch: Batch, key: Key
+) -> tuple[Array, PyTree, PyTree]:
+    """``(loss, new stats, gradient of the loss by params)`` on one batch."""
+
+    def loss_of(params: PyTree) -> tuple[Array, PyTree]:
+        return objective(Variables(params, model.stats), batch, key)
+
+    (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(model.params)
+    return loss, stats, grads
+
+
+def whole_gradient(
+    objective: Objective, model: Variables, data: Data, key: Key
+) -> tuple[Array, PyTree, PyTree]:
+    """Like `gradient`, on all examples of a client at once, in memory of one small batch."""
+
+    def piece(i: Array, carry: tuple) -> tuple:
+        loss_sum, stats, grad_sum = carry
+        positions = i * _MICROBATCH + jnp.arange(_MICROBATCH, dtype=jnp.int32)
+        mask = (positions < data.size).astype(jnp.float32)
+        batch = data.take(positions % jnp.maximum(data.size, 1), mask)
+        current = Variables(model.params, stats)
+        loss, stats, grads = gradient(objective, current, batch, jax.random.fold_in(key, i))
+        share = mask.sum() / jnp.maximum(data.size, 1)
+        return (
+            loss_sum + share.astype(loss.dtype) * loss,
+            stats,
+            tree.add_scaled(grad_sum, share, grads),
+        )
+
+    pieces = -(-data.size // _MICROBATCH)
+    example = jax.eval_shape(lambda: gradient(objective, model, data.take(*_first()), key))
+    start = (jnp.zeros((), example[0].dtype), model.stats, tree.zeros_like(model.params))
+    return jax.lax.fori_loop(0, pieces, piece, start)
+
+
+def _first() -> tuple[Array, Array]:
+    """Positions and mask of some batch, for shapes only."""
+    return jnp.zeros(_MICROBATCH, jnp.int32), jnp.ones(_MICROBATCH, jnp.float32)
+
+
+def _check(batch_size: int, epochs: int, steps: int | None, last_batch: str) -> None:
+    if batch_size < 0:
+        raise ValueError(
+            f"batch_size is {batch_size}, but must be >= 1, or 0 for all examples of a client."
+        )
+    for name, value in {"epochs": epochs, "steps": 1 if steps is None else steps}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, but a client must train for at least 1.")
+    check_last_batch(last_batch)

@@ -1,0 +1,131 @@
+"""Options read from the signatures of factories, so that no central list of them exists.
+
+A factory declares its own options and takes the rest as ``**options`` for the factory it builds on;
+`extends` makes that chain visible to ``help()``, to the command line and to the documentation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+from collections.abc import Callable, Collection, Iterable
+from functools import reduce, wraps
+from operator import or_
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse
+
+_PLAIN = (int, float, str, bool, type(None))
+
+
+class Option(NamedTuple):
+    """One option of a factory as the command line sees it."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def extends(base: Callable[..., Any], *, fixes: Collection[str] = ()) -> Callable:
+    """Decorates a factory that passes its ``**options`` on to ``base``.
+
+    The options of ``base`` become part of the signature, but for those that the factory ``fixes``.
+
+    Example:
+      >>> def plain(task, *, lr: float = 0.1, clip: float = 1.0): ...
+      >>> @extends(plain, fixes=["clip"])
+      ... def fancy(task, *, mu: float = 0.5, **options): ...
+      >>> str(inspect.signature(fancy))
+      "(task, *, mu: float = 0.5, lr: 'float' = 0.1)"
+      >>> fancy(None, m=1)
+      Traceback (most recent call last):
+      ...
+      TypeError: fancy has no option 'm'; near it: mu. It has: mu, lr.
+    """
+
+    def decorate(factory: Callable[..., Any]) -> Callable[..., Any]:
+        own = [p for p in inspect.signature(factory).parameters.values() if p.kind != p.VAR_KEYWORD]
+        taken = {p.name for p in own} | set(fixes)
+        inherited = [p for p in _keyword_only(base) if p.name not in taken]
+        signature = inspect.Signature([*own, *inherited])
+        names = [p.name for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY]
+
+        @wraps(factory)
+        def checked(*args: Any, **options: Any) -> Any:
+            for name in options:
+                if name not in signature.parameters:
+                    raise TypeError(_unknown(factory.__name__, name, names))
+            return factory(*args, **options)
+
+        vars(checked).update(__signature__=signature, base=base)
+        return checked
+
+    return decorate
+
+
+def options(factory: Callable[..., Any]) -> list[Option]:
+    """The keyword-only options of a factory that are numbers, words or choices.
+
+    Options that only Python can give (functions, optimisers) are left out. The help is the
+    ``Args:`` line of the docstring in which the option is explained.
+    """
+    found = []
+    for parameter in _keyword_only(factory):
+        owner = _owner(factory, parameter.name)
+        plain = plain_type(get_type_hints(owner).get(parameter.name, str))
+        if plain is not None:
+            found.append(
+                Option(parameter.name, plain, parameter.default, _help(owner, parameter.name))
+            )
+    return found
+
+
+def plain_type(annotation: Any) -> Any:
+    """What of an annotation can be typed on a command line; None if nothing.
+
+    Example:
+      >>> plain_type(float | Callable), plain_type(Callable)
+      (<class 'float'>, None)
+    """
+    union = get_origin(annotation) in (Union, types.UnionType)
+    members = get_args(annotation) if union else (annotation,)
+    kept = [m for m in members if m in _PLAIN or get_origin(m) is Literal]
+    if all(m is type(None) for m in kept):
+        return None
+    return reduce(or_, kept)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; near it: a, b."`` or nothing, for messages about unknown names.
+
+    Example:
+      >>> nearest("fedporx", ["fedavg", "fedprox"])
+      '; near it: fedprox'
+    """
+    close = difflib.get_close_matches(name, list(known), 3, 0.5)
+    return f"; near it: {', '.join(close)}" if close else ""
+
+
+def _unknown(factory: str, name: str, names: list[str]) -> str:
+    near = nearest(name, names)
+    return f"{factory} has no option {name!r}{near}. It has: {', '.join(names)}."
+
+
+def _keyword_only(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(factory).parameters.values()
+    return [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+
+
+def _owner(factory: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The factory in whose source the option is written."""
+    source = inspect.unwrap(factory)
+    if name in inspect.signature(source).parameters:
+        return source
+    return _owner(vars(factory)["base"], name)
+
+
+def _help(factory: Callable[..., Any], name: str) -> str:
+    documented = {p.arg_name: p.description for p in parse(factory.__doc__ or "").params}
+    return " ".join((documented.get(name) or "").split())

@@ -1,0 +1,162 @@
+"""Checks of an algorithm before anything runs, on types alone (``jax.eval_shape``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_kd import reduce, tree
+from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Upload
+
+
+class Types(NamedTuple):
+    """Everything that moves, as trees of ``jax.ShapeDtypeStruct``."""
+
+    server: PyTree
+    client: PyTree
+    message: Message  # down, to one client
+    upload: Upload  # up, from one client
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that one client receives in a round."""
+        return tree.num_bytes(self.message)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that one client sends in a round."""
+        return tree.num_bytes(self.upload.message)
+
+
+def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> Types:
+    """The types of an algorithm's data flow.
+
+    Args:
+      algorithm: to be checked.
+      pool: the training data of the federation.
+      public: its public data.
+
+    Raises:
+      TypeError: naming the function at fault, if one fails on abstract values, if a state changes
+        its type from one round to the next, if ``client_update`` returns no `Upload`, or if
+        ``aggregate`` does not fit the message.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    number, places = jax.ShapeDtypeStruct((), jnp.int32), 2
+    data = jax.eval_shape(lambda p, c: p.of(c), pool, number)
+    round = jax.eval_shape(lambda: _some_round(places, public))
+
+    def in_round(function: Callable) -> Callable:
+        # The population is a number that may size arrays, so it must not be traced.
+        size = int(pool.sizes.shape[0])
+        return lambda *args: function(*args[:-1], args[-1]._replace(population=size))
+
+    server = _run("server_init", algorithm.server_init, key)
+    client = _run("client_init", algorithm.client_init, key, server)
+    message = _run("broadcast", algorithm.broadcast, server, number)
+    update = in_round(algorithm.client_update)
+    upload, after = _run("client_update", update, key, message, client, data, round)
+    _check_upload(upload)
+    check_same_type(client, after, "client_update must return the client state it was given")
+    received = _reduced(algorithm.aggregate, upload.message, places)
+    update = in_round(algorithm.server_update)
+    after = _run("server_update", update, key, server, received, round)
+    check_same_type(server, after, "server_update must return a server state like the one it got")
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), data.x)
+    _run("predict", algorithm.predict, server, client, x)
+    ready = _run("personalise", algorithm.personalise, key, server, client, data)
+    check_same_type(client, ready, "personalise must return a client state like the one it got")
+    return Types(server, client, message, upload)
+
+
+def check_groups(
+    groups: Sequence[Algorithm], pool: Pool, public: PyTree = None
+) -> tuple[Types, ...]:
+    """`check_algorithm` of each group, and that all of them fit one server.
+
+    Raises:
+      TypeError: also if the groups' servers differ in type.
+    """
+    types = tuple(check_algorithm(a, pool, public) for a in groups)
+    for g, other in enumerate(types[1:], 1):
+        check_same_type(types[0].server, other.server, f"group {g} must have group 0's server")
+    return types
+
+
+def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
+    """Raises TypeError with the first difference in structure, shape or dtype.
+
+    Example:
+      >>> check_same_type({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)}, "a step must keep the shape")
+      Traceback (most recent call last):
+      ...
+      TypeError: a step must keep the shape, but at ['w'] it is float32[4] instead of float32[3].
+    """
+    before = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(expected)}
+    after = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(given)}
+    for path in [*before, *(p for p in after if p not in before)]:
+        old, new = _kind(before.get(path)), _kind(after.get(path))
+        if old != new:
+            raise TypeError(f"{rule}, but at {path or 'the root'} it is {new} instead of {old}.")
+    old, new = str(jax.tree.structure(expected)), str(jax.tree.structure(given))
+    if old != new:
+        raise TypeError(f"{rule}, but its structure is {new} instead of {old}.")
+
+
+def _some_round(places: int, public: PyTree) -> Round:
+    cohort = jnp.zeros(places, jnp.int32)
+    return Round(jnp.int32(0), cohort, jnp.ones(places, jnp.float32), 0, public)
+
+
+def _kind(leaf: Any) -> str:
+    if leaf is None:
+        return "absent"
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _run(name: str, function: Callable, *args: PyTree) -> PyTree:
+    """The abstract result of a function, or TypeError naming it."""
+    try:
+        return jax.eval_shape(function, *args)
+    except Exception as error:
+        raise TypeError(
+            f"{name} cannot be traced: {type(error).__name__}: {error}. Every function of an "
+            "Algorithm must be pure and traceable by JAX; the debug engine shows where it stops."
+        ) from error
+
+
+def _check_upload(upload: Any) -> None:
+    if not isinstance(upload, Upload):
+        raise TypeError(
+            f"client_update must return (Upload, client), but its first part is a "
+            f"{type(upload).__name__}: wrap the message as Upload(message, weight, metrics)."
+        )
+    scalars = {"weight": upload.weight, **{f"metrics[{k!r}]": v for k, v in upload.metrics.items()}}
+    for name, value in scalars.items():
+        if jnp.shape(value) != ():
+            raise TypeError(f"Upload.{name} must be a scalar a client, but is {_kind(value)}.")
+
+
+def _reduced(aggregate: PyTree, message: PyTree, places: int) -> PyTree:
+    """The type of what the server receives."""
+    rules = jax.tree.leaves(aggregate)
+    if not rules or not all(isinstance(r, Reducer) for r in rules):
+        raise TypeError(
+            f"aggregate must be a tree of Reducers (mean, total, ...), not {aggregate}."
+        )
+    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((places, *a.shape), a.dtype), message)
+    votes = jax.ShapeDtypeStruct((places,), jnp.float32)
+
+    def receive(message: PyTree, weights: Any, present: Any) -> PyTree:
+        return reduce.done(aggregate, reduce.lift(aggregate, message, weights, present))
+
+    try:
+        return jax.eval_shape(receive, many, votes, votes)
+    except ValueError as error:
+        raise TypeError(
+            f"aggregate {aggregate} is no tree prefix of the message "
+            f"{jax.tree.structure(message)}: give one Reducer for each of its entries. ({error})"
+        ) from error

@@ -63,7 +63,7 @@ def personal_tallies(
     Args:
       algorithm: of these clients.
       key: consumed.
-      state: the server's, and that of each client, leaves ``[C, ...]``; ``personalise`` comes first.
+      state: the server's, and that of each client, leaves ``[C, ...]``, before ``personalise``.
       numbers: the clients' numbers.
       pools: training and test rows of the whole population.
     """
@@ -91,9 +91,15 @@ def _tally(predict: Predict, data: Data) -> Tally:
     return jax.lax.fori_loop(0, -(-data.size // _CLIENT_BATCH), add_batch, metrics.empty())
 
 
-def has_personal_models(groups: Sequence[Algorithm], clients: PyTree) -> bool:
-    """Whether a client's model can differ from a newcomer's."""
-    return any(a.personalise is not keep for a in groups) or bool(jax.tree.leaves(clients))
+def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> bool:
+    """Whether a client's model can differ from a newcomer's; the arguments may be abstract."""
+    if algorithm.personalise is not keep:
+        return True
+    program = jax.make_jaxpr(algorithm.predict)(server, client, x).jaxpr
+    first = len(jax.tree.leaves(server))
+    own = program.invars[first : first + len(jax.tree.leaves(client))]
+    read = {id(v) for equation in program.eqns for v in equation.invars}
+    return any(id(v) in read | {id(v) for v in program.outvars} for v in own)
 
 
 def evaluate_personal(

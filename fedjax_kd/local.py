@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,13 @@ from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
 Objective = Callable[[Variables, Batch, Key], tuple[Array, PyTree]]
 """(model, batch, key) -> (loss, new stats): what a client minimises. It may close over anything."""
 
+ReceivedObjective = Callable[[Variables], Objective]
+"""received model -> local objective"""
+
 Optimiser = Callable[[Scalar], optax.GradientTransformation]
 """A learning rate to an optax optimiser, as ``optax.sgd`` or ``optax.adam``."""
+
+Weighting = Literal["examples", "uniform"]
 
 _MICROBATCH = 64  # whole-batch gradients are summed over pieces of this size
 
@@ -34,6 +39,32 @@ class Fitted(NamedTuple):
 
 
 Fit = Callable[[Key, Variables, Data, Objective, Round], Fitted]
+
+
+def voting(weighting: Weighting) -> Callable[[Data], Array]:
+    """How many votes a client has in a weighted mean.
+
+    Raises:
+      ValueError: if ``weighting`` is neither ``"examples"`` nor ``"uniform"``.
+    """
+    if weighting not in get_args(Weighting):
+        raise ValueError(
+            f"weighting is {weighting!r}, but must be 'examples' (a client votes by its number of "
+            "examples) or 'uniform' (all clients vote alike)."
+        )
+    return lambda data: (
+        data.size.astype(jnp.float32) if weighting == "examples" else jnp.ones((), jnp.float32)
+    )
+
+
+def plus(loss: Objective, penalty: Callable[[Variables], Array]) -> Objective:
+    """The objective ``loss + penalty(model)``."""
+
+    def objective(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
+        value, stats = loss(model, batch, key)
+        return value + penalty(model), stats
+
+    return objective
 
 
 def optimiser_named(name: str) -> Optimiser:

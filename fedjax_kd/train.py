@@ -13,7 +13,7 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from fedjax_kd import cohort, evaluate, metrics
-from fedjax_kd.core import Algorithm, State
+from fedjax_kd.core import Algorithm, Pool, State
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.debug import make_debug_round
 from fedjax_kd.engine import Report, Resident, make_round
@@ -49,6 +49,14 @@ class Result(NamedTuple):
     state: State
     history: list[Row]
     seconds: Seconds
+
+
+class Pools(NamedTuple):
+    """Every example that an evaluation may need."""
+
+    train: Pool
+    test: Pool
+    client_test: Pool
 
 
 class Evaluation(NamedTuple):
@@ -103,7 +111,7 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     state = jax.tree.map(jnp.array, state)  # every block donates its input, the caller's stays
     resident = Resident(s.federation.train, s.federation.public)
     run, run_compile = _compiled(s, state, resident)
-    look, look_compile = _timed(jax.jit(make_evaluation(s)).lower(state).compile)
+    look, look_compile = _timed(make_evaluation, s, state)
     seconds = Seconds(compile=run_compile + look_compile)
     if first == 0:
         seen, spent = _timed(look, state)
@@ -122,26 +130,36 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
         yield Progress(state, finished, rows, seconds)
 
 
-def make_evaluation(simulation: Simulation) -> Callable[[State], Evaluation]:
-    """A function, to be jitted, that evaluates a state on all test rows."""
+def make_evaluation(simulation: Simulation, state: State) -> Callable[[State], Evaluation]:
+    """Compiles the evaluation of states like ``state`` on all test rows."""
     s, federation = simulation, simulation.federation
     key = s.key("evaluate")
+    pools = Pools(federation.train, federation.test, federation.client_test)
+    test_is_dealt = federation.client_test.x is federation.test.x
+    x = jax.tree.map(lambda a: a[:2], federation.test.x)
+    own_models = any(
+        evaluate.has_personal_model(a, t.server, t.client, x)
+        for a, t in zip(s.groups, s.types, strict=True)
+    )
 
-    def look(state: State) -> Evaluation:
+    def look(state: State, pools: Pools) -> Evaluation:
         predict = evaluate.shared_model(s.groups[0], key, state.server)
-        rows = evaluate.tally_rows(predict, federation.test)
-        if federation.client_test.x is federation.test.x:
-            owned = jax.tree.map(lambda a: a[federation.client_test.rows], rows)
+        rows = evaluate.tally_rows(predict, pools.test)
+        if test_is_dealt:
+            owned = jax.tree.map(lambda a: a[pools.client_test.rows], rows)
         else:
-            owned = evaluate.tally_rows(predict, federation.client_test)
+            owned = evaluate.tally_rows(predict, pools.client_test)
         personal = None
-        if evaluate.has_personal_models(s.groups, state.clients):
-            pools = (federation.train, federation.client_test)
-            personal = evaluate.evaluate_personal(s.groups, s.layout.members, key, state, pools)
-        clients = evaluate.by_client(owned, federation.client_test)
-        return Evaluation(metrics.total(rows), clients, personal)
+        if own_models:
+            both = (pools.train, pools.client_test)
+            personal = evaluate.evaluate_personal(s.groups, s.layout.members, key, state, both)
+        return Evaluation(
+            metrics.total(rows), evaluate.by_client(owned, pools.client_test), personal
+        )
 
-    return look
+    # The pools are arguments: as constants they would become part of the program.
+    program = jax.jit(look).lower(state, pools).compile()
+    return lambda state: program(state, pools)
 
 
 def evaluation_row(seen: Evaluation) -> Row:

@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.core import (
-    Algorithm,
-    Batch,
-    Client,
-    Data,
-    Key,
-    PyTree,
-    Round,
-    Scalar,
-    Upload,
-    Variables,
-    mean,
-)
-from fedjax_kd.local import Fit, Optimiser
+from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, Variables, mean
+from fedjax_kd.local import Fit, Optimiser, ReceivedObjective, Weighting, voting
 from fedjax_kd.task import Task
-
-ReceivedObjective = Callable[[Variables, Variables, Batch, Key], tuple[Array, PyTree]]
-"""(received model, model, batch, key) -> (loss, new stats)"""
 
 
 class Server(NamedTuple):
@@ -42,7 +24,7 @@ def fedavg(
     fit: Fit,
     *,
     server_lr: Scalar = 1.0,
-    weighting: Literal["examples", "uniform"] = "examples",
+    weighting: Weighting = "examples",
     server_opt: Optimiser = optax.sgd,
     objective: ReceivedObjective | None = None,
 ) -> Algorithm:
@@ -62,7 +44,7 @@ def fedavg(
       server_lr: the server's learning rate, > 0; 1 puts the plain average in place of the model.
       weighting: whether a client votes by its number of examples or all clients vote alike.
       server_opt: a learning rate to an optax optimiser of the server.
-      objective: another local loss; by default the task's.
+      objective: received model -> another local loss; by default the task's.
 
     Raises:
       ValueError: if ``weighting`` is unknown.
@@ -70,13 +52,7 @@ def fedavg(
     Departs from the paper: nothing known.
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017, arXiv:1602.05629.
     """
-    check_weighting(weighting)
-    opt = server_opt(server_lr)
-
-    def local_objective(received: Variables) -> Callable:
-        if objective is None:
-            return task.loss
-        return lambda model, batch, key: objective(received, model, batch, key)
+    vote, opt = voting(weighting), server_opt(server_lr)
 
     def server_init(key: Key) -> Server:
         model = task.init(key)
@@ -85,30 +61,22 @@ def fedavg(
     def client_update(
         key: Key, received: Variables, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
-        fitted = fit(key, received, data, local_objective(received), round)
-        weight = data.size if weighting == "examples" else jnp.ones(())
-        return Upload(tree.sub(fitted.model, received), weight, {"loss": fitted.loss}), client
+        local_loss = task.loss if objective is None else objective(received)
+        fitted = fit(key, received, data, local_loss, round)
+        delta = tree.sub(fitted.model, received)
+        return Upload(delta, vote(data), {"loss": fitted.loss}), client
 
     def server_update(key: Key, server: Server, delta: Variables, round: Round) -> Server:
-        step, state = opt.update(tree.neg(delta.params), server.opt, server.model.params)
+        step, opt_state = opt.update(tree.neg(delta.params), server.opt, server.model.params)
         params = optax.apply_updates(server.model.params, step)
-        return Server(Variables(params, tree.add(server.model.stats, delta.stats)), state)
+        return Server(Variables(params, tree.add(server.model.stats, delta.stats)), opt_state)
 
     return Algorithm(
         server_init=server_init,
         client_init=lambda key, server: (),
-        broadcast=lambda server, client_id: server.model,
+        broadcast=lambda server, number: server.model,
         client_update=client_update,
         aggregate=mean,
         server_update=server_update,
         predict=lambda server, client, x: task.apply(server.model, x)[0],
     )
-
-
-def check_weighting(weighting: str) -> None:
-    """Raises ValueError unless clients vote by ``examples`` or ``uniform``."""
-    if weighting not in ("examples", "uniform"):
-        raise ValueError(
-            f"weighting is {weighting!r}, but must be 'examples' (a client votes by its number of "
-            "examples) or 'uniform' (all clients vote alike)."
-        )

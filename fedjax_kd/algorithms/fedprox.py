@@ -8,8 +8,8 @@ from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Fit
+from fedjax_kd.core import Algorithm, Scalar, Variables
+from fedjax_kd.local import Fit, Objective, plus
 from fedjax_kd.signature import extends
 from fedjax_kd.task import Task
 
@@ -37,11 +37,10 @@ def fedprox(task: Task, fit: Fit, *, mu: Scalar = 0.1, **options: Any) -> Algori
     Source: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, MLSys 2020, arXiv:1812.06127.
     """
 
-    def objective(
-        received: Variables, model: Variables, batch: Batch, key: Key
-    ) -> tuple[Array, PyTree]:
-        loss, stats = task.loss(model, batch, key)
-        distance = tree.sq_norm(tree.sub(model.params, received.params))
-        return loss + 0.5 * mu * distance, stats
+    def objective(received: Variables) -> Objective:
+        def spring(model: Variables) -> Array:
+            return 0.5 * mu * tree.sq_norm(tree.sub(model.params, received.params))
+
+        return plus(task.loss, spring)
 
     return fedavg(task, fit, objective=objective, **options)

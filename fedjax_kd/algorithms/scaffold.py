@@ -6,23 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms.fedavg import Server, fedavg
-from fedjax_kd.core import (
-    Algorithm,
-    Batch,
-    Data,
-    Key,
-    PyTree,
-    Round,
-    Upload,
-    Variables,
-    mean,
-    uniform_mean,
-)
-from fedjax_kd.local import Fit, whole_gradient
+from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, uniform_mean
+from fedjax_kd.local import Fit, Weighting, plus, voting, whole_gradient
 from fedjax_kd.signature import extends
 from fedjax_kd.task import Task
 
@@ -40,7 +28,7 @@ def scaffold(
     fit: Fit,
     *,
     option: Literal["I", "II"] = "II",
-    weighting: Literal["examples", "uniform"] = "uniform",
+    weighting: Weighting = "uniform",
     **options: Any,
 ) -> Algorithm:
     """SCAFFOLD: control variates correct each client's drift (Karimireddy et al., 2020).
@@ -53,7 +41,8 @@ def scaffold(
         c_k' = c_k - c + (w - y) / (sum of the steps' learning rates)  option II
         w = w + server_lr * mean(y - w);  c = c + |cohort| / C * mean(c_k' - c_k)
 
-    Equals FedAvg when ``c`` and all ``c_k`` are 0, so in the first round.
+    Equals FedAvg when ``c`` and all ``c_k`` are 0, so in the first round, given the same
+    ``weighting``.
 
     Args:
       task: the model and its loss.
@@ -70,7 +59,7 @@ def scaffold(
     """
     if option not in ("I", "II"):
         raise ValueError(f"option is {option!r}, but must be 'I' or 'II'.")
-    base = fedavg(task, fit, weighting=weighting, **options)
+    base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
 
     def server_init(key: Key) -> Controlled:
         server = base.server_init(key)
@@ -80,25 +69,20 @@ def scaffold(
         key: Key, received: Controlled, control: PyTree, data: Data, round: Round
     ) -> tuple[Upload, PyTree]:
         drift = tree.sub(received.control, control)
-
-        def objective(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-            loss, stats = task.loss(model, batch, key)
-            # The gradient of a linear term is the correction, whatever the local optimiser is.
-            return loss + tree.dot(drift, model.params), stats
-
-        fitted = fit(key, received.base, data, objective, round)
+        # The gradient of a linear term is the correction, whatever the local optimiser is.
+        corrected = plus(task.loss, lambda model: tree.dot(drift, model.params))
+        fitted = fit(key, received.base, data, corrected, round)
         delta = tree.sub(fitted.model, received.base)
         if option == "I":
             _, _, new = whole_gradient(task.loss, received.base, data, jax.random.fold_in(key, 1))
         else:
             travel = jnp.where(fitted.travel == 0, 1, fitted.travel)
             new = tree.sub(tree.neg(drift), tree.scale(1 / travel, delta.params))
-        weight = data.size if weighting == "examples" else jnp.ones(())
-        upload = Upload(Controlled(delta, tree.sub(new, control)), weight, {"loss": fitted.loss})
-        return upload, new
+        message = Controlled(delta, tree.sub(new, control))
+        return Upload(message, vote(data), {"loss": fitted.loss}), new
 
     def server_update(key: Key, server: Controlled, update: Controlled, round: Round) -> Controlled:
-        moved: Server = base.server_update(key, server.base, update.base, round)
+        moved = base.server_update(key, server.base, update.base, round)
         share = round.present.sum() / round.population
         return Controlled(moved, tree.add_scaled(server.control, share, update.control))
 

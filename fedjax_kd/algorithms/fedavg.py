@@ -63,8 +63,8 @@ def fedavg(
     ) -> tuple[Upload, Client]:
         local_loss = task.loss if objective is None else objective(received)
         fitted = fit(key, received, data, local_loss, round)
-        delta = tree.sub(fitted.model, received)
-        return Upload(delta, vote(data), {"loss": fitted.loss}), client
+        metrics = {"loss": fitted.loss, "steps": fitted.steps}
+        return Upload(tree.sub(fitted.model, received), vote(data), metrics), client
 
     def server_update(key: Key, server: Server, delta: Variables, round: Round) -> Server:
         step, opt_state = opt.update(tree.neg(delta.params), server.opt, server.model.params)

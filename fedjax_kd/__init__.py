@@ -1,0 +1,113 @@
+"""A vectorised simulator of federated learning with knowledge distillation, in JAX and Flax.
+
+Start with `fedjax_kd.core` (the contract), then ``algorithms/fedavg.py`` (a whole round in one
+file), then ``algorithms/fedprox.py`` (a variant of it).
+"""
+
+from importlib.metadata import version
+
+from fedjax_kd import cohort, losses, metrics, nn, server_opt, tree
+from fedjax_kd.algorithms import (
+    REGISTRY,
+    fedadagrad,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedprox,
+    fedsgd,
+    fedyogi,
+    scaffold,
+)
+from fedjax_kd.core import (
+    Algorithm,
+    Batch,
+    Data,
+    Round,
+    State,
+    Upload,
+    Variables,
+    mean,
+    stack,
+    total,
+    uniform_mean,
+)
+from fedjax_kd.data import (
+    PARTITIONERS,
+    Dataset,
+    DirichletPartitioner,
+    DomainPartitioner,
+    IidPartitioner,
+    LogNormalPartitioner,
+    NaturalIdPartitioner,
+    PachinkoPartitioner,
+    PathologicalPartitioner,
+    PowerLawPartitioner,
+    ShardPartitioner,
+    from_arrays,
+    load,
+)
+from fedjax_kd.data.federation import Federation, federate
+from fedjax_kd.engine import make_mesh
+from fedjax_kd.local import local_training
+from fedjax_kd.models import MODELS
+from fedjax_kd.simulation import Simulation, initial_state, simulate
+from fedjax_kd.task import Task, from_linen, from_nnx
+from fedjax_kd.train import Result, blocks, train
+
+__version__ = version("fedjax-kd")
+
+__all__ = [
+    "MODELS",
+    "PARTITIONERS",
+    "REGISTRY",
+    "Algorithm",
+    "Batch",
+    "Data",
+    "Dataset",
+    "DirichletPartitioner",
+    "DomainPartitioner",
+    "Federation",
+    "IidPartitioner",
+    "LogNormalPartitioner",
+    "NaturalIdPartitioner",
+    "PachinkoPartitioner",
+    "PathologicalPartitioner",
+    "PowerLawPartitioner",
+    "Result",
+    "Round",
+    "ShardPartitioner",
+    "Simulation",
+    "State",
+    "Task",
+    "Upload",
+    "Variables",
+    "blocks",
+    "cohort",
+    "fedadagrad",
+    "fedadam",
+    "fedavg",
+    "fedavgm",
+    "federate",
+    "fedprox",
+    "fedsgd",
+    "fedyogi",
+    "from_arrays",
+    "from_linen",
+    "from_nnx",
+    "initial_state",
+    "load",
+    "local_training",
+    "losses",
+    "make_mesh",
+    "mean",
+    "metrics",
+    "nn",
+    "scaffold",
+    "server_opt",
+    "simulate",
+    "stack",
+    "total",
+    "train",
+    "tree",
+    "uniform_mean",
+]

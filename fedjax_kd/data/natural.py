@@ -7,14 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import (
-    Parts,
-    by_owner,
-    check_count,
-    check_enough_rows,
-    column,
-    numbered,
-)
+from fedjax_kd.data.rows import Parts, by_owner, check_count, check_enough_rows, column, numbered
 
 
 @dataclass(frozen=True)

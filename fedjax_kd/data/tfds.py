@@ -32,11 +32,11 @@ def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> D
     """
     _require("tfds", "tensorflow_datasets", "array_record", "PIL", "importlib_resources")
     builder = _builder(name, data_dir)
-    command = _command(name, data_dir)
     if not builder.is_prepared():
         raise ValueError(
-            f"tfds:{name} is not prepared in {builder.data_dir}: run `{command}`, which needs "
-            "TensorFlow, or pass the folder that it was prepared in as data_dir (--data-dir)."
+            f"tfds:{name} is not prepared in {builder.data_dir}: run "
+            f"`{_command(name, data_dir)}`, which needs TensorFlow, or pass the folder "
+            "that it was prepared in as data_dir (--data-dir)."
         )
     try:
         sources = {part: builder.as_data_source(split=part) for part in _splits(name, builder)}
@@ -69,18 +69,25 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
       The folder that now holds the set.
 
     Raises:
-      ValueError: if a package is missing, the name is unknown, or the folder holds the set in
-        another format already.
+      ValueError: if a package is missing, the name is unknown, the folder holds the set in
+        another format already, or cannot be written, or the source cannot be reached.
     """
     _require("tfds-prepare", "tensorflow", "tensorflow_datasets", "array_record", "PIL")
-    builder = _builder(name, data_dir, file_format="array_record")
-    builder.download_and_prepare()
-    written = builder.info.file_format.value
-    if written != "array_record":
+    present = _builder(name, data_dir)
+    if present.is_prepared() and present.info.file_format.value != "array_record":
         raise ValueError(
-            f"{builder.data_dir} holds tfds:{name} as {written} already, but array_record is "
-            "needed: remove that folder, or pass another data_dir (--data-dir)."
+            f"{present.data_dir} holds tfds:{name} as {present.info.file_format.value} already, "
+            "but array_record is needed: remove that folder, or pass another data_dir (--data-dir)."
         )
+    builder = _builder(name, data_dir, file_format="array_record")
+    tfds = importlib.import_module("tensorflow_datasets")
+    try:
+        builder.download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        raise ValueError(
+            f"tfds:{name} could not be downloaded and written to {builder.data_dir} ({error}): "
+            "check the network and that the folder can be written, and run it again."
+        ) from error
     return str(builder.data_dir)
 
 

@@ -1,0 +1,285 @@
+"""A task: what a client learns, as pure functions of variables, made from a Flax module.
+
+An ordinary NNX or Linen module becomes a :class:`Task` without a changed line: dropout gets its
+keys, BatchNorm's statistics travel in ``Variables.stats``, and convolutions become matrix products
+(:mod:`fedjax_kd.nn.conv`), because the engine runs every model under ``vmap`` or inside a loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jaxtyping import Array, Float
+
+from fedjax_kd import losses
+from fedjax_kd.core import Batch, Key, PyTree, Variables
+from fedjax_kd.nn.conv import conv_general_dilated
+
+Prepare = Callable[[PyTree], PyTree]
+Augment = Callable[[Key, PyTree], PyTree]
+Score = Callable[[Array, PyTree], Array]
+Call = Callable[[Variables, PyTree, Key | None, str], tuple[Array, PyTree]]
+
+# Linen has no convention for the name of the flag; these are the ones in use, and what they say.
+TRAIN_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
+class Task(NamedTuple):
+    """A model and its loss, as pure functions that JAX can trace, map and differentiate.
+
+    With ``key=None`` a model runs in evaluation mode: no dropout, no augmentation, BatchNorm by its
+    running statistics, and the statistics come back unchanged. With a key it runs in training mode;
+    the key is consumed.
+    """
+
+    init: Callable[[Key], Variables]
+    apply: Callable[..., tuple[Array, PyTree]]  # (variables, x, key=None) -> logits, new stats
+    features: Callable[..., Array]  # (variables, x, key=None) -> input of the last layer [B, D]
+    score: Score  # (logits, y) -> loss of every example or position [B, ...]
+    loss: Callable[[Variables, Batch, Key | None], tuple[Array, PyTree]]  # masked mean, new stats
+
+
+def from_nnx(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    *,
+    prepare: Prepare | None = None,
+    augment: Augment | None = None,
+    score: Score = losses.cross_entropy,
+) -> Task:
+    """A task from a Flax NNX module.
+
+    The module is called with ``x`` alone; its ``train()`` and ``eval()`` choose the mode. Variables
+    of type ``nnx.Param`` become ``params``, random streams are rebuilt from the key of each call,
+    and whatever else the module holds becomes ``stats``; all are plain nested dicts.
+
+    Args:
+      build: makes the module from its random streams, e.g. ``lambda rngs: MLP(10, rngs=rngs)``.
+      prepare: from stored to model input, e.g. uint8 pixels to floats; always applied.
+      augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
+      score: ``(logits, y) -> [B, ...]``, the loss of every example.
+
+    Raises:
+      TypeError: if ``features`` is called and the module has no method of that name.
+
+    Example:
+      >>> task = from_nnx(lambda rngs: nnx.Linear(4, 3, rngs=rngs))
+      >>> variables = task.init(jax.random.key(0))
+      >>> jax.tree.map(jnp.shape, variables.params)
+      {'bias': (3,), 'kernel': (4, 3)}
+      >>> logits, stats = task.apply(variables, jnp.ones((2, 4)))
+      >>> logits.shape, stats
+      ((2, 3), {})
+    """
+    model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv) and (
+            module.conv_general_dilated is jax.lax.conv_general_dilated
+        ):
+            module.conv_general_dilated = conv_general_dilated
+    model.train()
+    graph_train = nnx.graphdef(model)
+    model.eval()
+    graph_eval = nnx.graphdef(model)
+    streams = nnx.to_pure_dict(nnx.state(model, nnx.RngState))
+
+    def init(key: Key) -> Variables:
+        return _variables(build(nnx.Rngs(key)))
+
+    def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
+        graph = graph_eval if key is None else graph_train
+        seeded = _seed(streams, jax.random.key(0) if key is None else key)
+        module = nnx.merge(graph, variables.params, seeded, variables.stats)
+        outputs = _method(module, method)(x)
+        if key is None:
+            return outputs, variables.stats
+        return outputs, _variables(module).stats
+
+    return _task(init, call, prepare, augment, score)
+
+
+def from_linen(
+    module: linen.Module,
+    example_x: PyTree,
+    *,
+    prepare: Prepare | None = None,
+    augment: Augment | None = None,
+    score: Score = losses.cross_entropy,
+    train_argument: str | None = None,
+) -> Task:
+    """A task from a Flax Linen module; collections other than ``params`` become ``stats``.
+
+    Args:
+      module: called with ``x``, and with ``train_argument`` if it takes one.
+      example_x: a batch as stored ``[B, ...]``; only its shape and dtype matter.
+      prepare: from stored to model input, e.g. uint8 pixels to floats; always applied.
+      augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
+      score: ``(logits, y) -> [B, ...]``, the loss of every example.
+      train_argument: the flag of ``__call__`` that chooses the mode, one of
+        :data:`TRAIN_ARGUMENTS`; by default the one that the module takes, if any.
+
+    Raises:
+      ValueError: if ``train_argument`` is not one of those names.
+      TypeError: if the module does not take ``train_argument``, or if ``features`` is called and
+        the module has no method of that name.
+
+    Example:
+      >>> task = from_linen(linen.Dense(3), jnp.ones((1, 4)))
+      >>> variables = task.init(jax.random.key(0))
+      >>> task.apply(variables, jnp.ones((2, 4)))[0].shape
+      (2, 3)
+    """
+    flags = _flags(module, train_argument)
+
+    def init(key: Key) -> Variables:
+        x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example_x)
+        x = x if prepare is None else prepare(x)
+        with linen.intercept_methods(_with_matrix_products):
+            collections = dict(module.init(key, x, **flags(module, False)))
+        collections.pop("intermediates", None)
+        return Variables(collections.pop("params", {}), collections)
+
+    def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
+        collections = {"params": variables.params, **variables.stats}
+        arguments = flags(_method(module, method), key is not None)
+        with linen.intercept_methods(_with_matrix_products):
+            # Streams that are not given fall back on "params": so every name has a key.
+            outputs, stats = module.apply(
+                collections,
+                x,
+                method=method,
+                rngs={} if key is None else {"params": key},
+                mutable=[] if key is None else list(variables.stats),
+                **arguments,
+            )
+        return outputs, variables.stats if key is None else stats
+
+    return _task(init, call, prepare, augment, score)
+
+
+def _task(
+    init: Callable[[Key], Variables],
+    call: Call,
+    prepare: Prepare | None,
+    augment: Augment | None,
+    score: Score,
+) -> Task:
+    """The five functions from a way to make variables and a way to call a method of the module."""
+
+    def run(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
+        if key is not None and augment is not None:
+            key, key_augment = jax.random.split(key)
+            x = augment(key_augment, x)
+        return call(variables, x if prepare is None else prepare(x), key, method)
+
+    def apply(variables: Variables, x: PyTree, key: Key | None = None) -> tuple[Array, PyTree]:
+        return run(variables, x, key, "__call__")
+
+    def features(variables: Variables, x: PyTree, key: Key | None = None) -> Array:
+        return run(variables, x, key, "features")[0]
+
+    def loss(variables: Variables, batch: Batch, key: Key | None = None) -> tuple[Array, PyTree]:
+        logits, stats = apply(variables, batch.x, key)
+        values = score(logits, batch.y)
+        return losses.masked_mean(values, _weights(values, batch)), stats
+
+    return Task(init, apply, features, score, loss)
+
+
+def _weights(values: Float[Array, "B ..."], batch: Batch) -> Float[Array, "B ..."]:
+    """What each value of a batch counts; only integer targets, one a value, can say "no label"."""
+    y = batch.y
+    if (
+        isinstance(y, jax.Array)
+        and y.shape == values.shape
+        and jnp.issubdtype(y.dtype, jnp.integer)
+    ):
+        return losses.label_weights(y, batch.mask)
+    rows = batch.mask.reshape(batch.mask.shape + (1,) * (values.ndim - 1))
+    return jnp.broadcast_to(rows, values.shape)
+
+
+def _variables(module: nnx.Module) -> Variables:
+    """The parameters and the statistics of a module, as nested dicts."""
+    # What a module sows for inspection exists only after a call: it is no state.
+    other = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
+    params, stats = nnx.state(module, nnx.Param), nnx.state(module, other)
+    return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+
+
+def _seed(streams: PyTree, key: Key) -> PyTree:
+    """Random streams like ``streams``, each with a key of its own and its count at zero."""
+    leaves, structure = jax.tree.flatten(streams)
+
+    def seeded(number: int, leaf: jax.ShapeDtypeStruct) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        own = jax.random.fold_in(key, number)
+        return jax.random.split(own, leaf.shape) if leaf.shape else own
+
+    return jax.tree.unflatten(structure, [seeded(*numbered) for numbered in enumerate(leaves)])
+
+
+def _method(module: Any, name: str) -> Callable[..., Array]:
+    """The method ``name`` of a module, or an error that says how to write it."""
+    method = getattr(module, name, None)
+    if callable(method):
+        return method
+    raise TypeError(
+        f"{type(module).__name__} has no method {name!r}, but this algorithm needs it: give the "
+        "module `features(x)`, the input of its last layer, and write `__call__` as "
+        "`head(features(x))`."
+    )
+
+
+def _flags(module: linen.Module, name: str | None) -> Callable[[Callable[..., Any], bool], dict]:
+    """From a method of ``module`` and the mode to the keyword arguments that choose the mode."""
+    if name is not None and name not in TRAIN_ARGUMENTS:
+        raise ValueError(
+            f"train_argument is {name!r}, but must be one of {sorted(TRAIN_ARGUMENTS)}: rename the "
+            "module's argument."
+        )
+    taken = inspect.signature(module).parameters
+    found = [known for known in TRAIN_ARGUMENTS if known in taken] if name is None else [name]
+    if name is not None and name not in taken:
+        raise TypeError(
+            f"train_argument is {name!r}, but {type(module).__name__} takes {list(taken)}: name "
+            "one of these, or leave train_argument out."
+        )
+
+    def flags(method: Callable[..., Any], train: bool) -> dict[str, bool]:
+        takes = inspect.signature(method).parameters
+        return {known: TRAIN_ARGUMENTS[known] == train for known in found if known in takes}
+
+    return flags
+
+
+def _with_matrix_products(
+    call: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    context: linen.module.InterceptorContext,
+) -> Any:
+    """Calls a Linen method; an ordinary convolution is replaced by one of our own."""
+    module = context.module
+    if (
+        isinstance(module, linen.Conv)
+        and context.method_name == "__call__"
+        and module.conv_general_dilated is None
+        and module.conv_general_dilated_cls is None
+    ):
+        own = module.clone(
+            parent=module.scope, name=None, conv_general_dilated=conv_general_dilated
+        )
+        return own(*arguments, **options)
+    return call(*arguments, **options)

@@ -117,7 +117,8 @@ class Reducer:
 
 
 def _weighted_sum(values: Array, votes: Array) -> tuple[Array, Array]:
-    dtype = jnp.result_type(values, votes)
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(values.dtype, votes.dtype)
     # HIGHEST: an average of models must not be rounded to the accelerator's short matrix formats.
     summed = jnp.tensordot(
         votes.astype(dtype), values.astype(dtype), axes=1, precision=jax.lax.Precision.HIGHEST

@@ -127,7 +127,7 @@ def local_training(
 
     def learning_rate(round: Round) -> Array:
         lr = client_lr(round.number) if callable(client_lr) else client_lr
-        return jnp.asarray(lr * jnp.asarray(lr_decay) ** round.number.astype(jnp.float32))
+        return jnp.asarray(lr * jnp.asarray(lr_decay) ** round.number.astype(float))
 
     def optimiser(lr: Array) -> optax.GradientTransformation:
         return optax.chain(
@@ -141,13 +141,13 @@ def local_training(
         lr = learning_rate(round)
         opt = optimiser(lr)
         key_order, key_steps = jax.random.split(key)
-        seed = jax.random.bits(key_order)
+        seed = jax.random.bits(key_order, dtype=jnp.uint32)
         if steps is not None:
-            count = jnp.where(data.size > 0, steps, 0)
+            count = jnp.where(data.size > 0, jnp.int32(steps), 0)
         elif batch_size:
             count = steps_per_epochs(data.size, batch_size, epochs, last_batch)
         else:
-            count = jnp.where(data.size > 0, epochs, 0)
+            count = jnp.where(data.size > 0, jnp.int32(epochs), 0)
 
         def step(i: Array, carry: tuple) -> tuple:
             model, opt_state, losses = carry
@@ -163,7 +163,8 @@ def local_training(
 
         start = (model, opt.init(model.params), jnp.zeros((), jnp.float32))
         model, _, losses = jax.lax.fori_loop(0, count, step, start)
-        return Fitted(model, losses / jnp.maximum(count, 1), count, count * lr)
+        loss = losses / jnp.maximum(count, 1).astype(losses.dtype)
+        return Fitted(model, loss, count, count.astype(lr.dtype) * lr)
 
     return fit
 
@@ -192,7 +193,7 @@ def whole_gradient(
         batch = data.take(positions % jnp.maximum(data.size, 1), mask)
         current = Variables(model.params, stats)
         loss, stats, grads = gradient(objective, current, batch, jax.random.fold_in(key, i))
-        share = mask.sum() / jnp.maximum(data.size, 1)
+        share = mask.sum() / jnp.maximum(data.size, 1).astype(mask.dtype)
         return (
             loss_sum + share.astype(loss.dtype) * loss,
             stats,

@@ -1,0 +1,132 @@
+"""Tiny models and federations that the tests share, and a bare loop over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_kd import losses
+from fedjax_kd.cohort import lay_out
+from fedjax_kd.core import Algorithm, Batch, Key, Pool, State, Variables
+from fedjax_kd.data.dataset import Dataset, from_arrays
+from fedjax_kd.data.federation import Federation, federate
+from fedjax_kd.debug import make_debug_round
+from fedjax_kd.engine import Report, Resident, make_round
+from fedjax_kd.task import Task
+
+FEATURES, CLASSES = 4, 3
+SIZES = (7, 0, 1, 5, 12, 3)  # of the ragged federation: an empty client, and one with one example
+COHORTS = ((0, 4, 2), (1, 5, 3), (4, 3, 0))
+
+
+def dataset(rows: int, seed: int = 0) -> Dataset:
+    """Gaussian clouds, one a class."""
+    rng = np.random.default_rng(seed)
+    centres = 2.0 * rng.normal(size=(CLASSES, FEATURES))
+    y = rng.integers(0, CLASSES, 2 * rows).astype(np.int32)
+    x = (centres[y] + rng.normal(size=(2 * rows, FEATURES))).astype(np.float32)
+    return from_arrays(x[:rows], y[:rows], x[rows:], y[rows:], num_classes=CLASSES)
+
+
+def federation(sizes: Sequence[int] = SIZES, seed: int = 0) -> Federation:
+    """Clients of the given sizes."""
+    ends = np.cumsum([0, *sizes])
+    parts = [np.arange(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return federate(dataset(int(ends[-1]), seed), lambda data: parts)
+
+
+def logistic(hidden: int = 0) -> Task:
+    """Logistic regression; with ``hidden`` units a network of one hidden layer."""
+    widths = (FEATURES, hidden, CLASSES) if hidden else (FEATURES, CLASSES)
+
+    def init(key: Key) -> Variables:
+        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        keys = jax.random.split(key, len(shapes))
+        layers = [
+            {"w": 0.3 * jax.random.normal(k, shape), "b": jnp.zeros(shape[1])}
+            for k, shape in zip(keys, shapes, strict=True)
+        ]
+        return Variables(layers)
+
+    def apply(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
+        *body, head = variables.params
+        for layer in body:
+            x = jnp.tanh(x @ layer["w"] + layer["b"][None])
+        return x @ head["w"] + head["b"][None], variables.stats
+
+    return task_of(init, apply)
+
+
+def task_of(init: Callable[[Key], Variables], apply: Callable[..., tuple[Any, Any]]) -> Task:
+    """A classification task from ``init`` and ``apply`` alone."""
+
+    def loss(variables: Variables, batch: Batch, key: Key | None) -> tuple[Any, Any]:
+        logits, stats = apply(variables, batch.x, key)
+        values = losses.cross_entropy(logits, batch.y)
+        return losses.masked_mean(values, batch.mask), stats
+
+    return Task(init, apply, lambda variables, x, key=None: x, losses.cross_entropy, loss)
+
+
+def start(groups: Sequence[Algorithm], group_of: np.ndarray) -> State:
+    """A federation before its first round."""
+    server = groups[0].server_init(jax.random.key(0))
+
+    def clients(g: int) -> Any:
+        keys = jax.random.split(jax.random.key(1), int((group_of == g).sum()))
+        return jax.vmap(lambda key: groups[g].client_init(key, server))(keys)
+
+    return State(server, tuple(clients(g) for g in range(len(groups))))
+
+
+def rounds(
+    algorithm: Algorithm | Sequence[Algorithm],
+    pool: Pool,
+    cohorts: Sequence[Sequence[int]] = COHORTS,
+    *,
+    chunk: int = 100,
+    places: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    debug: bool = False,
+    group_of: Sequence[int] | None = None,
+    state: State | None = None,
+    public: Any = None,
+) -> Iterator[tuple[State, Report]]:
+    """Rounds with the given cohorts, through one compiled round (or the debug engine)."""
+    groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
+    sizes = np.asarray(pool.sizes, np.int64)
+    group = np.zeros(len(sizes), np.int64) if group_of is None else np.asarray(group_of)
+    devices = 1 if mesh is None else mesh.size
+    layout = lay_out(group, places or max(map(len, cohorts)), chunk, devices)
+    run = (
+        make_debug_round(groups, layout)
+        if debug
+        else jax.jit(make_round(groups, layout, mesh=mesh))
+    )
+    state = start(groups, group) if state is None else state
+    for number, ids in enumerate(cohorts):
+        seats = tuple(map(jnp.asarray, layout.seats(np.asarray(ids, np.int64), sizes)))
+        key = jax.random.fold_in(jax.random.key(2), number)
+        state, report = run(key, state, Resident(pool, public), seats, jnp.int32(number))
+        yield state, report
+
+
+def play(*args: Any, **options: Any) -> tuple[State, list[Report]]:
+    """The state after the last of `rounds`, and the report of each."""
+    played = list(rounds(*args, **options))
+    return played[-1][0], [report for _, report in played]
+
+
+def gap(a: Any, b: Any) -> float:
+    """The largest difference between two trees of arrays."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    gaps = jax.tree.map(
+        lambda x, y: float(np.max(np.abs(np.asarray(x, float) - np.asarray(y, float)), initial=0)),
+        a,
+        b,
+    )
+    return max(jax.tree.leaves(gaps), default=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -152,11 +153,12 @@ def _columns(arrays: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarra
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of the file; nothing is unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one bare array")
+        with archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read as an npz file ({error}), but must be one that holds plain "
             "arrays, no Python objects: write it again with numpy.savez_compressed."

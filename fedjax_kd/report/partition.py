@@ -218,4 +218,4 @@ def _whole_numbers(*axes: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for axis in axes:
-        axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))

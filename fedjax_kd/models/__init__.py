@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 from flax import nnx
+from numpy.typing import DTypeLike
 
 from fedjax_kd.models.cnn import cnn_cifar, cnn_emnist, cnn_mcmahan, cnn_small, lenet
+from fedjax_kd.models.lstm import char_lstm
 from fedjax_kd.models.mlp import logistic, mlp
+from fedjax_kd.models.resnet import resnet8, resnet18, resnet20
+from fedjax_kd.models.transformer import transformer
 
 MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
     "logistic": logistic,
@@ -17,4 +23,34 @@ MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
     "cnn_cifar": cnn_cifar,
     "cnn_small": cnn_small,
     "lenet": lenet,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "char_lstm": char_lstm,
+    "transformer": transformer,
 }
+
+
+def default_model(input_shape: tuple[int, ...], dtype: DTypeLike) -> tuple[str, dict[str, Any]]:
+    """A network that suits the data and learns in minutes on a CPU: its name and its options.
+
+    Args:
+      input_shape: shape of one example.
+      dtype: of the examples as stored: int32 along one axis are symbols of a text, uint8 pixels.
+
+    Example:
+      >>> default_model((8, 8), np.uint8)
+      ('mlp', {'hidden': (64,)})
+      >>> default_model((32, 32, 3), np.uint8)
+      ('cnn_small', {})
+      >>> default_model((80,), np.int32)
+      ('char_lstm', {})
+    """
+    if len(input_shape) == 1 and np.dtype(dtype) == np.int32:
+        return "char_lstm", {}
+    if len(input_shape) not in (2, 3) or max(input_shape[:2]) <= 12:
+        return "mlp", {"hidden": (64,)}
+    return ("cnn_emnist" if input_shape[:2] == (28, 28) else "cnn_small"), {}
+
+
+__all__ = ["MODELS", "default_model"]

@@ -131,20 +131,21 @@ def test_npz_errors_name_the_file(tmp_path):
         load("short", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["noise", "cut", "objects", "npy", "empty"])
+@pytest.mark.parametrize("kind", ["noise", "cut", "damaged", "objects", "npy", "empty"])
 def test_unreadable_npz(tmp_path, kind):
     path = tmp_path / "bad.npz"
     if kind == "objects":
         np.savez(path, **arrays(train_y=np.array([{}] * 6, dtype=object)))
     else:
         whole = io.BytesIO()
-        np.savez(whole, **arrays())
+        np.savez_compressed(whole, **arrays())
         bare = io.BytesIO()
         np.save(bare, np.zeros(3))
         path.write_bytes(
             {
                 "noise": b"PK\x03\x04 but not really",
                 "cut": whole.getvalue()[:-60],
+                "damaged": whole.getvalue()[:90] + b"\xff" * 20 + whole.getvalue()[110:],
                 "npy": bare.getvalue(),
                 "empty": b"",
             }[kind]
@@ -185,7 +186,7 @@ def test_shakespeare_lines_must_be_roles(tmp_path):
     path = tmp_path / "shakespeare.jsonl"
     for bad in ('{"client": "a"}', "[1]", "{", '{"client": 3, "text": "x"}'):
         path.write_text('{"client": "a", "text": "x"}\n' + bad)
-        with pytest.raises(ValueError, match="line 2 of .*shakespeare.jsonl"):
+        with pytest.raises(ValueError, match=r"line 2 of .*shakespeare\.jsonl"):
             load("shakespeare", data_dir=tmp_path)
     path.write_text("\n")
     with pytest.raises(ValueError, match="is empty"):

@@ -10,11 +10,14 @@ import difflib
 import inspect
 import types
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import is_dataclass
 from functools import reduce, wraps
 from operator import or_
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
+
+REQUIRED = inspect.Parameter.empty
 
 _PLAIN = (int, float, str, bool, type(None))
 
@@ -66,10 +69,11 @@ def extends(base: Callable[..., Any], *, fixes: Collection[str] = ()) -> Callabl
 
 
 def options(factory: Callable[..., Any]) -> list[Option]:
-    """The keyword-only options of a factory that are numbers, words or choices.
+    """The options of a factory that are numbers, words or choices.
 
-    Options that only Python can give (functions, optimisers) are left out. The help is the
-    ``Args:`` line of the docstring in which the option is explained.
+    These are the keyword-only arguments of a function, or the fields of a dataclass. Options that
+    only Python can give (functions, optimisers) are left out. The help is the ``Args:`` line of the
+    docstring in which the option is explained; the default of a required one is `REQUIRED`.
     """
     found = []
     for parameter in _keyword_only(factory):
@@ -91,10 +95,15 @@ def plain_type(annotation: Any) -> Any:
     """
     union = get_origin(annotation) in (Union, types.UnionType)
     members = get_args(annotation) if union else (annotation,)
-    kept = [m for m in members if m in _PLAIN or get_origin(m) is Literal]
+    kept = [m for m in members if m in _PLAIN or get_origin(m) is Literal or _is_numbers(m)]
     if all(m is type(None) for m in kept):
         return None
     return reduce(or_, kept)
+
+
+def _is_numbers(annotation: Any) -> bool:
+    """Whether an annotation is a tuple of any number of ints or of floats."""
+    return annotation in (tuple[int, ...], tuple[float, ...])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -115,7 +124,7 @@ def _unknown(factory: str, name: str, names: list[str]) -> str:
 
 def _keyword_only(factory: Callable[..., Any]) -> list[inspect.Parameter]:
     parameters = inspect.signature(factory).parameters.values()
-    return [p for p in parameters if p.kind == p.KEYWORD_ONLY]
+    return [p for p in parameters if p.kind == p.KEYWORD_ONLY or is_dataclass(factory)]
 
 
 def _owner(factory: Callable[..., Any], name: str) -> Callable[..., Any]:

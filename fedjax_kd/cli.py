@@ -1,0 +1,107 @@
+"""The command line: which command, and what becomes of errors."""
+
+from __future__ import annotations
+
+import dis
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+TRACEBACK = "FEDJAX_KD_TRACEBACK"
+
+COMMANDS = {
+    "run": "train one method, or compare several; without a method, a demo of a minute",
+    "resume": "go on with an interrupted run, or add rounds to a finished one",
+    "evaluate": "results of every client of a run",
+    "plot": "curves of several runs in one picture",
+    "list": "methods, models, partitions and data sets",
+    "describe": "one method: what it does, its options, what travels",
+    "partition": "how examples are divided among clients, as table and picture",
+    "data": "prepare data sets of TensorFlow Datasets",
+}
+
+HELP = f"""usage: fedjax-kd COMMAND [OPTIONS]
+
+Simulates federated learning with knowledge distillation.
+
+commands:
+{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+
+Every command explains itself: `fedjax-kd run --help`, `fedjax-kd run fedadam --help`.
+Start with `fedjax-kd run`. FEDJAX_KD_CACHE=off keeps no compiled programs, {TRACEBACK}=1 shows
+where an error came from, FEDJAX_KD_DATA names the data folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 is success, 2 wrong input, 130 Ctrl-C, 1 a fault of ours."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(args)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        code = _report(error)
+    sys.exit(code)
+
+
+def _dispatch(args: list[str]) -> int:
+    """Hands over to the command's module, which is imported only now."""
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if args[0] == "--version":
+        from fedjax_kd.runs import environment
+
+        print(environment()["fedjax_kd"])
+        return 0
+    name, rest = args[0], args[1:]
+    if name not in COMMANDS:
+        from fedjax_kd.signature import nearest
+
+        raise ValueError(
+            f"There is no command {name!r}{nearest(name, COMMANDS)}. There are: "
+            f"{', '.join(COMMANDS)}; see `fedjax-kd --help`."
+        )
+    from fedjax_kd import compile_cache
+
+    compile_cache.enable()
+    return importlib.import_module(f"fedjax_kd.commands.{name}").main(rest)
+
+
+def _report(error: Exception) -> int:
+    """Prints an error to the standard error; returns the exit code."""
+    if isinstance(error, OSError) or _is_ours(error):
+        print(f"fedjax-kd: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"fedjax-kd: unexpected {type(error).__name__}: {error}\n"
+        f"This looks like a fault of the program, not of its input. Set {TRACEBACK}=1 to see where "
+        "it comes from.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether a statement ``raise`` of this package made the error, and no mistake within it.
+
+    A ValueError from deep inside a library says nothing about the user's input.
+    """
+    if not isinstance(error, ValueError | TypeError):
+        return False
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and _raised(last)
+
+
+def _raised(place: TracebackType) -> bool:
+    code, module = place.tb_frame.f_code, place.tb_frame.f_globals.get("__name__", "")
+    operation = dis.opname[code.co_code[place.tb_lasti]]
+    return module.split(".")[0] == "fedjax_kd" and operation == "RAISE_VARARGS"

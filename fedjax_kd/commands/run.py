@@ -1,0 +1,157 @@
+"""``fedjax-kd run``: one method, or several on the same data, cohorts and initial model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedjax_kd import display, runs, tensorboard
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.commands import sections
+from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands.training import Run, carry_out
+from fedjax_kd.config import (
+    Config,
+    DataConfig,
+    TrainingConfig,
+    build,
+    federation_of,
+    named,
+    with_model,
+)
+from fedjax_kd.data.federation import Federation
+from fedjax_kd.data.sources import DATA_DIR_VARIABLE
+from fedjax_kd.interrupt import EXIT_CODE, asked_to_stop
+from fedjax_kd.report import plots, tables
+
+DEMO: dict[str, sections.Defaults] = {
+    "fedadam": {"eta": 0.05, "tau": 1e-2, "client_lr": 0.1},
+    "fedavg": {"client_lr": 0.1},
+}
+"""The comparison that ``fedjax-kd run`` shows without a method, and its tuned options."""
+
+DEMO_SHARED: sections.Defaults = {"num_rounds": 150, "batch_size": 10, "min_partition_size": 2}
+
+HELP = """Trains a federation, and writes a run folder.
+
+Give a method (`fedjax-kd list` shows them), or several to compare them on the same clients, cohorts
+and initial model. Without a method: FedAdam against FedAvg on scikit-learn's digits, 100 clients.
+
+Examples:
+  fedjax-kd run
+  fedjax-kd run fedyogi --dataset cifar10 --data-dir DIR --partition dirichlet --alpha 0.1
+      --num-clients 100 --cohort-size 10 --num-rounds 200 --seed 0
+  fedjax-kd run fedavg fedprox scaffold --partition pathological --num-classes-per-partition 2
+
+The options depend on the methods, the partition and the model: `fedjax-kd run fedprox --help`."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    methods, rest = _methods(args)
+    demo = not methods
+    methods = methods or list(DEMO)
+    tuned = {m: DEMO_SHARED | DEMO[m] for m in methods} if demo else {m: {} for m in methods}
+    prog = " ".join(["fedjax-kd run", *([] if demo else methods)])
+    found = parse(prog, HELP, [OUTPUT, *sections.of_run(tuned, rest)], rest)
+    configs = {m: _config(m, found, tuned[m]) for m in methods}
+    return start(configs, found["output"])
+
+
+OUTPUT = Section(
+    "output",
+    "Where it goes, and what is shown meanwhile",
+    [
+        flag("out", help="run folder, new or empty (default: runs/DATE-TIME-METHOD-DATASET)"),
+        flag(
+            "checkpoint_every",
+            type=int | None,
+            help="rounds between two checkpoints; by default at evaluations, every 10 s at most",
+        ),
+        flag("tensorboard", type=bool, default=False, help="also write scalars for TensorBoard"),
+        flag("quiet", type=bool, default=False, help="show nothing but the result"),
+    ],
+)
+
+
+def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
+    """Trains new runs one after another; returns the exit code."""
+    if output["tensorboard"]:
+        tensorboard.require()
+    first = next(iter(configs.values()))
+    dataset, federation = federation_of(first.data)
+    ready = {m: _with_simulation(config, federation) for m, config in configs.items()}
+    name = "-".join([*configs, dataset.name.replace(":", "-").replace("/", "-")])
+    parent = runs.create(output["out"], name)
+    folders = {m: parent / m if len(configs) > 1 else parent for m in configs}
+    for method, (config, _) in ready.items():
+        folders[method].mkdir(exist_ok=True)
+        runs.write_config(folders[method], config)
+    from fedjax_kd.report import partition
+
+    partition.draw(dataset, federation.parts, parent / "partition.png")
+    kept = {"checkpoint_every": output["checkpoint_every"], "tensorboard": output["tensorboard"]}
+    jobs = [Run(m, folders[m], *ready[m], **kept) for m in configs]
+    return finish(parent, jobs, quiet=output["quiet"])
+
+
+def finish(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
+    """Trains runs to their end, prints table and folder; returns the exit code."""
+    rounds = {job.name: job.simulation.num_rounds for job in jobs}
+    with asked_to_stop() as stop, display.progress(rounds, quiet=quiet) as show:
+        interrupted = any(carry_out(job, show, stop) == "interrupted" for job in jobs)
+    done = [job.folder for job in jobs if runs.read_summary(job.folder)]
+    if len(jobs) > 1:
+        curves = [plots.Curve(folder.name, runs.read_rows(folder)) for folder in done]
+        plots.curve(curves, parent / "curve.png")
+    tables.show(tables.summaries({f.name: runs.read_summary(f) for f in done}))
+    if interrupted:
+        display.errors().print(f"Interrupted; go on with: fedjax-kd resume {parent}", markup=False)
+    print(parent)
+    return EXIT_CODE if interrupted else 0
+
+
+def _methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The methods, which come first, and the rest of the arguments."""
+    count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    methods = list(args[:count])
+    for method in methods:
+        named("method", method, REGISTRY)
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"A method is named twice in {' '.join(methods)}: name each once.")
+    return methods, list(args[count:])
+
+
+def _config(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -> Config:
+    """The configuration of one method from what was parsed."""
+    data, training = dict(found["data"]), TrainingConfig(**found["training"])
+    seed = training.seed if data["seed"] is None else data["seed"]
+    folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
+    data |= {"seed": seed, "data_dir": folder and str(Path(folder).absolute())}
+    data.setdefault("num_clients", None)
+    model_options = dict(found["model"])
+    model = model_options.pop("model")
+    return Config(
+        method=method,
+        method_options=sections.chosen(found["method"], REGISTRY[method], tuned),
+        local=sections.local_of(method, found["local"], tuned),
+        data=DataConfig(partition_options=found["partition"], **data),
+        model=model,
+        model_options=model_options,
+        training=training,
+    )
+
+
+def _with_simulation(config: Config, federation: Federation) -> tuple[Config, Any]:
+    config = with_model(config, federation)
+    return config, build(config, federation)
+
+
+def longer(config: Config, num_rounds: int | None) -> Config:
+    """The configuration with another number of rounds, if one is given."""
+    if num_rounds is None:
+        return config
+    return replace(config, training=replace(config.training, num_rounds=num_rounds))

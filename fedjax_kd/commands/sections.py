@@ -1,0 +1,141 @@
+"""Which options a run has: those of its methods, its local training, its data and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.commands.parser import Section, flag
+from fedjax_kd.config import (
+    DataConfig,
+    TrainingConfig,
+    Value,
+    counts_clients,
+    named,
+    partitioner_options,
+    takes_local,
+)
+from fedjax_kd.local import local_training
+from fedjax_kd.models import MODELS
+from fedjax_kd.signature import REQUIRED, Option, options
+
+Defaults = Mapping[str, Value]
+"""Other defaults than those of the signatures, by option."""
+
+_ALPHA: Defaults = {"alpha": 0.1}  # of the default partition, which has no default of its own
+
+
+def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
+    """The options of a run with these methods, and with the partition and model in ``args``.
+
+    Args:
+      tuned: by method, defaults that differ from the signatures'.
+      args: the command line after the methods.
+
+    Raises:
+      ValueError: if the partition or the model is unknown.
+    """
+    shared = _common(list(tuned.values()))
+    locals_ = {m: local_training for m in tuned if takes_local(REGISTRY[m])}
+    model = given(args, "model")
+    model_options = [] if model is None else options(named("model", model, MODELS))
+    return [
+        _with_defaults(
+            Section("training", "How long, with whom and on what", options(TrainingConfig)), shared
+        ),
+        *of_data(args, shared),
+        Section("model", "The model", [_model(), *model_options]),
+        Section("local", "Local training of every client", _merged(locals_, tuned)),
+        _of_methods(tuned),
+    ]
+
+
+def of_data(args: Sequence[str], shared: Defaults) -> list[Section]:
+    """The options that decide the clients."""
+    partition = given(args, "partition") or DataConfig.partition
+    skipped = () if counts_clients(partition) else ("num_clients",)
+    data = [o for o in options(DataConfig) if o.name not in skipped]
+    data = [o._replace(type=int) if o.name == "num_clients" else o for o in data]
+    own = [
+        o._replace(default=_ALPHA[o.name]) if o.default is REQUIRED and o.name in _ALPHA else o
+        for o in partitioner_options(partition)
+    ]
+    return [
+        _with_defaults(Section("data", "Data and clients", data), shared),
+        _with_defaults(Section("partition", f"Options of the partition {partition}", own), shared),
+    ]
+
+
+def chosen(
+    found: Mapping[str, Any], factory: Callable[..., Any], tuned: Defaults
+) -> dict[str, Value]:
+    """One factory's options from what was parsed; None stands for its own default."""
+    return {
+        o.name: tuned.get(o.name, o.default) if found[o.name] is None else found[o.name]
+        for o in options(factory)
+    }
+
+
+def local_of(method: str, found: Mapping[str, Any], tuned: Defaults) -> dict[str, Value]:
+    """The options of local training for a method; none if it has no such training."""
+    return chosen(found, local_training, tuned) if takes_local(REGISTRY[method]) else {}
+
+
+def given(args: Sequence[str], name: str) -> str | None:
+    """The value of one option in a command line that is not parsed yet; the last one counts.
+
+    Example:
+      >>> given(["--alpha", "1", "--partition=iid"], "partition")
+      'iid'
+    """
+    found = None
+    for arg, following in zip(args, [*args[1:], None], strict=True):
+        if arg == f"--{name}":
+            found = following
+        elif arg.startswith(f"--{name}="):
+            found = arg.split("=", 1)[1]
+    return found
+
+
+def _model() -> Option:
+    names = ", ".join(MODELS)
+    return flag("model", help=f"one of {names}; by default one that suits the data")
+
+
+def _of_methods(tuned: Mapping[str, Defaults]) -> Section:
+    """The options of one method, or of several together."""
+    merged = _merged({m: REGISTRY[m] for m in tuned}, tuned)
+    names = [o.name for o in merged]
+    alias = {"eta": "--server-lr"} if "eta" in names and "server_lr" not in names else {}
+    return Section("method", f"Options of {' and '.join(tuned)}", merged, alias)
+
+
+def _merged(
+    factories: Mapping[str, Callable[..., Any]], tuned: Mapping[str, Defaults]
+) -> list[Option]:
+    """The options of several factories; where defaults differ, None stands for each one's own."""
+    merged: dict[str, dict[str, Option]] = {}
+    for method, factory in factories.items():
+        for o in options(factory):
+            default = tuned[method].get(o.name, o.default)
+            merged.setdefault(o.name, {})[method] = o._replace(default=default)
+    return [_one_of(owners) for owners in merged.values()]
+
+
+def _one_of(owners: Mapping[str, Option]) -> Option:
+    first = next(iter(owners.values()))
+    if all(o.default == first.default for o in owners.values()):
+        return first
+    each = ", ".join(f"{method} {o.default}" for method, o in owners.items())
+    return Option(first.name, first.type | None, None, f"{first.help} ({each})")
+
+
+def _common(tuned: Sequence[Defaults]) -> Defaults:
+    """The defaults that all methods have."""
+    return {k: v for k, v in tuned[0].items() if all(d.get(k) == v for d in tuned)}
+
+
+def _with_defaults(section: Section, defaults: Defaults) -> Section:
+    changed = [o._replace(default=defaults.get(o.name, o.default)) for o in section.options]
+    return section._replace(options=changed)

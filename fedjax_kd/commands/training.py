@@ -1,0 +1,166 @@
+"""One training in its run folder: rows, checkpoints, summary and pictures as it goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedjax_kd import checkpoint, display, runs, tensorboard
+from fedjax_kd.config import Config
+from fedjax_kd.core import State
+from fedjax_kd.report import plots
+from fedjax_kd.simulation import Simulation, initial_state
+from fedjax_kd.train import Progress, Row, Seconds, blocks
+
+_LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
+_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
+
+
+class Run(NamedTuple):
+    """A training that is to be carried out."""
+
+    name: str
+    folder: Path
+    config: Config
+    simulation: Simulation
+    checkpoint_every: int | None = None
+    tensorboard: bool = False
+
+
+class Saved(NamedTuple):
+    """The last checkpoint: after which round, when, and what it cost."""
+
+    finished: int
+    at: float
+    seconds: float = 0.0
+
+
+def carry_out(run: Run, show: display.Show, stop: Callable[[], bool]) -> str:
+    """Trains from the last checkpoint, or from the beginning, to the end or until ``stop()``.
+
+    Returns:
+      The status: "finished" or "interrupted".
+    """
+    rows, state, finished = _beginning(run)
+    earlier = _seconds(run.folder) if finished else Seconds()
+    total, status = earlier, "finished"
+    saved = Saved(finished, time.monotonic())
+    show(run.name, finished, {})
+    with tensorboard.writer(run.folder, finished, enabled=run.tensorboard) as log:
+        going_on = blocks(run.simulation, state, finished) if _remains(run, finished) else ()
+        for progress in going_on:
+            new = _timed_rows(progress, rows, earlier)
+            columns = _columns(run.simulation, rows or new)
+            runs.append_rows(run.folder, columns, new)
+            log(new)
+            rows += new
+            total = Seconds(*(a + b for a, b in zip(earlier, progress.seconds, strict=True)))
+            show(run.name, progress.finished, display.known(rows, total.train))
+            stopping = stop() and _remains(run, progress.finished)
+            if stopping or _due(run, saved, progress):
+                saved = _save(run, progress)
+                _summarise(run, rows, total, "running")
+            if stopping:
+                status = "interrupted"
+                break
+    _summarise(run, rows, total, status)
+    plots.curve([plots.Curve(run.name, rows)], run.folder / "curve.png")
+    return status
+
+
+def _remains(run: Run, finished: int) -> bool:
+    return finished < run.simulation.num_rounds
+
+
+def _beginning(run: Run) -> tuple[list[Row], State, int]:
+    """Rows, state and finished rounds to go on from; rows of lost rounds are dropped."""
+    folder = run.folder / "checkpoints"
+    known = [n for n in checkpoint.finished_rounds(folder) if _usable(run, n)]
+    if not known:
+        runs.truncate_rows(run.folder, None)
+        return [], initial_state(run.simulation), 0
+    state, finished = checkpoint.restore(folder, run.simulation, known[-1])
+    return runs.truncate_rows(run.folder, finished), state, finished
+
+
+def _usable(run: Run, finished: int) -> bool:
+    """Whether a longer run passes through this checkpoint: its last round, too, must be evaluated
+    exactly if it is a multiple of ``eval_every``.
+    """
+    before = runs.read_summary(run.folder).get("num_rounds", run.simulation.num_rounds)
+    was_end = finished == before < run.simulation.num_rounds
+    return not was_end or finished % run.simulation.eval_every == 0
+
+
+def _due(run: Run, saved: Saved, progress: Progress) -> bool:
+    """Whether it is time for a checkpoint."""
+    s, finished = run.simulation, progress.finished
+    last_evaluation = s.num_rounds // s.eval_every * s.eval_every
+    if finished in (s.num_rounds, last_evaluation):  # the latter for those who add rounds later
+        return finished > 0
+    if run.checkpoint_every is not None:
+        return finished - saved.finished >= run.checkpoint_every
+    pause = max(_LEAST_SECONDS, saved.seconds / _LARGEST_SHARE)
+    return finished % s.eval_every == 0 and time.monotonic() - saved.at > pause
+
+
+def _save(run: Run, progress: Progress) -> Saved:
+    began = time.monotonic()
+    checkpoint.save(run.folder / "checkpoints", progress.state, progress.finished)
+    now = time.monotonic()
+    return Saved(progress.finished, now, now - began)
+
+
+def _timed_rows(progress: Progress, rows: Sequence[Row], earlier: Seconds) -> list[Row]:
+    """The rows of a block; its rounds are one dispatch, so each gets an equal share of the time."""
+    end = earlier.train + progress.seconds.train
+    start = rows[-1]["seconds"] if rows else 0.0
+    count = len(progress.rows)
+    return [
+        row | {"seconds": start + (end - start) * (i + 1) / count}
+        for i, row in enumerate(progress.rows)
+    ]
+
+
+def _columns(simulation: Simulation, rows: Sequence[Row]) -> list[str]:
+    """The columns of metrics.csv, known since the evaluation of the initial model."""
+    trained = [f"train_{name}" for name in sorted(simulation.types[0].upload.metrics)]
+    evaluated = [name for name in rows[0] if name not in ("round", "seconds")]
+    return [*runs.COUNTS, *trained, *evaluated, "seconds"]
+
+
+def _seconds(folder: Path) -> Seconds:
+    """What earlier parts of this run have spent, as far as it is known."""
+    return Seconds(**runs.read_summary(folder).get("seconds", {}))
+
+
+def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> None:
+    evaluated = [row for row in rows if "test_accuracy" in row]
+    best = max(evaluated, key=lambda row: row["test_accuracy"])
+    trained = [row for row in rows if row["round"] > 0]
+    updates = sum(row["clients"] for row in trained)
+    summary: dict[str, Any] = {
+        "status": status,
+        "method": run.config.method,
+        "finished_rounds": int(rows[-1]["round"]),
+        "num_rounds": run.simulation.num_rounds,
+        "final_test_accuracy": evaluated[-1]["test_accuracy"],
+        "final_test_loss": evaluated[-1]["test_loss"],
+        "best_test_accuracy": best["test_accuracy"],
+        "best_round": int(best["round"]),
+        "bytes_down": int(sum(row["bytes_down"] for row in trained)),
+        "bytes_up": int(sum(row["bytes_up"] for row in trained)),
+        "rejected": int(sum(row["rejected"] for row in trained)),
+        "rounds_per_second": len(trained) / seconds.train if seconds.train else None,
+        "client_updates_per_second": updates / seconds.train if seconds.train else None,
+    }
+    finite = {k: None if _is_nan(v) else v for k, v in summary.items()}
+    runs.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
+
+
+def _is_nan(value: Any) -> bool:
+    """JSON knows neither NaN nor infinity."""
+    return isinstance(value, float) and not math.isfinite(value)

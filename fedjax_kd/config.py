@@ -1,0 +1,294 @@
+"""A run as plain data: what is written to ``config.json``, and built again from it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import Mesh
+
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.core import Algorithm
+from fedjax_kd.data import PARTITIONERS, Dataset, load
+from fedjax_kd.data.federation import Federation, Partitioner, federate
+from fedjax_kd.engine import make_mesh
+from fedjax_kd.local import local_training
+from fedjax_kd.models import MODELS
+from fedjax_kd.signature import Option, nearest, options
+from fedjax_kd.simulation import Engine, Simulation, simulate
+from fedjax_kd.task import Task, from_nnx
+
+FORMAT = 1
+
+Value = int | float | str | bool | tuple[int, ...] | None
+Options = Mapping[str, Value]
+
+_Entry = TypeVar("_Entry")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are divided among the clients.
+
+    Args:
+      dataset: name of the data set; `fedjax-kd list --datasets` shows what there is.
+      data_dir: folder of the data set's files; FEDJAX_KD_DATA if not given.
+      partition: how examples are divided among clients; see `fedjax-kd list --partitions`.
+      partition_options: of the partitioner, by name.
+      num_clients: clients in the population C, >= 1.
+      client_test_fraction: share of each client's rows that is held out to test its own model, in
+        [0, 1); with 0 the test set is dealt out among the clients.
+      seed: of the division among clients; if not given, the seed of the run.
+    """
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    partition: str = "dirichlet"
+    partition_options: Options = field(default_factory=dict)
+    num_clients: int | None = 100
+    client_test_fraction: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, with whom and on what a federation is trained.
+
+    Args:
+      num_rounds: rounds to train, >= 1.
+      cohort_size: clients K asked in each round, 1 to C.
+      eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
+      seed: of everything that is random.
+      dropout_rate: probability in [0, 1) that a client which was asked does not answer.
+      chunk: clients trained at the same time on one device; chosen by the model's size if not given.
+      devices: devices to divide each cohort over, >= 1.
+      engine: "jit", or "python" to find mistakes: slow, and it names round, client and stage.
+    """
+
+    num_rounds: int = 100
+    cohort_size: int = 10
+    eval_every: int = 10
+    seed: int = 0
+    dropout_rate: float = 0.0
+    chunk: int | None = None
+    devices: int = 1
+    engine: Engine = "jit"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: everything that decides its numbers.
+
+    Example:
+      >>> config = Config("fedadam", method_options={"eta": 0.1})
+      >>> from_json(to_json(config)) == config
+      True
+    """
+
+    method: str
+    method_options: Options = field(default_factory=dict)
+    local: Options = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: str | None = None
+    model_options: Options = field(default_factory=dict)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The configuration as a tree of plain values."""
+    return {"format": FORMAT, **asdict(config)}
+
+
+def from_json(values: Mapping[str, Any]) -> Config:
+    """The configuration that `to_json` wrote; further keys at the top are ignored.
+
+    Raises:
+      ValueError: if the format is another one, or a part lacks a key or has an unknown one.
+    """
+    if values.get("format") != FORMAT:
+        raise ValueError(
+            f"The configuration has format {values.get('format')!r}, but this version of fedjax_kd "
+            f"reads format {FORMAT}: use the version that wrote it, which it names."
+        )
+    top = {f.name: _tuples(values[f.name]) for f in fields(Config) if f.name in values}
+    data = _part(DataConfig, top.get("data"))
+    training = _part(TrainingConfig, top.get("training"))
+    return _part(Config, top | {"data": data, "training": training})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(entry) for name, entry in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _part(kind: type[Any], values: Any) -> Any:
+    """A dataclass from a mapping with exactly its fields."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"The configuration lacks {kind.__name__}: start a new run.")
+    known = [f.name for f in fields(kind)]
+    wrong = sorted({*values} ^ {*known})
+    if wrong:
+        raise ValueError(
+            f"{kind.__name__} of the configuration must have exactly {', '.join(known)}, but "
+            f"differs in {', '.join(wrong)}: start a new run with these options."
+        )
+    return kind(**values)
+
+
+def named(kind: str, name: str, registry: Mapping[str, _Entry]) -> _Entry:
+    """The entry of a registry.
+
+    Raises:
+      ValueError: if there is none; the message names near ones.
+
+    Example:
+      >>> named("method", "fedavgg", {"fedavg": 1, "fedprox": 2})
+      Traceback (most recent call last):
+      ...
+      ValueError: There is no method 'fedavgg'; near it: fedavg. There are: fedavg, fedprox.
+    """
+    if name not in registry:
+        known = ", ".join(registry)
+        raise ValueError(
+            f"There is no {kind} {name!r}{nearest(name, registry)}. There are: {known}."
+        )
+    return registry[name]
+
+
+def takes_local(factory: Callable[..., Algorithm]) -> bool:
+    """Whether clients of this method train locally as `local_training` says."""
+    return "fit" in inspect.signature(factory).parameters
+
+
+def partitioner_options(name: str) -> list[Option]:
+    """The options of a partitioner but for those that every run has: clients and seed."""
+    shared = ("num_partitions", "seed")
+    return [o for o in options(named("partition", name, PARTITIONERS)) if o.name not in shared]
+
+
+def counts_clients(partition: str) -> bool:
+    """Whether a partitioner is told how many clients to make, and does not find out itself."""
+    factory = named("partition", partition, PARTITIONERS)
+    return any(o.name == "num_partitions" for o in options(factory))
+
+
+def partitioner(data: DataConfig) -> Partitioner:
+    """The partitioner that a configuration asks for.
+
+    Raises:
+      ValueError: if the name or an option is unknown, or a value is out of its range.
+    """
+    factory = named("partition", data.partition, PARTITIONERS)
+    _check_options(f"partition {data.partition}", data.partition_options, options(factory))
+    given: dict[str, Any] = dict(data.partition_options)
+    shared = {"num_partitions": data.num_clients, "seed": data.seed or 0}
+    known = {o.name for o in options(factory)}
+    return factory(**given | {name: v for name, v in shared.items() if name in known})
+
+
+def federation_of(data: DataConfig) -> tuple[Dataset, Federation]:
+    """The data set of a run, and its division among clients.
+
+    Raises:
+      ValueError: if the data cannot be read, or not be divided as asked.
+    """
+    divide = partitioner(data)
+    dataset = load(data.dataset, data_dir=data.data_dir)
+    fraction, seed = data.client_test_fraction, data.seed or 0
+    return dataset, federate(dataset, divide, client_test_fraction=fraction, seed=seed)
+
+
+def build(config: Config, federation: Federation | None = None) -> Simulation:
+    """The simulation that a configuration describes.
+
+    Args:
+      config: of the run.
+      federation: the clients that ``config.data`` describes, if they are loaded already.
+
+    Raises:
+      ValueError: if a name or an option is unknown, or a value is out of its range.
+      TypeError: if the method breaks the contract.
+
+    Example:
+      >>> build(Config("fedavg", training=TrainingConfig(num_rounds=3))).federation.num_clients
+      100
+    """
+    _check_finite("training", asdict(config.training))
+    if federation is None:
+        _, federation = federation_of(config.data)
+    algorithm = algorithm_of(config, task_of(config, federation))
+    chosen = asdict(config.training)
+    devices = chosen.pop("devices")
+    return simulate(algorithm, federation, mesh=_mesh(devices), **chosen)
+
+
+def task_of(config: Config, federation: Federation) -> Task:
+    """The model of a run, made for its data."""
+    config = with_model(config, federation)
+    factory = named("model", str(config.model), MODELS)
+    _check_options(f"model {config.model}", config.model_options, options(factory))
+    make = factory(federation.input_shape, federation.num_classes, **config.model_options)
+    return from_nnx(make, prepare=federation.prepare)
+
+
+def with_model(config: Config, federation: Federation) -> Config:
+    """The configuration, with the model that suits the data if none was chosen."""
+    if config.model is not None:
+        return config
+    name, given = _default_model(federation)
+    return replace(config, model=name, model_options=given)
+
+
+def _default_model(federation: Federation) -> tuple[str, Options]:
+    """A model that suits the data, and its options."""
+    pixels = math.prod(federation.input_shape)
+    return ("mlp", {"hidden": (64,)}) if pixels <= 144 else ("cnn_small", {})
+
+
+def algorithm_of(config: Config, task: Task) -> Algorithm:
+    """The method of a run on its task.
+
+    Raises:
+      ValueError: if the method or an option is unknown, or a value is out of its range.
+    """
+    factory = named("method", config.method, REGISTRY)
+    _check_options(f"method {config.method}", config.method_options, options(factory))
+    if not takes_local(factory):
+        return factory(task, **config.method_options)
+    _check_options("local training", config.local, options(local_training))
+    local: dict[str, Any] = dict(config.local)
+    return factory(task, local_training(**local), **config.method_options)
+
+
+def _check_options(owner: str, given: Options, known: list[Option]) -> None:
+    """Raises ValueError if an option is unknown or no finite number."""
+    names = [option.name for option in known]
+    for name in given:
+        if name not in names:
+            raise ValueError(
+                f"{owner} has no option {name!r}{nearest(name, names)}. It has: {', '.join(names)}."
+            )
+    _check_finite(owner, given)
+
+
+def _check_finite(owner: str, given: Options) -> None:
+    """Raises ValueError if a number is NaN or infinite."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} of {owner} is {value}, but must be finite: give a number.")
+
+
+def _mesh(devices: int) -> Mesh | None:
+    """The devices of a run; None for the first one alone."""
+    available = jax.device_count()
+    if not 1 <= devices <= available:
+        raise ValueError(
+            f"devices is {devices}, but must be between 1 and the {available} that JAX sees here."
+        )
+    return None if devices == 1 else make_mesh(devices)

@@ -1,0 +1,86 @@
+"""Curves of runs, drawn from what their folders hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; yellow is too faint for lines.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+_NAMES = {
+    "test_accuracy": "accuracy on the test set",
+    "test_loss": "loss on the test set (nats)",
+    "train_loss": "loss of local training (nats)",
+}
+
+
+class Curve(NamedTuple):
+    """One run in a picture."""
+
+    name: str
+    rows: Sequence[Mapping[str, float]]
+
+
+def curve(
+    runs: Sequence[Curve],
+    path: str | os.PathLike[str],
+    metrics: Sequence[str] = ("test_accuracy", "test_loss"),
+) -> Path:
+    """Metrics by round as PNG, a panel a metric and a line a run.
+
+    Args:
+      runs: names and rows; a row without a metric is left out of its line.
+      path: of the picture.
+      metrics: columns of metrics.csv.
+
+    Raises:
+      ValueError: if no run has one of the metrics.
+    """
+    _check(runs, metrics)
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(5.2 * len(metrics), 3.8), dpi=150, layout="constrained")
+        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
+            _draw(axes, runs, metric)
+        figure.savefig(path)
+    return Path(path)
+
+
+def _draw(axes: Axes, runs: Sequence[Curve], metric: str) -> None:
+    """One panel."""
+    for number, run in enumerate(runs):
+        points = [(row["round"], row[metric]) for row in run.rows if metric in row]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                label=run.name,
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
+                linewidth=1.6,
+                marker="o" if len(points) == 1 else None,
+            )
+    axes.set_xlabel("round")
+    axes.set_ylabel(_NAMES.get(metric, metric.replace("_", " ")))
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.01)
+    axes.legend(frameon=False, fontsize="small" if len(runs) < 6 else "x-small")
+
+
+def _check(runs: Sequence[Curve], metrics: Sequence[str]) -> None:
+    """Raises ValueError unless every metric is known to some run."""
+    known = list(dict.fromkeys(name for run in runs for row in run.rows for name in row))
+    for metric in metrics:
+        if metric not in known:
+            names = ", ".join(name for name in known if name not in ("round", "seconds"))
+            raise ValueError(
+                f"No run has the metric {metric!r}; there are: {names or 'none yet, not a row'}."
+            )

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import LABELS, assert_every_row_once, labelled, sizes
 
-from fedjax_kd.data import PARTITIONERS, Dataset, client_test_split, from_arrays, load
+from fedjax_kd.data import client_test_split, load
 from fedjax_kd.data.dirichlet import DirichletPartitioner, _draw, _sweep
 from fedjax_kd.data.natural import DomainPartitioner, NaturalIdPartitioner
 from fedjax_kd.data.pachinko import PachinkoPartitioner
-from fedjax_kd.data.rows import apportion, by_owner
+from fedjax_kd.data.rows import apportion
 from fedjax_kd.data.shards import PathologicalPartitioner, ShardPartitioner
 from fedjax_kd.data.sizes import IidPartitioner, LogNormalPartitioner, PowerLawPartitioner
-from fedjax_kd.report.partition import describe, draw, label_counts
+from fedjax_kd.report.partition import label_counts
 
-GOLDEN = Path(__file__).parent / "golden" / "partition.npz"
-LABELS = 10
 quick = settings(max_examples=40, deadline=None)
-
-
-def labelled(rows: int = 600, labels: int = LABELS) -> Dataset:
-    """Rows with labels, two labels a coarse one, three domains, clients of 7 rows."""
-    numbers = np.arange(rows)
-    y = numbers * 7919 % labels
-    columns = {"coarse": y // 2, "domain": numbers % 3, "client": numbers // 7}
-    return from_arrays(
-        np.zeros((rows, 1)),
-        y,
-        np.zeros((1, 1)),
-        np.zeros(1, int),
-        num_classes=labels,
-        train_columns=columns,
-    )
-
-
-def sizes(parts):
-    return np.array([len(part) for part in parts])
-
-
-def assert_every_row_once(parts, rows):
-    assert all(part.dtype == np.int64 for part in parts)
-    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(rows))
-
-
 MAKERS = {
     "iid": lambda clients, seed: IidPartitioner(clients, seed=seed),
     "dirichlet": lambda clients, seed: DirichletPartitioner(
@@ -254,79 +225,6 @@ def test_pachinko_counts():
     assert np.all((share > 0.1) & (share < 0.9))
 
 
-def test_pachinko_wants_a_coarse_label_of_each_label():
-    data = labelled()
-    with pytest.raises(ValueError, match="has no column 'coarse'"):
-        PachinkoPartitioner(3)(load("digits"))
-    with pytest.raises(ValueError, match="examples_per_client=300 need 900 rows"):
-        PachinkoPartitioner(3, examples_per_client=300)(data)
-    columns = {"coarse": np.arange(600) % 7}
-    torn = dataclasses.replace(data, train=data.train._replace(columns=columns))
-    with pytest.raises(ValueError, match="label 0 have several values in column 'coarse'"):
-        PachinkoPartitioner(3)(torn)
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: IidPartitioner(0), "num_partitions is 0"),
-        (lambda: IidPartitioner(2.5), "num_partitions is 2.5"),
-        (lambda: IidPartitioner(3, seed=-1), "seed is -1"),
-        (lambda: DirichletPartitioner(3, 0.0), "alpha is 0.0, but must be finite and > 0"),
-        (lambda: DirichletPartitioner(3, float("nan")), "alpha is nan"),
-        (lambda: DirichletPartitioner(3, float("inf")), "alpha is inf"),
-        (lambda: LogNormalPartitioner(3, -1.0), "sigma is -1.0, but must be finite and >= 0"),
-        (lambda: PowerLawPartitioner(3, float("nan")), "exponent is nan"),
-        (lambda: PachinkoPartitioner(3, beta=0.0), "beta is 0.0"),
-        (lambda: NaturalIdPartitioner(min_partition_size=0), "min_partition_size is 0"),
-        (
-            lambda: PathologicalPartitioner(3, class_assignment_mode="best"),
-            "'best', but must be one of random, deterministic",
-        ),
-    ],
-)
-def test_bad_arguments_are_refused_when_built(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("split", "words"),
-    [
-        (IidPartitioner(601), "more clients than examples"),
-        (DirichletPartitioner(601, 1.0), "more clients than examples"),
-        (DirichletPartitioner(100, 1.0), "min_partition_size=10 need 1000 rows.*at most 6"),
-        (DirichletPartitioner(2, 1.0, partition_by="x"), "has label, coarse, domain, client"),
-        (LogNormalPartitioner(100, min_partition_size=7), "need 700 rows"),
-        (ShardPartitioner(10, 2, shard_size=31), "need 620 rows"),
-        (PathologicalPartitioner(10, 11), "has 10 classes: give at most 10"),
-        (PathologicalPartitioner(4, 2), "cannot hold all 10 classes.*partition to 3"),
-        (PathologicalPartitioner(600, 2), "but each of them must get one"),
-        (NaturalIdPartitioner(min_partition_size=8), "the largest client .* has 7 rows"),
-        (DomainPartitioner(201), "more clients than examples"),
-    ],
-)
-def test_what_the_data_cannot_give_is_refused(split, words):
-    with pytest.raises(ValueError, match=words):
-        split(labelled())
-
-
-def test_sequence_labels_have_no_label_column():
-    y = np.zeros((4, 3), int)
-    data = from_arrays(np.zeros((4, 3), int), y, np.zeros((1, 3), int), y[:1])
-    with pytest.raises(ValueError, match=r"its labels are sequences"):
-        DirichletPartitioner(2, 1.0, min_partition_size=1)(data)
-    assert_every_row_once(IidPartitioner(2)(data), 4)
-
-
-def test_registry_options_can_be_read():
-    for partitioner in PARTITIONERS.values():
-        documented = partitioner.__doc__.split("Args:")[1]
-        for field in dataclasses.fields(partitioner):
-            assert isinstance(field.type, str)
-            assert f"      {field.name}: " in documented
-
-
 @quick
 @given(
     lengths=st.lists(st.integers(0, 30), min_size=1, max_size=8),
@@ -350,34 +248,3 @@ def test_client_test_split_refuses_and_differs():
             client_test_split([np.arange(3)], fraction)
     one, other = (client_test_split([np.arange(50)], 0.5, seed)[1][0] for seed in (0, 1))
     assert not np.array_equal(one, other)
-
-
-@pytest.mark.parametrize("case", ["alpha0p1", "alpha0p5", "alpha1p0", "shard2"])
-def test_counts_of_published_partitions(case):
-    golden = np.load(GOLDEN)
-    labels, owner = golden["in_targets"], golden[f"out_owner_{case}"]
-    data = from_arrays(np.zeros((len(labels), 1)), labels, np.zeros((1, 1)), labels[:1])
-    counts = golden[f"out_counts_{case}"]
-    parts = by_owner(np.arange(len(owner)), owner, len(counts))
-    assert np.array_equal(label_counts(data, parts), counts)
-    numbers = describe(data, parts)
-    assert (numbers.clients, numbers.rows) == (len(counts), counts.sum())
-    assert (numbers.smallest, numbers.largest) == (counts.sum(1).min(), counts.sum(1).max())
-    assert numbers.labels_per_client == pytest.approx((counts > 0).sum() / len(counts))
-
-
-def test_label_skew_at_its_ends():
-    data = labelled()
-    one_label_each = by_owner(np.arange(600), data.train.y, LABELS)
-    assert describe(data, one_label_each).label_skew == pytest.approx(0.9)
-    assert describe(data, [np.arange(300), np.arange(300, 600)]).label_skew == pytest.approx(0)
-    with pytest.raises(ValueError, match="hold no row"):
-        describe(data, [])
-
-
-@pytest.mark.parametrize("clients", [1, 12, 60])
-@pytest.mark.parametrize("labels", [10, 40])
-def test_pictures(tmp_path, clients, labels):
-    data = labelled(labels=labels)
-    path = draw(data, IidPartitioner(clients)(data), tmp_path / "split.png", title="a title")
-    assert path.read_bytes().startswith(b"\x89PNG")

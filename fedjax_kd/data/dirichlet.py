@@ -156,9 +156,8 @@ def _sweep(
     order = rng.permutation(counts.shape[1])
     left, right = order[:half], order[half : 2 * half]
     together = counts[:, left] + counts[:, right]
-    exact = rng.beta(alpha, alpha, size=together.shape) * together
-    # Rounding at random keeps the mean: nearest would give single rows to the larger fraction.
-    first = np.minimum(np.floor(exact + rng.random(exact.shape)).astype(np.int64), together)
+    fractions = rng.beta(alpha, alpha, size=together.shape)
+    first = np.rint(fractions * together).astype(np.int64)
     old = np.stack([counts[:, left].sum(axis=0), counts[:, right].sum(axis=0)])
     new = np.stack([first.sum(axis=0), (together - first).sum(axis=0)])
     hurt = _shortfall(new, least) > _shortfall(old, least)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from fedjax_kd import reduce, tree
 from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Upload
 
+_PLACES = 2  # of the cohort on which types are checked
+
 
 class Types(NamedTuple):
     """Everything that moves, as trees of ``jax.ShapeDtypeStruct``."""
@@ -44,16 +46,7 @@ def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> 
         its type from one round to the next, if ``client_update`` returns no `Upload`, or if
         ``aggregate`` does not fit the message.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    number, places = jax.ShapeDtypeStruct((), jnp.int32), 2
-    data = jax.eval_shape(lambda p, c: p.of(c), pool, number)
-    round = jax.eval_shape(lambda: _some_round(places, public))
-
-    def in_round(function: Callable) -> Callable:
-        # The population is a number that may size arrays, so it must not be traced.
-        size = int(pool.sizes.shape[0])
-        return lambda *args: function(*args[:-1], args[-1]._replace(population=size))
-
+    key, number, data, round, in_round = _surroundings(pool, public)
     server = _run("server_init", algorithm.server_init, key)
     client = _run("client_init", algorithm.client_init, key, server)
     message = _run("broadcast", algorithm.broadcast, server, number)
@@ -61,7 +54,7 @@ def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> 
     upload, after = _run("client_update", update, key, message, client, data, round)
     _check_upload(upload)
     check_same_type(client, after, "client_update must return the client state it was given")
-    received = _reduced(algorithm.aggregate, upload.message, places)
+    received = _reduced(algorithm.aggregate, upload.message)
     update = in_round(algorithm.server_update)
     after = _run("server_update", update, key, server, received, round)
     check_same_type(server, after, "server_update must return a server state like the one it got")
@@ -86,6 +79,18 @@ def check_groups(
     return types
 
 
+def step_flops(algorithm: Algorithm, types: Types, pool: Pool, public: PyTree = None) -> float:
+    """About how many arithmetic operations one local step of a client costs.
+
+    XLA counts the body of a loop once, whatever the number of its turns: hence a step, and not the
+    whole of ``client_update``. 0 where the backend does not count.
+    """
+    key, _, data, round, in_round = _surroundings(pool, public)
+    update = jax.jit(in_round(algorithm.client_update))
+    cost = update.lower(key, types.message, types.client, data, round).cost_analysis()
+    return float((cost or {}).get("flops", 0.0))
+
+
 def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
     """Raises TypeError with the first difference in structure, shape or dtype.
 
@@ -106,9 +111,20 @@ def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
         raise TypeError(f"{rule}, but its structure is {new} instead of {old}.")
 
 
-def _some_round(places: int, public: PyTree) -> Round:
-    cohort = jnp.zeros(places, jnp.int32)
-    return Round(jnp.int32(0), cohort, jnp.ones(places, jnp.float32), 0, public)
+def _surroundings(pool: Pool, public: PyTree) -> tuple[Any, Any, Any, Any, Callable]:
+    """Abstract key, client number, data and round; and how to call a function with that round."""
+
+    def some(pool: Pool, public: PyTree) -> tuple:
+        number = jnp.int32(0)
+        round = Round(number, jnp.zeros(_PLACES, jnp.int32), jnp.ones(_PLACES), 0, public)
+        return jax.random.key(0), number, pool.of(number), round
+
+    def in_round(function: Callable) -> Callable:
+        # The population is a number that may size arrays, so it must not be traced.
+        size = int(pool.sizes.shape[0])
+        return lambda *args: function(*args[:-1], args[-1]._replace(population=size))
+
+    return *jax.eval_shape(some, pool, public), in_round
 
 
 def _kind(leaf: Any) -> str:
@@ -140,15 +156,15 @@ def _check_upload(upload: Any) -> None:
             raise TypeError(f"Upload.{name} must be a scalar a client, but is {_kind(value)}.")
 
 
-def _reduced(aggregate: PyTree, message: PyTree, places: int) -> PyTree:
+def _reduced(aggregate: PyTree, message: PyTree) -> PyTree:
     """The type of what the server receives."""
     rules = jax.tree.leaves(aggregate)
     if not rules or not all(isinstance(r, Reducer) for r in rules):
         raise TypeError(
             f"aggregate must be a tree of Reducers (mean, total, ...), not {aggregate}."
         )
-    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((places, *a.shape), a.dtype), message)
-    votes = jax.ShapeDtypeStruct((places,), jnp.float32)
+    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PLACES, *a.shape), a.dtype), message)
+    votes = jax.ShapeDtypeStruct((_PLACES,), jnp.float32)
 
     def receive(message: PyTree, weights: Any, present: Any) -> PyTree:
         return reduce.done(aggregate, reduce.lift(aggregate, message, weights, present))

@@ -204,9 +204,8 @@ def test_tfds_names_the_extra(monkeypatch):
 def write_tfds(folder, file_format="array_record"):
     """A prepared data set of the real format: 9 + 3 images, label and coarse label."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    module = pytest.importorskip("array_record.python.array_record_module")
-    images = pytest.importorskip("PIL.Image")
-    from tensorflow_datasets.core import dataset_info, example_serializer
+    pytest.importorskip("array_record.python.array_record_module")
+    from tensorflow_datasets.core import dataset_info
     from tensorflow_datasets.core.splits import SplitDict
 
     features = tfds.features.FeaturesDict(
@@ -217,33 +216,8 @@ def write_tfds(folder, file_format="array_record"):
             "id": tfds.features.Text(),
         }
     )
-    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     home = folder / "tiny" / "1.0.0"
     home.mkdir(parents=True)
-    splits = []
-    for name, size in (("train", 9), ("test", 3)):
-        rows = []
-        for i in range(size):
-            png = io.BytesIO()
-            images.fromarray(np.full((4, 4), i, np.uint8)).save(png, format="PNG")
-            row = {"image": png.getvalue(), "label": i % 3, "coarse_label": i % 2, "id": f"{i}"}
-            rows.append(serializer.serialize_example(row))
-        file = home / f"tiny-{name}.{file_format}-00000-of-00001"
-        writer = module.ArrayRecordWriter(str(file), "group_size:1")
-        for row in rows:
-            writer.write(row)
-        writer.close()
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=home, dataset_name="tiny", split=name, filetype_suffix=file_format
-        )
-        splits.append(
-            tfds.core.SplitInfo(
-                name=name,
-                shard_lengths=[size],
-                num_bytes=sum(map(len, rows)),
-                filename_template=template,
-            )
-        )
     identity = dataset_info.DatasetIdentity(
         name="tiny", version=tfds.core.Version("1.0.0"), data_dir=str(home), module_name="tiny"
     )
@@ -251,8 +225,36 @@ def write_tfds(folder, file_format="array_record"):
         builder=identity, features=features, supervised_keys=("image", "label")
     )
     info.set_file_format(file_format)
-    info.set_splits(SplitDict(splits))
+    sizes = {"train": 9, "test": 3}
+    info.set_splits(
+        SplitDict([write_split(home, features, file_format, *size) for size in sizes.items()])
+    )
     info.write_to_directory(home)
+
+
+def write_split(home, features, file_format, name, size):
+    """One file of rows, and what tfds notes about it."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from PIL import Image
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    serializer = ExampleSerializer(features.get_serialized_info())
+    writer = ArrayRecordWriter(
+        str(home / f"tiny-{name}.{file_format}-00000-of-00001"), "group_size:1"
+    )
+    for i in range(size):
+        png = io.BytesIO()
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(png, format="PNG")
+        row = {"image": png.getvalue(), "label": i % 3, "coarse_label": i % 2, "id": f"{i}"}
+        writer.write(serializer.serialize_example(row))
+    writer.close()
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=home, dataset_name="tiny", split=name, filetype_suffix=file_format
+    )
+    return tfds.core.SplitInfo(
+        name=name, shard_lengths=[size], num_bytes=0, filename_template=template
+    )
 
 
 def test_tfds_reads_array_record(tmp_path):

@@ -22,16 +22,13 @@ _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 def load(name: str = "digits", *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """The data set ``name``, as checked NumPy arrays on the host.
 
-    ========== =====================================================================================
-    name       what is read
-    ========== =====================================================================================
-    digits     scikit-learn's 8x8 digits, comes with the installation; every fifth row of a class
-               is a test row
-    tfds:NAME  TensorFlow Datasets' NAME, prepared as array_record in ``data_dir``
-    shakespeare ``data_dir/shakespeare.jsonl``, next-character prediction, a client a role
-    NAME       ``data_dir/NAME.npz`` with train_x, train_y, test_x, test_y, and columns such as
-               train_client, train_domain, train_coarse
-    ========== =====================================================================================
+    * ``digits``: scikit-learn's 8x8 digits, which come with the installation; every fifth row,
+      sorted by class, is a test row.
+    * ``tfds:NAME``: TensorFlow Datasets' NAME, prepared as array_record in ``data_dir``.
+    * ``shakespeare``: next-character prediction from ``data_dir/shakespeare.jsonl``; a client is a
+      role.
+    * any other NAME: ``data_dir/NAME.npz`` with train_x, train_y, test_x, test_y, and perhaps
+      columns such as train_client, train_domain, train_coarse.
 
     Args:
       name: see above; `sources` lists what there is.

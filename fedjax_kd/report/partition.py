@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_BARS = 50  # more clients than this are drawn as a heat map
+_MOST_BINS = 30  # of the histogram of sizes
 # Ten colours that colour-blind readers tell apart: P. Tol's "muted" scheme (2021).
 _COLOURS = (
     "#332288",
@@ -201,7 +202,10 @@ def _draw_map(figure: Figure, counts: Int[np.ndarray, "C L"], sizes: Int[np.ndar
     left.set(xlabel="label", ylabel="clients, the largest first")
     _whole_numbers(left.xaxis, left.yaxis, right.xaxis, right.yaxis)
     figure.colorbar(image, ax=left, label="share of the client's labels", pad=0.03)
-    right.hist(sizes, bins=min(30, int(np.ptp(sizes)) + 1), color=_COLOURS[0])
+    # Bins of a whole width: others hold now one size and now two, and look like gaps.
+    width = -(-(np.ptp(sizes) + 1) // _MOST_BINS)
+    edges = np.arange(sizes.min(), sizes.max() + width + 1, width) - 0.5
+    right.hist(sizes, bins=edges.tolist(), color=_COLOURS[0])
     right.axvline(float(np.median(sizes)), color="black", linestyle="--", linewidth=1)
     right.set(xlabel="training rows (dashed: median)", ylabel="clients")
     right.set_xlim(left=0)
@@ -218,4 +222,4 @@ def _whole_numbers(*axes: Axis) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for axis in axes:
-        axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+        axis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from fedjax_kd.core import Algorithm, Batch, Key, Pool, State, Variables
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.debug import make_debug_round
-from fedjax_kd.engine import Report, Resident, make_round
+from fedjax_kd.engine import Report, Resident, RoundFn, make_round
 from fedjax_kd.task import Task
 
 FEATURES, CLASSES = 4, 3
@@ -32,10 +34,11 @@ def dataset(rows: int, seed: int = 0) -> Dataset:
     return from_arrays(x[:rows], y[:rows], x[rows:], y[rows:], num_classes=CLASSES)
 
 
-def federation(sizes: Sequence[int] = SIZES, seed: int = 0) -> Federation:
+@cache
+def federation(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Federation:
     """Clients of the given sizes."""
     ends = np.cumsum([0, *sizes])
-    parts = [np.arange(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [np.arange(a, b) for a, b in pairwise(ends)]
     return federate(dataset(int(ends[-1]), seed), lambda data: parts)
 
 
@@ -44,7 +47,7 @@ def logistic(hidden: int = 0) -> Task:
     widths = (FEATURES, hidden, CLASSES) if hidden else (FEATURES, CLASSES)
 
     def init(key: Key) -> Variables:
-        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        shapes = list(pairwise(widths))
         keys = jax.random.split(key, len(shapes))
         layers = [
             {"w": 0.3 * jax.random.normal(k, shape), "b": jnp.zeros(shape[1])}
@@ -95,6 +98,7 @@ def rounds(
     group_of: Sequence[int] | None = None,
     state: State | None = None,
     public: Any = None,
+    run: RoundFn | None = None,
 ) -> Iterator[tuple[State, Report]]:
     """Rounds with the given cohorts, through one compiled round (or the debug engine)."""
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
@@ -102,11 +106,9 @@ def rounds(
     group = np.zeros(len(sizes), np.int64) if group_of is None else np.asarray(group_of)
     devices = 1 if mesh is None else mesh.size
     layout = lay_out(group, places or max(map(len, cohorts)), chunk, devices)
-    run = (
-        make_debug_round(groups, layout)
-        if debug
-        else jax.jit(make_round(groups, layout, mesh=mesh))
-    )
+    if run is None and debug:
+        run = make_debug_round(groups, layout)
+    run = run or jax.jit(make_round(groups, layout, mesh=mesh))
     state = start(groups, group) if state is None else state
     for number, ids in enumerate(cohorts):
         seats = tuple(map(jnp.asarray, layout.seats(np.asarray(ids, np.int64), sizes)))
@@ -129,4 +131,4 @@ def gap(a: Any, b: Any) -> float:
         a,
         b,
     )
-    return max(jax.tree.leaves(gaps), default=0.0)
+    return float(np.max(jax.tree.leaves(gaps), initial=0.0))  # unlike `max`, this lets NaN through

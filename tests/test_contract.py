@@ -1,0 +1,218 @@
+"""What holds for every method of the registry."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import CLASSES, COHORTS, FEATURES, federation, gap, logistic, play, rounds, start
+
+from fedjax_kd import batching, tree
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.cohort import lay_out
+from fedjax_kd.core import Algorithm, Pool, State
+from fedjax_kd.engine import Report, Resident, RoundFn, make_mesh, make_round
+from fedjax_kd.local import local_training
+from fedjax_kd.signature import options
+from fedjax_kd.validate import check_algorithm, check_same_type
+
+METHODS = pytest.mark.parametrize("name", REGISTRY)
+OPTIONS: dict[str, dict[str, Any]] = {}  # of methods that cannot do without
+PLACES = len(COHORTS[0]) + 1  # so that one is always empty
+FIT = {"client_lr": 0.1, "batch_size": 4}
+ROUNDING = 1e-5  # sums over clients in another order, after three rounds
+
+MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+BYTES = {"scaffold": (2 * MODEL, 2 * MODEL, MODEL)}  # down, up, kept, if not (MODEL, MODEL, 0)
+
+# What leaves the default method as it is, where an option has no default number.
+NEUTRAL = {"client_momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1e6, "initial": 1e-6}
+OTHER = {"lr_decay": 0.5, "client_momentum": 0.5, "clip_norm": 0.1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_shuffle() -> Iterator[None]:
+    """Any number of turns is a permutation; few of them halve the time of compilation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "_SHUFFLE_ROUNDS", 3)
+        yield
+
+
+def build(name: str, fit: dict[str, Any] = FIT, **given: Any) -> Algorithm:
+    """A method on logistic regression."""
+    factory = REGISTRY[name]
+    needs_fit = "fit" in inspect.signature(factory).parameters
+    parts = (logistic(), local_training(**fit)) if needs_fit else (logistic(),)
+    return factory(*parts, **OPTIONS.get(name, {}), **given)
+
+
+def one_round(algorithm: Algorithm) -> RoundFn:
+    """The round of small cohorts in one chunk, to be compiled by the caller."""
+    layout = lay_out(np.zeros(federation().num_clients, int), PLACES, chunk=PLACES)
+    return make_round([algorithm], layout)
+
+
+@cache
+def counted(name: str) -> tuple[RoundFn, list[int]]:
+    """The compiled round of small cohorts, and a list that grows when it is traced."""
+    algorithm, traces = build(name), []
+
+    def client_update(*args: Any) -> Any:
+        traces.append(1)
+        return algorithm.client_update(*args)
+
+    return jax.jit(one_round(algorithm._replace(client_update=client_update))), traces
+
+
+def plain(
+    name: str, cohorts: Sequence[Sequence[int]] = COHORTS, pool: Pool | None = None
+) -> list[tuple[State, Report]]:
+    """State and report of each round, all clients of a cohort at once; compiled once a method."""
+    pool = federation().train if pool is None else pool
+    return list(rounds(build(name), pool, cohorts, places=PLACES, run=counted(name)[0]))
+
+
+def poisoned(pool: Pool, client: int) -> Pool:
+    """The same data, but the client's inputs are NaN."""
+    data = pool.of(jnp.int32(client))
+    rows = pool.rows[int(data.start) : int(data.start) + int(data.size)]
+    return pool._replace(x=pool.x.at[rows].set(jnp.nan))
+
+
+@METHODS
+def test_traced_once_and_types_stable(name: str):
+    before = plain(name, COHORTS[:1])
+    traces = len(counted(name)[1])
+    after = plain(name)
+    assert len(counted(name)[1]) == traces > 0
+    initial = start([build(name)], np.zeros(federation().num_clients))
+    check_same_type(initial, before[-1][0], "a round must keep the types")
+    check_same_type(initial, after[-1][0], "a round must keep the types")
+    assert gap(initial, after[-1][0]) > 0
+
+
+@METHODS
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"chunk": 1, "places": 3},
+        {"chunk": 2},
+        {"chunk": 1, "mesh": 2},
+        {"debug": True},
+    ],
+    ids=["chunks of 1", "chunks of 2", "sharded", "debug"],
+)
+def test_engines_agree(name: str, how: dict[str, Any]):
+    how = how | ({"mesh": make_mesh(how["mesh"])} if "mesh" in how else {})
+    played = plain(name)
+    state, reports = play(build(name), federation().train, **how)
+    assert gap(state, played[-1][0]) < ROUNDING
+    assert gap(reports, [report for _, report in played]) < ROUNDING
+
+
+@METHODS
+def test_order_of_a_cohort_is_irrelevant(name: str):
+    run, _ = counted(name)
+    state = start([build(name)], np.zeros(federation().num_clients))
+    resident, key = Resident(federation().train), jax.random.key(2)
+    one, other = (
+        run(key, state, resident, (jnp.array(ids, jnp.int32),), jnp.int32(0))
+        for ids in ([4, 0, 6, 3], [6, 3, 4, 0])
+    )
+    assert gap(one, other) < ROUNDING
+
+
+@METHODS
+def test_clients_outside_the_cohort_stay_bitwise(name: str):
+    before = start([build(name)], np.zeros(federation().num_clients))
+    for (after, _), cohort in zip(plain(name), COHORTS, strict=True):
+        absent = np.setdiff1d(np.arange(federation().num_clients), cohort)
+        for old, new in zip(*map(jax.tree.leaves, (before.clients, after.clients)), strict=True):
+            np.testing.assert_array_equal(old[absent], new[absent])
+        before = after
+
+
+@METHODS
+def test_declared_bytes(name: str):
+    algorithm = build(name)
+    types = check_algorithm(algorithm, federation().train)
+    declared = (types.bytes_down, types.bytes_up, tree.num_bytes(types.client))
+    assert declared == BYTES.get(name, (MODEL, MODEL, 0))
+    message = algorithm.broadcast(algorithm.server_init(jax.random.key(0)), jnp.int32(0))
+    check_same_type(types.message, message, "what is sent must be what was declared")
+
+
+def numeric(factory: Any) -> list[tuple[str, Any]]:
+    """The options of a factory that may be any number, with their defaults."""
+    found = [o for o in options(factory) if float in (o.type, *get_args(o.type))]
+    return [(o.name, o.default) for o in found]
+
+
+@METHODS
+def test_numeric_options_are_traceable(name: str):
+    has_fit = "fit" in inspect.signature(REGISTRY[name]).parameters
+    method, local = dict(numeric(REGISTRY[name])), dict(numeric(local_training)) if has_fit else {}
+    defaults = method | local | ({"client_lr": FIT["client_lr"]} if has_fit else {})
+    values = {o: NEUTRAL[o] if v is None else v for o, v in defaults.items()}
+    data = federation()
+    seats = (jnp.array([4, 0, 2, data.num_clients], jnp.int32),)
+
+    def two_rounds(values: dict[str, jax.Array]) -> Any:
+        fit = FIT | {o: values[o] for o in local}
+        traced = build(name, fit, **{o: values[o] for o in method})
+        run = one_round(traced)
+
+        def step(state: State, number: jax.Array) -> tuple[State, None]:
+            return run(jax.random.key(2), state, Resident(data.train), seats, number)[0], None
+
+        numbers = jnp.arange(2, dtype=jnp.int32)
+        return jax.lax.scan(step, start([traced], np.zeros(data.num_clients)), numbers)[0]
+
+    sweep = [values, *(values | {o: OTHER.get(o, 0.7 * v + 0.01)} for o, v in values.items())]
+    stacked = jax.tree.map(lambda *numbers: jnp.array(numbers, jnp.float32), *sweep)
+    swept = jax.jit(jax.vmap(two_rounds))(stacked)
+    expected = start([build(name)], np.zeros(data.num_clients))
+    for number in range(2):
+        run, key = counted(name)[0], jax.random.key(2)
+        expected, _ = run(key, expected, Resident(data.train), seats, jnp.int32(number))
+    for lane, changed in enumerate([None, *values]):
+        difference = gap(jax.tree.map(lambda a, lane=lane: a[lane], swept), expected)
+        assert (difference < ROUNDING) == (changed is None), changed
+
+
+@METHODS
+def test_clients_without_examples_count_for_nothing(name: str):
+    (state, report), *_ = plain(name, [(1, 5, 3)])
+    (expected, _), *_ = plain(name, [(5, 3)])
+    assert gap(state, expected) == 0
+    assert float(report.used.sum()) == 2
+    assert float(report.rejected) == 0
+    (state, report), *_ = plain(name, [(2,)])
+    assert float(report.used.sum()) == 1, "one example is enough"
+    assert bool(tree.is_finite(state))
+
+
+@METHODS
+def test_updates_that_are_not_finite_are_left_out(name: str):
+    pool = federation().train
+    (state, report), *_ = plain(name, [(0, 4, 2)], poisoned(pool, 4))
+    (expected, clean), *_ = plain(name, [(0, 2)])
+    assert float(report.rejected) == 1
+    assert float(report.used.sum()) == 2
+    assert gap(state, expected) == 0
+    assert gap(report.metrics, clean.metrics) == 0
+
+
+@METHODS
+@pytest.mark.parametrize("cohort", [(4,), (1,), ()], ids=["rejected", "without data", "nobody"])
+def test_a_round_without_uploads_changes_nothing(name: str, cohort: tuple[int, ...]):
+    (before, _), (after, report) = plain(name, [(2,), cohort], poisoned(federation().train, 4))
+    assert gap(before, after) == 0
+    assert float(report.used.sum()) == 0
+    assert float(report.rejected) == (cohort == (4,))

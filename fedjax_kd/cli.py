@@ -35,6 +35,12 @@ Start with `fedjax-kd run`. FEDJAX_KD_CACHE=off keeps no compiled programs, {TRA
 where an error came from, FEDJAX_KD_DATA names the data folder."""
 
 
+DISK = (
+    "Check that the folder can be written to and that its disk is not full; a run that had begun "
+    "goes on with `fedjax-kd resume RUN`."
+)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 is success, 2 wrong input, 130 Ctrl-C, 1 a fault of ours."""
     args = list(sys.argv[1:] if argv is None else argv)
@@ -76,8 +82,11 @@ def _dispatch(args: list[str]) -> int:
 
 def _report(error: Exception) -> int:
     """Prints an error to the standard error; returns the exit code."""
-    if isinstance(error, OSError) or _is_ours(error):
+    if _is_ours(error):
         print(f"fedjax-kd: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError):
+        print(f"fedjax-kd: {error}. {DISK}", file=sys.stderr)
         return 2
     print(
         f"fedjax-kd: unexpected {type(error).__name__}: {error}\n"
@@ -93,7 +102,7 @@ def _is_ours(error: Exception) -> bool:
 
     A ValueError from deep inside a library says nothing about the user's input.
     """
-    if not isinstance(error, ValueError | TypeError):
+    if not isinstance(error, ValueError | TypeError | OSError):
         return False
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

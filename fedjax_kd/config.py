@@ -17,12 +17,14 @@ from fedjax_kd.data import PARTITIONERS, Dataset, load
 from fedjax_kd.data.federation import Federation, Partitioner, federate
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
-from fedjax_kd.models import MODELS
-from fedjax_kd.signature import Option, nearest, options
+from fedjax_kd.models import MODELS, default_model
+from fedjax_kd.signature import REQUIRED, Option, nearest, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
 from fedjax_kd.task import Task, from_nnx
 
 FORMAT = 1
+
+_ALPHA = 0.1  # of a Dirichlet partition, where the partitioner itself has no default
 
 Value = int | float | str | bool | tuple[int, ...] | None
 Options = Mapping[str, Value]
@@ -35,9 +37,9 @@ class DataConfig:
     """Which data, and how they are divided among the clients.
 
     Args:
-      dataset: name of the data set; `fedjax-kd list --datasets` shows what there is.
+      dataset: name of the data set; `fedjax-kd list datasets` shows them.
       data_dir: folder of the data set's files; FEDJAX_KD_DATA if not given.
-      partition: how examples are divided among clients; see `fedjax-kd list --partitions`.
+      partition: how examples are divided among clients; `fedjax-kd list partitions` shows how.
       partition_options: of the partitioner, by name.
       num_clients: clients in the population C, >= 1.
       client_test_fraction: share of each client's rows that is held out to test its own model, in
@@ -64,9 +66,9 @@ class TrainingConfig:
       eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
       seed: of everything that is random.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
-      chunk: clients trained at the same time on one device; chosen by the model's size if not given.
+      chunk: clients trained at the same time on one device; chosen by size if not given.
       devices: devices to divide each cohort over, >= 1.
-      engine: "jit", or "python" to find mistakes: slow, and it names round, client and stage.
+      engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
     """
 
     num_rounds: int = 100
@@ -141,6 +143,13 @@ def _part(kind: type[Any], values: Any) -> Any:
     return kind(**values)
 
 
+def longer(config: Config, num_rounds: int | None) -> Config:
+    """The configuration with another number of rounds, if one is given."""
+    if num_rounds is None:
+        return config
+    return replace(config, training=replace(config.training, num_rounds=num_rounds))
+
+
 def named(kind: str, name: str, registry: Mapping[str, _Entry]) -> _Entry:
     """The entry of a registry.
 
@@ -167,9 +176,18 @@ def takes_local(factory: Callable[..., Algorithm]) -> bool:
 
 
 def partitioner_options(name: str) -> list[Option]:
-    """The options of a partitioner but for those that every run has: clients and seed."""
+    """The options of a partitioner but for those that every run has: clients and seed.
+
+    Example:
+      >>> [option.name for option in partitioner_options("lognormal")]
+      ['sigma', 'min_partition_size']
+    """
     shared = ("num_partitions", "seed")
-    return [o for o in options(named("partition", name, PARTITIONERS)) if o.name not in shared]
+    own = [o for o in options(named("partition", name, PARTITIONERS)) if o.name not in shared]
+    return [
+        o._replace(default=_ALPHA) if o.name == "alpha" and o.default is REQUIRED else o
+        for o in own
+    ]
 
 
 def counts_clients(partition: str) -> bool:
@@ -185,8 +203,9 @@ def partitioner(data: DataConfig) -> Partitioner:
       ValueError: if the name or an option is unknown, or a value is out of its range.
     """
     factory = named("partition", data.partition, PARTITIONERS)
-    _check_options(f"partition {data.partition}", data.partition_options, options(factory))
-    given: dict[str, Any] = dict(data.partition_options)
+    own = partitioner_options(data.partition)
+    _check_options(f"partition {data.partition}", data.partition_options, own)
+    given: dict[str, Any] = {o.name: o.default for o in own} | dict(data.partition_options)
     shared = {"num_partitions": data.num_clients, "seed": data.seed or 0}
     known = {o.name for o in options(factory)}
     return factory(**given | {name: v for name, v in shared.items() if name in known})
@@ -241,14 +260,8 @@ def with_model(config: Config, federation: Federation) -> Config:
     """The configuration, with the model that suits the data if none was chosen."""
     if config.model is not None:
         return config
-    name, given = _default_model(federation)
+    name, given = default_model(federation.input_shape, federation.train.x.dtype)
     return replace(config, model=name, model_options=given)
-
-
-def _default_model(federation: Federation) -> tuple[str, Options]:
-    """A model that suits the data, and its options."""
-    pixels = math.prod(federation.input_shape)
-    return ("mlp", {"hidden": (64,)}) if pixels <= 144 else ("cnn_small", {})
 
 
 def algorithm_of(config: Config, task: Task) -> Algorithm:

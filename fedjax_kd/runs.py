@@ -65,6 +65,23 @@ def _unique(parent: Path, name: str) -> Path:
     raise OSError(f"{parent} holds 999 runs called {name}: clear it up, or give --out.")
 
 
+def members(folder: Path) -> list[Path]:
+    """The run folders in a folder: itself, or those of a comparison, by name.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if (folder / "config.json").is_file():
+        return [folder]
+    inner = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not inner:
+        raise ValueError(
+            f"{folder} is no run folder, and holds none: there is no config.json. Give the path "
+            "that `fedjax-kd run` printed last."
+        )
+    return inner
+
+
 def write_config(folder: Path, config: Config) -> None:
     """Writes config.json with what is known of this machine's software."""
     write_json(folder / "config.json", {**to_json(config), "environment": environment()})
@@ -100,11 +117,20 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of this package's checkout; None if it is installed without one."""
+    """The commit of this package's checkout, and whether it was changed; None if there is none."""
     checkout = Path(__file__).parents[1]
     if not (checkout / ".git").exists():
         return None
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    command = [
+        "git",
+        "-C",
+        str(checkout),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import tyro
 
@@ -30,7 +32,7 @@ def parse(
 ) -> dict[str, dict[str, Any]]:
     """The values of all options, by section and name; exits with 2 if one is wrong.
 
-    An option keeps its Python name, with dashes. Where two sections share one, the later section
+    An option keeps its Python name, with dashes. Where two sections share one, the earlier section
     puts its own name before it (``--data-seed``).
 
     Example:
@@ -46,8 +48,8 @@ def parse(
     ]
     whole = make_dataclass("Options", groups, frozen=True)
     whole.__doc__ = description
-    flat = (tyro.conf.OmitArgPrefixes,)
-    parsed = tyro.cli(whole, prog=prog, description=description, args=list(args), config=flat)
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    parsed: Any = tyro.cli(whole, prog=prog, description=description, args=list(args), config=flat)
     return {
         section.name: {
             option.name: getattr(getattr(parsed, section.name), names[section.name, option.name])
@@ -57,11 +59,32 @@ def parse(
     }
 
 
+def folders(
+    args: Sequence[str], prog: str, help: str, *, most: int | None = None
+) -> tuple[list[Path], list[str]]:
+    """The run folders, which come first, and the rest of the arguments.
+
+    Raises:
+      ValueError: if there is none, more than ``most``, or one does not exist.
+    """
+    count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    found = [Path(arg) for arg in args[:count]]
+    if not found:
+        parse(f"{prog} RUN", help, [], [a for a in args if a in ("-h", "--help")])
+        raise ValueError(f"{prog} needs a run folder: the path that `fedjax-kd run` printed last.")
+    if most is not None and len(found) > most:
+        raise ValueError(f"{prog} takes one run folder, but {len(found)} are given: give one.")
+    for folder in found:
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {folder}: give the path of a run folder.")
+    return found, list(args[count:])
+
+
 def _flat_names(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
     """What each option is called on the command line, with underscores."""
     taken: set[str] = set()
     names = {}
-    for section in sections:
+    for section in reversed(sections):
         for option in section.options:
             name = f"{section.name}_{option.name}" if option.name in taken else option.name
             names[section.name, option.name] = name
@@ -71,14 +94,40 @@ def _flat_names(sections: Sequence[Section]) -> dict[tuple[str, str], str]:
 
 def _group(section: Section, names: Mapping[tuple[str, str], str]) -> type:
     """The options of one section as the dataclass that tyro reads."""
-    described = []
+    described: list[tuple[str, Any, Any]] = []
     for option in section.options:
-        alias = section.aliases.get(option.name)
-        about = tyro.conf.arg(help=option.help or None, aliases=[alias] if alias else None)
-        kind = Annotated[option.type, about]
-        name = names[section.name, option.name]
-        if option.default is REQUIRED:
-            described.append((name, kind, field()))
-        else:
-            described.append((name, kind, field(default=option.default)))
-    return make_dataclass(section.name.title(), described, frozen=True, kw_only=True)
+        kind: Any = option.type
+        about = Annotated[kind, _about(option, section.aliases.get(option.name))]
+        value = field() if option.default is REQUIRED else field(default=option.default)
+        described.append((names[section.name, option.name], about, value))
+    return make_dataclass(section.name, described, frozen=True, kw_only=True)
+
+
+def _about(option: Option, alias: str | None) -> Any:
+    """What the help says of an option."""
+    return tyro.conf.arg(
+        help=option.help.replace("``", "") or None,
+        metavar=_metavar(option.type),
+        help_behavior_hint=_hint(option.default),
+        aliases=[alias] if alias else None,
+    )
+
+
+def _hint(default: Any) -> str:
+    """What holds without the option; nothing for switches and for what is off or found out."""
+    if default is REQUIRED:
+        return "(required)"
+    if default is None or isinstance(default, bool):
+        return "(this turns it off)" if default else ""
+    typed = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"(default: {typed})"
+
+
+def _metavar(kind: Any) -> str | None:
+    """What stands for the value; None leaves it to tyro."""
+    members = [m for m in get_args(kind) if m is not type(None)]
+    optional = get_origin(kind) in (Union, UnionType) and len(members) == 1
+    name = getattr(members[0], "__name__", "") if optional else ""
+    return {"int": "INT", "float": "FLOAT", "str": "TEXT"}.get(
+        name, "TEXT" if kind is str else None
+    )

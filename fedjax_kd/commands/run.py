@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +10,12 @@ from fedjax_kd import display, runs, tensorboard
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import sections
 from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands.partition import data_config
 from fedjax_kd.commands.training import Run, carry_out
-from fedjax_kd.config import (
-    Config,
-    DataConfig,
-    TrainingConfig,
-    build,
-    federation_of,
-    named,
-    with_model,
-)
+from fedjax_kd.config import Config, TrainingConfig, build, federation_of, named, with_model
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.data.sources import DATA_DIR_VARIABLE
 from fedjax_kd.interrupt import EXIT_CODE, asked_to_stop
-from fedjax_kd.report import plots, tables
+from fedjax_kd.report import partition, plots, tables
 
 DEMO: dict[str, sections.Defaults] = {
     "fedadam": {"eta": 0.05, "tau": 1e-2, "client_lr": 0.1},
@@ -54,9 +44,9 @@ def main(args: Sequence[str]) -> int:
     methods, rest = _methods(args)
     demo = not methods
     methods = methods or list(DEMO)
-    tuned = {m: DEMO_SHARED | DEMO[m] for m in methods} if demo else {m: {} for m in methods}
+    tuned = {m: {**DEMO_SHARED, **DEMO[m]} if demo else {} for m in methods}
     prog = " ".join(["fedjax-kd run", *([] if demo else methods)])
-    found = parse(prog, HELP, [OUTPUT, *sections.of_run(tuned, rest)], rest)
+    found = parse(prog, HELP, [*sections.of_run(tuned, rest), OUTPUT], rest)
     configs = {m: _config(m, found, tuned[m]) for m in methods}
     return start(configs, found["output"])
 
@@ -90,8 +80,6 @@ def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     for method, (config, _) in ready.items():
         folders[method].mkdir(exist_ok=True)
         runs.write_config(folders[method], config)
-    from fedjax_kd.report import partition
-
     partition.draw(dataset, federation.parts, parent / "partition.png")
     kept = {"checkpoint_every": output["checkpoint_every"], "tensorboard": output["tensorboard"]}
     jobs = [Run(m, folders[m], *ready[m], **kept) for m in configs]
@@ -127,18 +115,14 @@ def _methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _config(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -> Config:
     """The configuration of one method from what was parsed."""
-    data, training = dict(found["data"]), TrainingConfig(**found["training"])
-    seed = training.seed if data["seed"] is None else data["seed"]
-    folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
-    data |= {"seed": seed, "data_dir": folder and str(Path(folder).absolute())}
-    data.setdefault("num_clients", None)
+    training = TrainingConfig(**found["training"])
     model_options = dict(found["model"])
     model = model_options.pop("model")
     return Config(
         method=method,
         method_options=sections.chosen(found["method"], REGISTRY[method], tuned),
         local=sections.local_of(method, found["local"], tuned),
-        data=DataConfig(partition_options=found["partition"], **data),
+        data=data_config(found, training.seed),
         model=model,
         model_options=model_options,
         training=training,
@@ -148,10 +132,3 @@ def _config(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -> 
 def _with_simulation(config: Config, federation: Federation) -> tuple[Config, Any]:
     config = with_model(config, federation)
     return config, build(config, federation)
-
-
-def longer(config: Config, num_rounds: int | None) -> Config:
-    """The configuration with another number of rounds, if one is given."""
-    if num_rounds is None:
-        return config
-    return replace(config, training=replace(config.training, num_rounds=num_rounds))

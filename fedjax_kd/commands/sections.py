@@ -18,12 +18,10 @@ from fedjax_kd.config import (
 )
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
-from fedjax_kd.signature import REQUIRED, Option, options
+from fedjax_kd.signature import Option, options
 
 Defaults = Mapping[str, Value]
 """Other defaults than those of the signatures, by option."""
-
-_ALPHA: Defaults = {"alpha": 0.1}  # of the default partition, which has no default of its own
 
 
 def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
@@ -40,14 +38,13 @@ def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
     locals_ = {m: local_training for m in tuned if takes_local(REGISTRY[m])}
     model = given(args, "model")
     model_options = [] if model is None else options(named("model", model, MODELS))
+    training = Section("training", "How long, with whom and on what", options(TrainingConfig))
     return [
-        _with_defaults(
-            Section("training", "How long, with whom and on what", options(TrainingConfig)), shared
-        ),
+        _of_methods(tuned),
+        Section("local", "Local training of every client", _merged(locals_, tuned)),
         *of_data(args, shared),
         Section("model", "The model", [_model(), *model_options]),
-        Section("local", "Local training of every client", _merged(locals_, tuned)),
-        _of_methods(tuned),
+        _with_defaults(training, shared),
     ]
 
 
@@ -57,10 +54,7 @@ def of_data(args: Sequence[str], shared: Defaults) -> list[Section]:
     skipped = () if counts_clients(partition) else ("num_clients",)
     data = [o for o in options(DataConfig) if o.name not in skipped]
     data = [o._replace(type=int) if o.name == "num_clients" else o for o in data]
-    own = [
-        o._replace(default=_ALPHA[o.name]) if o.default is REQUIRED and o.name in _ALPHA else o
-        for o in partitioner_options(partition)
-    ]
+    own = partitioner_options(partition)
     return [
         _with_defaults(Section("data", "Data and clients", data), shared),
         _with_defaults(Section("partition", f"Options of the partition {partition}", own), shared),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from fedjax_kd.config import Config, to_json
+from fedjax_kd.core import PyTree
 
 
 def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -39,20 +44,76 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def pairs(title: str, values: Mapping[str, Any]) -> Table:
-    """Names and values, one a line."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+def pairs(values: Mapping[str, Any]) -> Table:
+    """Names and numbers, one a line."""
+    table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in values.items():
-        table.add_row(name.replace("_", " "), _number(value, ".4g") if _is_float(value) else value)
+        table.add_row(name.replace("_", " "), format(value, ".4g" if _is_float(value) else ""))
     return table
 
 
-def show(table: Table) -> None:
+def definitions(values: Mapping[str, str]) -> Table:
+    """Names and what they mean, one a line."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in values.items():
+        table.add_row(Text(name), Text(text))
+    return table
+
+
+def type_lines(types: PyTree) -> str:
+    """A tree of types, a leaf a line.
+
+    Example:
+      >>> type_lines({"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)})
+      "['w'] float32[2,3]"
+    """
+    lines = [
+        f"{jax.tree_util.keystr(path).lstrip('.')} {leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(types)
+    ]
+    return "\n".join(line.strip() for line in lines) or "nothing"
+
+
+def labels(configs: Sequence[Config]) -> list[str]:
+    """A name for each run: its method, and whatever else tells it from the other runs.
+
+    Example:
+      >>> one, two = Config("fedadam", {"eta": 0.1}), Config("fedadam", {"eta": 0.3})
+      >>> labels([one, two])
+      ['fedadam, eta 0.1', 'fedadam, eta 0.3']
+    """
+    flat = [_flat(to_json(config)) for config in configs]
+    names = []
+    for config, own in zip(configs, flat, strict=True):
+        peers = [other for other in flat if other["method"] == config.method]
+        apart = [key for key in own if any(other.get(key) != own[key] for other in peers)]
+        parts = [f"{key.split('.')[-1]} {own[key]}" for key in apart if own[key] is not None]
+        names.append(", ".join([config.method, *parts]))
+    return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as one mapping by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return flat
+
+
+def show(table: Table, title: str = "") -> None:
     """Prints a table to the standard output; without a terminal, wide enough for all columns."""
-    console = Console(highlight=False)
-    Console(highlight=False, width=None if console.is_terminal else 200).print(table)
+    width = None if Console().is_terminal else 200
+    console = Console(highlight=False, width=width)
+    if title:
+        console.print(title, style="bold", markup=False)
+    console.print(table)
+    if title:
+        console.print()
 
 
 def _is_float(value: Any) -> bool:

@@ -1,0 +1,53 @@
+"""``fedjax-kd describe``: what a method does, and what travels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.commands.parser import parse
+from fedjax_kd.config import Config, algorithm_of, federation_of, named, task_of
+from fedjax_kd.report import tables
+from fedjax_kd.signature import options
+from fedjax_kd.validate import check_algorithm
+
+HELP = """Shows what a method does, its options, and what travels on the digits.
+
+Example:
+  fedjax-kd describe scaffold"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    if not args or args[0].startswith("-"):
+        parse("fedjax-kd describe METHOD", HELP, [], args)
+        raise ValueError(f"describe needs the name of a method. There are: {', '.join(REGISTRY)}.")
+    name = args[0]
+    factory = named("method", name, REGISTRY)
+    parse("fedjax-kd describe METHOD", HELP, [], args[1:])
+    print(inspect.getdoc(factory))
+    print()
+    given = {f"--{o.name.replace('_', '-')}": str(o.default) for o in options(factory)}
+    tables.show(tables.definitions(given), "options, and their defaults")
+    tables.show(tables.definitions(_travels(name)), "what travels")
+    return 0
+
+
+def _travels(name: str) -> dict[str, str]:
+    """The types of a method's messages and states, on the digits' default model."""
+    config = Config(name)
+    _, federation = federation_of(config.data)
+    types = check_algorithm(algorithm_of(config, task_of(config, federation)), federation.train)
+    cohort = config.training.cohort_size
+    return {
+        "down, to a client": tables.type_lines(types.message),
+        "up, from a client": tables.type_lines(types.upload.message),
+        "kept by a client": tables.type_lines(types.client),
+        "kept by the server": tables.type_lines(types.server),
+        "bytes a client and round": f"{types.bytes_down:,} down, {types.bytes_up:,} up",
+        f"bytes a round of {cohort} clients": (
+            f"{cohort * types.bytes_down:,} down, {cohort * types.bytes_up:,} up"
+        ),
+        "on": "digits, with the model that is the default there",
+    }

@@ -1,0 +1,63 @@
+"""``fedjax-kd evaluate``: every client's results under the models of a run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from fedjax_kd import checkpoint, metrics, runs
+from fedjax_kd.commands.parser import folders, parse
+from fedjax_kd.config import build
+from fedjax_kd.metrics import Tally
+from fedjax_kd.report import tables
+from fedjax_kd.simulation import Simulation
+from fedjax_kd.train import Evaluation, evaluation_row, make_evaluation
+
+HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
+
+Writes clients.csv into the run folder: a row a client, with its examples, accuracy and loss under
+the global model and, if the method has such, under its own.
+
+Example:
+  fedjax-kd evaluate runs/20260101-120000-fedavg-digits"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    (parent,), rest = folders(args, "fedjax-kd evaluate", HELP, most=1)
+    parse("fedjax-kd evaluate RUN", HELP, [], rest)
+    for folder in runs.members(parent):
+        simulation = build(runs.read_config(folder))
+        state, finished = checkpoint.restore(folder / "checkpoints", simulation)
+        seen = make_evaluation(simulation, state)(state)
+        write_clients(folder / "clients.csv", simulation, seen)
+        tables.show(tables.pairs(evaluation_row(seen)), f"{folder} after {finished} rounds")
+        print(folder / "clients.csv")
+    return 0
+
+
+def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
+    """One row a client; cells are empty where a client has no test examples."""
+    columns: dict[str, NDArray] = {
+        "client": np.arange(simulation.federation.num_clients),
+        "train_examples": simulation.federation.sizes,
+        "test_examples": np.asarray(simulation.federation.client_test.sizes),
+        **_results("", seen.clients),
+        **({} if seen.personal is None else _results("personal_", seen.personal)),
+    }
+    with path.open("w", encoding="utf-8", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(columns)
+        for row in zip(*(values.tolist() for values in columns.values()), strict=True):
+            lines.writerow("" if np.isnan(value) else value for value in row)
+
+
+def _results(prefix: str, sums: Tally) -> dict[str, NDArray]:
+    count = np.asarray(jax.device_get(sums.labels), np.float64)
+    loss = np.asarray(sums.loss, np.float64) / np.where(count == 0, np.nan, count)
+    return {f"{prefix}accuracy": metrics.client_accuracy(sums), f"{prefix}loss": loss}

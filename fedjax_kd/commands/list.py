@@ -1,0 +1,61 @@
+"""``fedjax-kd list``: what there is, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from docstring_parser import parse as parse_docstring
+
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.config import named
+from fedjax_kd.data import PARTITIONERS, sources
+from fedjax_kd.models import MODELS
+from fedjax_kd.report import tables
+
+HELP = """Lists methods, models, partitions and data sets.
+
+Examples:
+  fedjax-kd list
+  fedjax-kd list methods
+  fedjax-kd list datasets --data-dir DIR"""
+
+_OUTPUT = Section("output", "Where to look", [flag("data_dir", help="folder of data files")])
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    wanted = [args[0].removeprefix("--")] if args and args[0] not in ("-h", "--help") else []
+    wanted = wanted if wanted and wanted[0].split("=")[0] != "data-dir" else []
+    chosen = parse("fedjax-kd list", HELP, [_OUTPUT], args[len(wanted) :])["output"]
+    kinds: dict[str, Callable[[], Mapping[str, str]]] = {
+        "methods": lambda: {name: against_fedavg(f) for name, f in REGISTRY.items()},
+        "models": lambda: _summaries(MODELS),
+        "partitions": lambda: _summaries(PARTITIONERS),
+        "datasets": lambda: sources(chosen["data_dir"]),
+    }
+    for kind in wanted:
+        named("section", kind, kinds)
+    for kind in wanted or kinds:
+        tables.show(tables.definitions(kinds[kind]()), kind)
+    return 0
+
+
+def against_fedavg(factory: Callable) -> str:
+    """What a method changes, from the line of its docstring that says so.
+
+    Example:
+      >>> against_fedavg(REGISTRY["fedadam"])
+      'the server optimiser.'
+    """
+    lines = (factory.__doc__ or "").splitlines()
+    marked = (line.split(":", 1)[1] for line in lines if line.strip().startswith("Against FedAvg:"))
+    return next(marked, "").strip()
+
+
+def _summaries(registry: Mapping[str, Callable]) -> dict[str, str]:
+    """The first sentence of each docstring."""
+    return {
+        name: parse_docstring(f.__doc__ or "").short_description or ""
+        for name, f in registry.items()
+    }

@@ -1,0 +1,48 @@
+"""``fedjax-kd partition``: how examples are divided among clients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedjax_kd.commands import sections
+from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.config import DataConfig, federation_of
+from fedjax_kd.data.sources import DATA_DIR_VARIABLE
+from fedjax_kd.report import partition, tables
+
+HELP = """Shows how examples are divided among clients, as a table and a picture.
+
+Examples:
+  fedjax-kd partition --partition dirichlet --alpha 0.1 --num-clients 100
+  fedjax-kd partition --partition pathological --num-classes-per-partition 2 --out split.png"""
+
+_OUTPUT = Section("output", "The picture", [flag("out", help="a PNG, none if not given")])
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    found = parse("fedjax-kd partition", HELP, [*sections.of_data(args, {}), _OUTPUT], args)
+    data = data_config(found, seed=0)
+    dataset, federation = federation_of(data)
+    numbers = partition.describe(dataset, federation.parts)
+    tables.show(tables.pairs(numbers._asdict()), f"{data.dataset}, {data.partition}")
+    if out := found["output"]["out"]:
+        print(partition.draw(dataset, federation.parts, out))
+    return 0
+
+
+def data_config(found: Mapping[str, Any], seed: int) -> DataConfig:
+    """The data that parsed options ask for.
+
+    Args:
+      found: the sections ``data`` and ``partition``.
+      seed: of the division, unless the options say otherwise.
+    """
+    data = {"num_clients": None, **found["data"]}
+    folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
+    data |= {"data_dir": folder and str(Path(folder).absolute())}
+    data |= {"seed": seed if data["seed"] is None else data["seed"]}
+    return DataConfig(partition_options=found["partition"], **data)

@@ -41,7 +41,8 @@ def conv_general_dilated(
       lhs: inputs, in any layout that ``dimension_numbers`` describes; any number of spatial axes.
       rhs: kernels.
       window_strides: steps of the window, one a spatial axis.
-      padding: ``"SAME"``, ``"SAME_LOWER"``, ``"VALID"`` or ``(low, high)`` pairs.
+      padding: ``"SAME"``, ``"SAME_LOWER"``, ``"VALID"`` or ``(low, high)`` pairs; with
+        ``lhs_dilation`` pairs only, as in ``lax``.
       lhs_dilation: distances between inputs: ``d - 1`` zeros are put between neighbours.
       rhs_dilation: distances between the taps of the kernel.
       dimension_numbers: as for ``lax``: None, three strings, or ``ConvDimensionNumbers``.
@@ -52,7 +53,8 @@ def conv_general_dilated(
       out_sharding: must be None.
 
     Raises:
-      ValueError: if ``batch_group_count`` or ``out_sharding`` is given, or shapes do not fit.
+      ValueError: if ``batch_group_count`` or ``out_sharding`` is given, if dilated inputs come
+        with a padding in words, or if shapes do not fit.
 
     Example:
       >>> x, kernel = jnp.ones((1, 3, 4, 4)), jnp.ones((2, 3, 3, 3))
@@ -68,12 +70,17 @@ def conv_general_dilated(
     names = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     spatial = lhs.ndim - 2
     ones = (1,) * spatial
-    lhs_dilation, rhs_dilation = lhs_dilation or ones, rhs_dilation or ones
+    lhs_dilation, rhs_dilation = tuple(lhs_dilation or ones), tuple(rhs_dilation or ones)
     x = lhs.transpose(names.lhs_spec[0], *names.lhs_spec[2:], names.lhs_spec[1])
     kernel = rhs.transpose(*names.rhs_spec[2:], names.rhs_spec[1], names.rhs_spec[0])
     window = kernel.shape[:spatial]
     _check_features(x.shape[-1], kernel.shape, feature_group_count)
     if isinstance(padding, str):
+        if lhs_dilation != ones:
+            raise ValueError(
+                f"padding is {padding!r} with lhs_dilation {lhs_dilation}, but dilated inputs need "
+                "(low, high) pairs: write the padding out."
+            )
         dilated = [(k - 1) * d + 1 for k, d in zip(window, rhs_dilation, strict=True)]
         padding = lax.padtype_to_pads(x.shape[1:-1], dilated, window_strides, padding)
     edges = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]

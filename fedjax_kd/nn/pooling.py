@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import linen
+from jax import lax
 from jaxtyping import Array, Float
 
 Padding = str | Sequence[tuple[int, int]]
@@ -58,7 +60,8 @@ def avg_pool(
     """
     if _apart(inputs, window_shape, strides, padding):
         return _by_reshape(jnp.mean, inputs, window_shape)
-    return linen.avg_pool(inputs, tuple(window_shape), strides, padding)
+    total = linen.pool(inputs, 0.0, lax.add, tuple(window_shape), strides, padding)
+    return total / math.prod(window_shape)
 
 
 def _apart(

@@ -1,0 +1,187 @@
+"""Convolutions and pools: equal to lax's and Flax's, and no convolution inside."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from fedjax_kd.nn import Conv, avg_pool, conv_general_dilated, max_pool
+
+CHANNELS_LAST = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+CHANNELS_LAST[3] = ("NDHWC", "DHWIO", "NDHWC")
+
+
+@st.composite
+def convolutions(draw):
+    """The shape of an input and a kernel, and the options of a convolution that fits them."""
+    rank, groups = draw(st.integers(1, 3)), draw(st.sampled_from([1, 1, 2, 3]))
+    numbers = partial(st.lists, min_size=rank, max_size=rank)
+    window = draw(numbers(st.integers(1, 3)))
+    spread = draw(numbers(st.integers(1, 2)))
+    gaps = draw(numbers(st.integers(1, 2)))
+    sides = [draw(st.integers((k - 1) * d + 1, 7)) for k, d in zip(window, spread, strict=True)]
+    pairs = numbers(st.tuples(st.integers(0, 2), st.integers(0, 2)))
+    padding = draw(st.one_of(st.sampled_from(["SAME", "VALID", "SAME_LOWER"]), pairs))
+    per_group, outputs = draw(st.integers(1, 3)), groups * draw(st.integers(1, 2))
+    lhs = (draw(st.integers(1, 2)), *sides, per_group * groups)
+    rhs = (*window, per_group, outputs)
+    options = {
+        "window_strides": draw(numbers(st.integers(1, 3))),
+        "padding": padding,
+        "lhs_dilation": None if isinstance(padding, str) else gaps,
+        "rhs_dilation": spread,
+        "dimension_numbers": CHANNELS_LAST[rank],
+        "feature_group_count": groups,
+    }
+    return lhs, rhs, options
+
+
+def normal(seed, shape, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def value_and_gradients(conv, lhs, rhs, options):
+    def objective(lhs, rhs):
+        y = conv(lhs, rhs, **options)
+        return (y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)).sum(), y
+
+    # One program: compiling every operation of every drawn shape by itself takes minutes.
+    both = jax.jit(jax.value_and_grad(objective, argnums=(0, 1), has_aux=True))
+    (_, y), gradients = both(lhs, rhs)
+    return y, gradients
+
+
+def assert_close(ours, theirs, tolerance):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=15, deadline=None)
+@given(convolutions())
+def test_values_and_gradients_equal_lax(drawn):
+    lhs_shape, rhs_shape, options = drawn
+    with jax.enable_x64(True):
+        lhs, rhs = normal(0, lhs_shape, "float64"), normal(1, rhs_shape, "float64")
+        ours = value_and_gradients(conv_general_dilated, lhs, rhs, options)
+        theirs = value_and_gradients(lax.conv_general_dilated, lhs, rhs, options)
+        assert_close(ours, theirs, 1e-10)
+
+
+@settings(max_examples=8, deadline=None)
+@given(convolutions())
+def test_stacked_kernels_equal_a_loop_over_lax(drawn):
+    lhs_shape, rhs_shape, options = drawn
+    lhs, rhs = normal(0, (2, *lhs_shape)), normal(1, (2, *rhs_shape))
+    both = jax.vmap(lambda x, kernel: value_and_gradients(conv_general_dilated, x, kernel, options))
+    single = [
+        value_and_gradients(lax.conv_general_dilated, lhs[i], rhs[i], options) for i in (0, 1)
+    ]
+    assert_close(both(lhs, rhs), jax.tree.map(lambda *leaves: jnp.stack(leaves), *single), 2e-4)
+
+
+@pytest.mark.parametrize("names", [None, ("NCHW", "OIHW", "NCHW"), ("CHWN", "HWOI", "HNWC")])
+def test_every_layout_equals_lax(names):
+    sizes = {"N": 2, "C": 3, "H": 6, "W": 5, "O": 4, "I": 3}
+    spec = names or ("NCHW", "OIHW", "NCHW")
+    lhs = normal(0, [sizes[axis] for axis in spec[0]])
+    rhs = normal(1, [{**sizes, "H": 3, "W": 2}[axis] for axis in spec[1]])
+    options = {"window_strides": (2, 1), "padding": "SAME", "dimension_numbers": names}
+    ours = value_and_gradients(conv_general_dilated, lhs, rhs, options)
+    assert_close(ours, value_and_gradients(lax.conv_general_dilated, lhs, rhs, options), 1e-4)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", "REFLECT", 1])
+def test_flax_layers_equal_the_same_layers_with_lax(strides, padding):
+    x, build = normal(0, (2, 7, 7, 3)), partial(nnx.Conv, 3, 4, (3, 3), strides=strides)
+    ours = Conv(3, 4, (3, 3), strides=strides, padding=padding, rngs=nnx.Rngs(0))
+    theirs = build(padding=padding, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_accumulates_and_returns_in_the_preferred_dtype():
+    lhs, rhs = normal(0, (1, 2, 4), "bfloat16"), normal(1, (3, 2, 1), "bfloat16")
+    y = conv_general_dilated(lhs, rhs, (1,), "VALID", preferred_element_type=jnp.float32)
+    assert y.dtype == jnp.float32
+    exact = conv_general_dilated(lhs.astype(jnp.float32), rhs.astype(jnp.float32), (1,), "VALID")
+    np.testing.assert_allclose(y, exact, rtol=1e-5)
+
+
+def test_stacked_gradients_compile_without_a_convolution():
+    def gradients(conv):
+        stacked = jax.vmap(partial(conv, window_strides=(2, 1), padding="SAME"))
+        gradient = jax.grad(lambda x, kernel: (stacked(x, kernel) ** 2).sum(), argnums=(0, 1))
+        shapes = normal(0, (3, 2, 3, 8, 8)), normal(1, (3, 4, 3, 5, 5))
+        return str(jax.make_jaxpr(gradient)(*shapes)) + jax.jit(gradient).lower(*shapes).as_text()
+
+    assert "convolution" not in gradients(conv_general_dilated)
+    assert "conv_general_dilated" not in gradients(conv_general_dilated)
+    assert "convolution" in gradients(lax.conv_general_dilated)
+
+
+def test_a_kernel_of_one_pixel_is_a_single_matrix_product():
+    conv = partial(conv_general_dilated, window_strides=(1, 1), padding="SAME")
+    conv = partial(conv, dimension_numbers=CHANNELS_LAST[2])
+    jaxpr = str(jax.make_jaxpr(conv)(normal(0, (2, 4, 4, 3)), normal(1, (1, 1, 3, 5))))
+    assert "dot_general" in jaxpr
+    assert "concatenate" not in jaxpr
+    assert "pad" not in jaxpr.replace("padding", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lhs_dilation": (2,)}, "dilated inputs need"),
+        ({"batch_group_count": 2}, "batch_group_count is 2"),
+        ({"feature_group_count": 3}, "the input has 4 features"),
+    ],
+)
+def test_what_is_not_possible_says_so(options, message):
+    with pytest.raises(ValueError, match=message):
+        conv_general_dilated(jnp.ones((2, 4, 6)), jnp.ones((2, 4, 3)), (1,), "VALID", **options)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(3, 7), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.one_of(st.none(), st.integers(1, 3)),
+    st.sampled_from(["VALID", "SAME"]),
+)
+def test_pools_equal_flax(sides, window, stride, padding):
+    x, rank = normal(0, (2, *sides, 3)), len(sides)
+    window, strides = (window,) * rank, None if stride is None else (stride,) * rank
+    for ours, theirs in [(max_pool, linen.max_pool), (avg_pool, linen.avg_pool)]:
+        with jax.numpy_dtype_promotion("standard"):
+            expected = jax.jit(lambda x, pool=theirs: pool(x, window, strides, padding))(x)
+        np.testing.assert_allclose(ours(x, window, strides, padding), expected, rtol=1e-5)
+
+
+def test_windows_apart_need_no_window_reduction():
+    def jaxpr(strides):
+        pool = partial(max_pool, window_shape=(2, 2), strides=strides)
+        return str(jax.make_jaxpr(jax.grad(lambda x: pool(x).sum()))(normal(0, (1, 5, 4, 1))))
+
+    assert "reduce_window" not in jaxpr((2, 2))
+    assert "reduce_window" in jaxpr((1, 1))
+
+
+def test_pool_gradients_equal_flax_where_there_are_no_ties():
+    x = normal(0, (2, 5, 6, 3))
+    for ours, theirs in [(max_pool, linen.max_pool), (avg_pool, linen.avg_pool)]:
+        with jax.numpy_dtype_promotion("standard"):
+            gradients = [
+                jax.grad(lambda x, pool=pool: (pool(x, (2, 3), (2, 3)) ** 2).sum())(x)
+                for pool in (ours, theirs)
+            ]
+        np.testing.assert_allclose(*gradients, rtol=1e-5)

@@ -1,0 +1,187 @@
+"""Networks: published parameter counts, features, learning, and no convolution inside."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_kd.core import Batch
+from fedjax_kd.models import MODELS, default_model
+from fedjax_kd.task import from_nnx
+
+GRAY, COLOUR, TEXT = (28, 28, 1), (32, 32, 3), (80,)
+
+COUNTS = [
+    ("logistic", GRAY, 10, {}, 7_850),
+    ("mlp", GRAY, 10, {}, 199_210),
+    ("mlp", (8, 8), 10, {"hidden": (64,)}, 4_810),
+    ("cnn_mcmahan", GRAY, 10, {}, 1_663_370),
+    ("cnn_emnist", GRAY, 62, {}, 1_206_590),
+    ("cnn_emnist", (28, 28), 10, {}, 1_199_882),
+    ("cnn_cifar", COLOUR, 10, {}, 1_626_442),
+    ("lenet", COLOUR, 10, {}, 62_006),
+    ("lenet", GRAY, 10, {}, 44_426),
+    ("cnn_small", COLOUR, 10, {}, 33_834),
+    ("resnet8", COLOUR, 10, {}, 75_290),
+    ("resnet20", COLOUR, 10, {}, 269_722),
+    ("resnet20", COLOUR, 10, {"norm": "batch"}, 269_722),
+    ("resnet18", COLOUR, 10, {"norm": "batch"}, 11_173_962),
+    ("resnet18", COLOUR, 10, {"groups": 32}, 11_173_962),
+    ("char_lstm", TEXT, 90, {}, 820_522),
+    # 2 x (4 x (64^2 + 64) + 8 x 64^2 + 5 x 64 + 2 x 128) + 64 x 90 + 64 x 80 + 128 + 65 x 90
+    ("transformer", TEXT, 90, {}, 116_826),
+]
+
+SMALL = {
+    "logistic": ((8, 8, 1), 3, {}),
+    "mlp": ((8, 8, 1), 3, {"hidden": (16,)}),
+    "cnn_mcmahan": ((8, 8, 1), 3, {}),
+    "cnn_emnist": ((8, 8, 1), 3, {"dropout": (0.0, 0.0)}),
+    "cnn_cifar": ((8, 8, 3), 3, {"dropout": (0.0, 0.0)}),
+    "cnn_small": ((8, 8, 3), 3, {"widths": (4, 8)}),
+    "lenet": ((16, 16, 1), 3, {}),
+    "resnet8": ((8, 8, 3), 3, {"norm": "batch"}),
+    "resnet20": ((8, 8, 3), 3, {"groups": 4}),
+    "resnet18": ((8, 8, 3), 3, {}),
+    "char_lstm": ((6,), 12, {"units": 16}),
+    "transformer": ((6,), 12, {"width": 16}),
+}
+
+
+@functools.cache
+def small(name):
+    """A small task of the network, its variables, and a batch."""
+    shape, classes, options = SMALL[name]
+    task = from_nnx(MODELS[name](shape, classes, **options))
+    model = task.init(jax.random.key(0))
+    if len(shape) == 1:
+        x = jax.random.randint(jax.random.key(1), (4, *shape), 0, classes)
+        return task, model, Batch(x, (x + 1) % classes, jnp.ones(4))
+    x = jax.random.normal(jax.random.key(1), (4, *shape))
+    return task, model, Batch(x, jnp.arange(4) % classes, jnp.ones(4))
+
+
+def test_every_network_is_tested():
+    assert set(SMALL) == set(MODELS) == {name for name, *_ in COUNTS}
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "options", "count"), COUNTS)
+def test_parameters_are_as_many_as_published(name, shape, classes, options, count):
+    task = from_nnx(MODELS[name](shape, classes, **options))
+    params = jax.eval_shape(task.init, jax.random.key(0)).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_head_of_the_features_gives_the_logits(name):
+    task, model, batch = small(name)
+    features = jax.jit(task.features)(model, batch.x)
+    logits, _ = jax.jit(task.apply)(model, batch.x)
+    head = model.params["head"]
+    bias = head["bias"].reshape((1,) * (features.ndim - 1) + (-1,))
+    np.testing.assert_allclose(features @ head["kernel"] + bias, logits, rtol=1e-4, atol=1e-5)
+    assert logits.shape == (*batch.y.shape, SMALL[name][1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_steps_lower_the_loss_without_a_convolution(name):
+    task, model, batch = small(name)
+
+    def loss(params):
+        return task.loss(model._replace(params=params), batch, jax.random.key(2))[0]
+
+    gradient = jax.value_and_grad(loss)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(gradient)(model.params))
+    values, params, step = [], model.params, jax.jit(gradient)
+    for _ in range(3):
+        value, slope = step(params)
+        values.append(float(value))
+        params = jax.tree.map(lambda p, g: p - 0.002 * g, params, slope)
+    assert values[2] < values[1] < values[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_options_are_plain_and_documented(name):
+    signature = inspect.signature(MODELS[name])
+    assert list(signature.parameters)[:2] == ["input_shape", "num_classes"]
+    documentation = inspect.getdoc(MODELS[name])
+    for option in list(signature.parameters.values())[2:]:
+        assert option.kind is inspect.Parameter.KEYWORD_ONLY
+        assert f"{option.name}: " in documentation
+    assert set(get_type_hints(MODELS[name])) > set(signature.parameters)
+
+
+@pytest.mark.parametrize("name", ["char_lstm", "transformer"])
+def test_no_position_sees_its_future(name):
+    task, model, batch = small(name)
+    changed = batch.x.at[:, 3].set((batch.x[:, 3] + 1) % 12)
+    before, after = (task.apply(model, x)[0] for x in (batch.x, changed))
+    np.testing.assert_allclose(before[:, :3], after[:, :3], atol=1e-6)
+    assert (before[:, 3:] != after[:, 3:]).any()
+
+
+def test_the_lstm_follows_its_equations():
+    task, model, batch = small("char_lstm")
+    params = jax.tree.map(np.asarray, model.params)
+    y = params["embed"]["embedding"][np.asarray(batch.x)]
+    for layer in params["layers"].values():
+        hidden = cell = np.zeros((4, 16))
+        outputs = []
+        for time in range(6):
+            gates = y[:, time] @ layer["kernel"] + hidden @ layer["recurrent"] + layer["bias"]
+            i, f, g, o = np.split(gates, 4, axis=1)
+            cell = cell / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+            hidden = np.tanh(cell) / (1 + np.exp(-o))
+            outputs.append(hidden)
+        y = np.stack(outputs, axis=1)
+    np.testing.assert_allclose(task.features(model, batch.x), y, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_normalisation_has_statistics_and_group_normalisation_none():
+    norms = [from_nnx(MODELS["resnet8"]((8, 8, 3), 3, norm=norm)) for norm in ("batch", "group")]
+    stats = [jax.eval_shape(task.init, jax.random.key(0)).stats for task in norms]
+    assert [len(jax.tree.leaves(tree)) for tree in stats] == [14, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        ("cnn_small", (8,), {}, r"input_shape is \(8,\), but an image has"),
+        ("lenet", (12, 12, 1), {}, "images are 12 x 12, but this network needs larger"),
+        ("mlp", (8, 8), {"hidden": (0,)}, "but all must be >= 1"),
+        ("resnet8", COLOUR, {"norm": "layer"}, "norm is 'layer', but must be"),
+        ("resnet8", COLOUR, {"groups": 3}, "groups is 3, but must divide 16"),
+        ("char_lstm", GRAY, {}, "char_lstm reads sequences"),
+        ("char_lstm", TEXT, {"layers": 0}, "all must be >= 1"),
+        ("transformer", GRAY, {}, "transformer reads sequences"),
+        ("transformer", TEXT, {"width": 10}, "width a multiple of heads"),
+        ("transformer", TEXT, {"output": "sum"}, "output is 'sum', but must be"),
+    ],
+)
+def test_what_does_not_fit_is_said_when_the_network_is_chosen(name, shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS[name](shape, 10, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "expected"),
+    [
+        ((80,), np.int32, "char_lstm"),
+        ((64,), np.float32, "mlp"),
+        ((64,), np.uint8, "mlp"),
+        ((8, 8, 1), np.uint8, "mlp"),
+        ((28, 28), np.uint8, "cnn_emnist"),
+        ((32, 32, 3), np.uint8, "cnn_small"),
+        ((4, 5, 6, 7), np.float32, "mlp"),
+    ],
+)
+def test_the_default_network_suits_the_data(shape, dtype, expected):
+    name, options = default_model(shape, dtype)
+    assert name == expected
+    MODELS[name](shape, 10, **options)

@@ -33,7 +33,11 @@ def make_debug_round(groups: Sequence[Algorithm], layout: Layout) -> RoundFn:
     def round_fn(
         key: Key, state: State, resident: Resident, seats: Sequence[Array], number: Array
     ) -> tuple[State, Report]:
-        staged = [_staged(a, f"round {int(number)}, the server") for a in groups]
+        where = f"round {int(number)}, the server"
+        staged = [
+            a._replace(server_update=_named(a.server_update, where, "server_update"))
+            for a in groups
+        ]
         run = make_round(staged, layout, phase=_python_phase)
         with jax.disable_jit():
             return run(key, state, resident, seats, number)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fedjax_kd import reduce, tree
@@ -41,7 +41,7 @@ class Report(NamedTuple):
 
     metrics: Metrics  # weighted means over the uploads that were used
     used: Float[Array, " G"]  # uploads in the aggregate, a group
-    rejected: Float[Array, ""]  # uploads left out because they were not finite
+    rejected: Float[Array, " G"]  # uploads left out because they were not finite, a group
 
 
 class Visit(NamedTuple):
@@ -94,6 +94,16 @@ def make_mesh(devices: int | None = None) -> Mesh:
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def replicate(arrays: PyTree, mesh: Mesh | None) -> PyTree:
+    """The arrays on every device of a mesh; one that occurs twice is copied once."""
+    if mesh is None:
+        return arrays
+    leaves, structure = jax.tree.flatten(arrays)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    placed = {i: jax.device_put(a, everywhere) for i, a in {id(a): a for a in leaves}.items()}
+    return jax.tree.unflatten(structure, [placed[id(a)] for a in leaves])
+
+
 def make_round(
     groups: Sequence[Algorithm],
     layout: Layout,
@@ -142,15 +152,14 @@ def _close_round(
 ) -> tuple[State, Report]:
     """Reduces the uploads over all groups and lets the server act on them."""
     used = jnp.concatenate([p.used for p in phases]).astype(jnp.float32)
-    rejected = jnp.concatenate([p.rejected for p in phases]).astype(jnp.float32)
     update = reduce.done(*reduce.merge([a.aggregate for a in groups], [p.sums for p in phases]))
     metrics = reduce.done(*reduce.merge([mean] * len(groups), [p.metrics for p in phases]))
     round = setting.round._replace(present=used)
     server = groups[0].server_update(key, setting.server, update, round)
     # A round in which nobody's upload could be used leaves the server as it was.
     server = tree.where(used.sum() > 0, server, setting.server)
-    counts = jnp.stack([p.used.sum() for p in phases]).astype(jnp.float32)
-    report = Report(metrics, counts, rejected.sum())
+    counts = [jnp.stack([p.used.sum(), p.rejected.sum()]).astype(jnp.float32) for p in phases]
+    report = Report(metrics, *jnp.stack(counts, axis=1))
     return State(server, tuple(p.clients for p in phases)), report
 
 

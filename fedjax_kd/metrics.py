@@ -39,7 +39,8 @@ def tally(
     loss = cross_entropy(logits, y).reshape(num_rows, -1)
     logits = logits.astype(jnp.float32).reshape(*weights.shape, logits.shape[-1])
     confidence = jax.nn.softmax(logits).max(-1)
-    correct = weights * (logits.argmax(-1) == y.reshape(weights.shape))
+    right = logits.argmax(-1) == y.reshape(weights.shape)
+    correct = weights * right.astype(jnp.float32)
     place = jnp.clip(jnp.ceil(confidence * _BINS) - 1, 0, _BINS - 1).astype(jnp.int32)
     sums = jnp.stack([weights, weights * confidence, correct], axis=1)
     return Tally(

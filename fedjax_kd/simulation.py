@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import jax
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedjax_kd import cohort
 from fedjax_kd.core import Algorithm, Key, State
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.engine import AXIS
+from fedjax_kd.engine import AXIS, replicate
 from fedjax_kd.validate import Types, check_groups, step_flops
 
 Engine = Literal["jit", "python"]
@@ -102,7 +102,7 @@ def simulate(
     devices = 1 if mesh is None else mesh.shape[AXIS]
     return Simulation(
         groups=groups,
-        federation=federation,
+        federation=_placed(federation, mesh),
         layout=cohort.lay_out(
             _check_group_of(group_of, len(groups), population), cohort_size, width, devices
         ),
@@ -143,6 +143,13 @@ def initial_state(simulation: Simulation) -> State:
 
     pairs = zip(simulation.groups, simulation.layout.members, strict=True)
     return State(server, tuple(init(algorithm, numbers) for algorithm, numbers in pairs))
+
+
+def _placed(federation: Federation, mesh: Mesh | None) -> Federation:
+    """The same federation, its examples on every device of the mesh."""
+    f = federation
+    train, test, own, public = replicate((f.train, f.test, f.client_test, f.public), mesh)
+    return replace(f, train=train, test=test, client_test=own, public=public)
 
 
 def _check_numbers(**numbers: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 from numpy.typing import NDArray
 
@@ -16,7 +18,7 @@ from fedjax_kd import cohort, evaluate, metrics
 from fedjax_kd.core import Algorithm, Pool, State
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.debug import make_debug_round
-from fedjax_kd.engine import Report, Resident, make_round
+from fedjax_kd.engine import Report, Resident, make_round, replicate
 from fedjax_kd.metrics import Tally
 from fedjax_kd.simulation import Simulation, initial_state, simulate
 
@@ -108,7 +110,8 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     Before the first round a row numbered 0 with the evaluation of the initial model is yielded.
     """
     s = simulation
-    state = jax.tree.map(jnp.array, state)  # every block donates its input, the caller's stays
+    # Every block donates its input: the caller's stays.
+    state = replicate(jax.tree.map(jnp.array, state), s.mesh)
     resident = Resident(s.federation.train, s.federation.public)
     run, run_compile = _compiled(s, state, resident)
     look, look_compile = _timed(make_evaluation, s, state)
@@ -187,7 +190,9 @@ def _compiled(s: Simulation, state: State, resident: Resident) -> tuple[Callable
         numbers = start + jnp.arange(s.block, dtype=jnp.int32)
         return jax.lax.scan(step, state, (numbers, seats))
 
-    program = jax.jit(block, donate_argnums=0)
+    # The next block, compiled once, takes the state where this one leaves it.
+    everywhere = None if s.mesh is None else NamedSharding(s.mesh, PartitionSpec())
+    program = jax.jit(block, donate_argnums=0, out_shardings=everywhere)
     return _timed(program.lower(state, resident, _seats(s, 0), np.int32(0)).compile)
 
 
@@ -237,15 +242,20 @@ def _rows(s: Simulation, start: int, finished: int, seats: Seats, reports: Repor
     for i in range(finished - start):
         asked = [int((group[i] < s.layout.population).sum()) for group in seats]
         down = sum(n * t.bytes_down for n, t in zip(asked, s.types, strict=True))
-        up = sum(float(n) * t.bytes_up for n, t in zip(reports.used[i], s.types, strict=True))
+        sent = reports.used[i] + reports.rejected[i]
+        up = sum(float(n) * t.bytes_up for n, t in zip(sent, s.types, strict=True))
+        some = reports.used[i].any()
         rows.append(
             {
                 "round": start + i + 1,
                 "clients": float(reports.used[i].sum()),
-                "rejected": float(reports.rejected[i]),
+                "rejected": float(reports.rejected[i].sum()),
                 "bytes_down": down,
                 "bytes_up": up,
-                **{f"train_{name}": float(v[i]) for name, v in reports.metrics.items()},
+                **{
+                    f"train_{name}": float(v[i]) if some else math.nan
+                    for name, v in reports.metrics.items()
+                },
             }
         )
     return rows

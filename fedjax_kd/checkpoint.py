@@ -59,6 +59,14 @@ def finished_rounds(folder: Path) -> list[int]:
         return sorted(manager.all_steps())
 
 
+def drop(folder: Path, after: int) -> None:
+    """Removes the checkpoints of later rounds than ``after``."""
+    for finished in finished_rounds(folder):
+        if finished > after:
+            with _manager(folder) as manager:
+                manager.delete(finished)
+
+
 def restore(folder: Path, simulation: Simulation, finished: int | None = None) -> tuple[State, int]:
     """The newest checkpoint of a run, or the one after ``finished`` rounds.
 
@@ -90,7 +98,10 @@ def restore(folder: Path, simulation: Simulation, finished: int | None = None) -
             f"version of fedjax_kd reads format {FORMAT}: use the version that wrote it."
         )
     found = {path: _type_named(kind) for path, kind in about["leaves"].items()}
-    check_same_type(types, found, "a checkpoint must be of the run's own model and method")
+    rule = (
+        f"{folder / str(step)} fits only the configuration that wrote it (was config.json changed?)"
+    )
+    check_same_type(types, found, rule)
     stored = _read(folder, step, "state", {p: t for p, t in types.items() if t.size})
     arrays = {p: stored[p] if t.size else np.zeros(t.shape, t.dtype) for p, t in types.items()}
     leaves = [_from_numpy(arrays[p], like) for p, like in _leaves(expected).items()]
@@ -142,7 +153,7 @@ def _to_numpy(leaf: Any) -> NDArray[Any]:
 
 def _from_numpy(array: NDArray[Any], like: Any) -> jax.Array:
     if _is_key(like):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=str(jax.random.key_impl(like)))
+        return jax.random.wrap_key_data(jnp.asarray(array))
     return jnp.asarray(array)
 
 

@@ -239,6 +239,9 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
       100
     """
     _check_finite("training", asdict(config.training))
+    for seed in (config.training.seed, config.data.seed or 0):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
     if federation is None:
         _, federation = federation_of(config.data)
     algorithm = algorithm_of(config, task_of(config, federation))

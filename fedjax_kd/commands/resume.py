@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedjax_kd import runs, tensorboard
+from fedjax_kd import runs
 from fedjax_kd.commands.parser import Section, flag, folders, parse
-from fedjax_kd.commands.run import finish
+from fedjax_kd.commands.run import check_output, finish
 from fedjax_kd.commands.training import Run
 from fedjax_kd.config import Config, build, federation_of, longer
 
@@ -43,8 +43,7 @@ def main(args: Sequence[str]) -> int:
         rounds = configs[members[0]].training.num_rounds
         print(f"This run is finished, all {rounds} rounds; --num-rounds adds more.\n{parent}")
         return 0
-    if chosen["tensorboard"]:
-        tensorboard.require()
+    check_output(chosen)
     _, federation = federation_of(configs[waiting[0]].data)
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
     jobs = []

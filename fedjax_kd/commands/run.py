@@ -69,8 +69,7 @@ OUTPUT = Section(
 
 def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     """Trains new runs one after another; returns the exit code."""
-    if output["tensorboard"]:
-        tensorboard.require()
+    check_output(output)
     first = next(iter(configs.values()))
     dataset, federation = federation_of(first.data)
     ready = {m: _with_simulation(config, federation) for m, config in configs.items()}
@@ -81,9 +80,18 @@ def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
         folders[method].mkdir(exist_ok=True)
         runs.write_config(folders[method], config)
     partition.draw(dataset, federation.parts, parent / "partition.png")
-    kept = {"checkpoint_every": output["checkpoint_every"], "tensorboard": output["tensorboard"]}
+    kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
     jobs = [Run(m, folders[m], *ready[m], **kept) for m in configs]
     return finish(parent, jobs, quiet=output["quiet"])
+
+
+def check_output(output: Mapping[str, Any]) -> None:
+    """Raises ValueError if a run cannot be written as asked."""
+    every = output["checkpoint_every"]
+    if every is not None and every < 1:
+        raise ValueError(f"checkpoint_every is {every}, but must be at least 1 round.")
+    if output["tensorboard"]:
+        tensorboard.require()
 
 
 def finish(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:

@@ -79,6 +79,7 @@ def _beginning(run: Run) -> tuple[list[Row], State, int]:
     """Rows, state and finished rounds to go on from; rows of lost rounds are dropped."""
     folder = run.folder / "checkpoints"
     known = [n for n in checkpoint.finished_rounds(folder) if _usable(run, n)]
+    checkpoint.drop(folder, after=known[-1] if known else -1)
     if not known:
         runs.truncate_rows(run.folder, None)
         return [], initial_state(run.simulation), 0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; yellow is too faint for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_KINDS = (".png", ".pdf", ".svg")
 _DASHES = ("-", "--", ":", "-.")
 _NAMES = {
     "test_accuracy": "accuracy on the test set",
@@ -40,9 +41,11 @@ def curve(
       metrics: columns of metrics.csv.
 
     Raises:
-      ValueError: if no run has one of the metrics.
+      ValueError: if no run has one of the metrics, or the picture's kind is unknown.
     """
     _check(runs, metrics)
+    if Path(path).suffix not in _KINDS:
+        raise ValueError(f"The picture is {path}, but must end in {', '.join(_KINDS)}.")
     import matplotlib.style
     from matplotlib.figure import Figure
 

@@ -33,7 +33,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{summary['finished_rounds']}/{summary['num_rounds']}",
             _number(summary["final_test_accuracy"], ".4f"),
             f"{_number(summary['best_test_accuracy'], '.4f')} @{summary['best_round']}",
-            _number(summary["final_test_loss"], ".4f"),
+            _number(summary["final_test_loss"], ".4g"),
             _number(summary["bytes_down"] / 1e6, ".1f"),
             _number(summary["bytes_up"] / 1e6, ".1f"),
             str(summary["rejected"]),

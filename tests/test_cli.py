@@ -1,0 +1,357 @@
+"""The command line, from end to end and with bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedjax_kd import checkpoint, cli, compile_cache, runs, tensorboard
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.commands import training
+
+SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache away from the user's."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("FEDJAX_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison of two methods."""
+    folder = tmp_path_factory.mktemp("runs") / "compared"
+    args = (*SMALL, "--eval-every", "2", "--data-seed", "5", "--seed", "1", "--tensorboard")
+    assert command("run", "fedyogi", "scaffold", *args, "--out", str(folder)) == 0
+    return folder
+
+
+def command(*args: str) -> int:
+    """The exit code of a command in this process."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main(args)
+    return exit.value.code
+
+
+def test_a_run_writes_everything(compared: Path) -> None:
+    names = {"config.json", "metrics.csv", "summary.json", "curve.png", "checkpoints"}
+    assert {"curve.png", "partition.png", "fedyogi", "scaffold"} <= set(names_in(compared))
+    assert names <= set(names_in(compared / "fedyogi"))
+    assert any((compared / "fedyogi/tensorboard").iterdir())
+    given = json.loads((compared / "fedyogi/config.json").read_text())
+    assert given["method_options"]["tau"] == 1e-3
+    assert given["local"]["batch_size"] == 20
+    assert given["data"]["partition_options"]["alpha"] == 0.1
+    assert (given["data"]["seed"], given["training"]["seed"]) == (5, 1)
+    assert {"python", "jax", "flax", "optax", "fedjax_kd", "device"} <= set(given["environment"])
+    summary = runs.read_summary(compared / "fedyogi")
+    assert summary["status"] == "finished"
+    assert summary["best_test_accuracy"] >= summary["final_test_accuracy"] > 0.1
+    assert summary["bytes_up"] == 4 * 4 * 650 * 4  # rounds, clients, parameters, bytes
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def test_metrics_have_a_row_a_round(compared: Path) -> None:
+    rows = runs.read_rows(compared / "scaffold")
+    assert [row["round"] for row in rows] == [0, 1, 2, 3, 4]
+    assert ["test_accuracy" in row for row in rows] == [True, False, True, False, True]
+    assert "personal_accuracy_mean" not in rows[0]
+    assert all(row["clients"] == 4 for row in rows[1:])
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert seconds[0] == 0 < seconds[1]
+    with (compared / "fedyogi/metrics.csv").open(newline="") as file:
+        assert next(csv.reader(file))[-1] == "seconds"
+
+
+def test_compared_methods_start_alike(compared: Path) -> None:
+    one, two = (runs.read_rows(compared / m)[0] for m in ("fedyogi", "scaffold"))
+    assert one == two
+    assert (compared / "fedyogi/partition.png").exists() is False
+
+
+def test_the_path_is_printed_last_and_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("run", "fedavg", *SMALL, "--dropout-rate", "0.5") == 0
+    shown = capsys.readouterr()
+    folder = Path(shown.out.splitlines()[-1])
+    assert folder.parent == Path("runs")
+    assert folder.name.endswith("-fedavg-digits")
+    assert runs.read_summary(folder)["finished_rounds"] == 4
+    assert "round 4 of 4, accuracy" in shown.err
+
+
+def test_evaluate_writes_every_client(compared: Path, capsys: pytest.CaptureFixture) -> None:
+    assert command("evaluate", str(compared / "fedyogi")) == 0
+    assert "client accuracy worst decile" in capsys.readouterr().out
+    with (compared / "fedyogi/clients.csv").open(newline="") as file:
+        clients = list(csv.DictReader(file))
+    assert len(clients) == 10
+    assert sum(int(c["train_examples"]) for c in clients) == 1437
+    assert sum(int(c["test_examples"]) for c in clients) == 360
+    correct = sum(float(c["accuracy"] or 0) * int(c["test_examples"]) for c in clients)
+    last = runs.read_rows(compared / "fedyogi")[-1]["test_accuracy"]
+    assert correct / 360 == pytest.approx(last)
+
+
+def test_plot_draws_runs_together(
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture = tmp_path / "both.png"
+    assert command("plot", str(compared), "--metric", "train_loss", "--out", str(picture)) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "fedyogi" in shown
+    assert "scaffold" in shown
+
+
+def test_list_and_describe_know_every_method(capsys: pytest.CaptureFixture) -> None:
+    assert command("list") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*REGISTRY, "cnn_emnist", "pathological", "tfds:NAME"))
+    assert command("describe", "scaffold") == 0
+    shown = capsys.readouterr().out
+    assert "--option" in shown
+    assert "float32[64,10]" in shown
+    assert "38,480 down, 38,480 up" in shown
+
+
+def test_partition_shows_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "split.png"
+    args = ("--partition", "iid", "--num-clients", "9", "--out", str(out))
+    assert command("partition", *args) == 0
+    assert out.exists()
+    assert "1437" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS, "run fedyogi", "run fedavg scaffold"])
+def test_help_is_there(name: str, capsys: pytest.CaptureFixture) -> None:
+    assert command(*name.split(), "--help") == 0
+    shown = capsys.readouterr().out
+    assert "fedjax-kd" in shown
+    if name == "run fedyogi":
+        assert all(f"--{word}" in shown for word in ("tau", "server-lr", "alpha", "client-lr"))
+    if name == "run fedavg scaffold":
+        assert "fedavg examples, scaffold uniform" in " ".join(shown.replace("│", "").split())
+
+
+def test_the_options_are_those_that_apply(capsys: pytest.CaptureFixture) -> None:
+    assert command("run", "fedsgd", "--partition", "natural", "--model=mlp", "--help") == 0
+    shown = capsys.readouterr().out.split("method options")[1]
+    assert "--hidden" in shown
+    for absent in ("--client-lr", "--alpha", "--num-clients", "--tau"):
+        assert absent not in shown
+
+
+def test_help_imports_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom fedjax_kd import cli\n"
+        "try: cli.main(['run', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'matplotlib', 'orbax', 'sklearn', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert command("--version") == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+GOOD: dict[str, Any] = {
+    "train_x": np.zeros((12, 3), np.float32),
+    "train_y": np.arange(12) % 3,
+    "test_x": np.zeros((3, 3), np.float32),
+    "test_y": np.arange(3),
+}
+FILES: dict[str, dict[str, Any]] = {
+    "good": GOOD,
+    "keyless": {"x": np.zeros(3)},
+    "shapes": {**GOOD, "test_x": np.zeros((3, 4), np.float32)},
+    "lengths": {**GOOD, "train_y": np.arange(5)},
+    "labels": {**GOOD, "train_y": np.arange(12) - 1},
+    "infinite": {**GOOD, "train_x": np.full((12, 3), np.nan, np.float32)},
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, arrays in FILES.items():
+        np.savez(folder / f"{name}.npz", **arrays)
+    return folder
+
+
+BAD = {
+    "rum fedavg": "There is no command 'rum'; near it: run",
+    "run fedavgg": "There is no method 'fedavgg'; near it: fedavg",
+    "run fedavg fedavg": "A method is named twice",
+    "run fedavg --dataset digitz": "'digitz'",
+    "run fedavg --dataset god --data-dir FILES": "Did you mean good",
+    "run fedavg --dataset good --data-dir FILES/absent": "does not exist",
+    "run fedavg --dataset keyless --data-dir FILES": "train_x, train_y, test_x, test_y are missing",
+    "run fedavg --dataset shapes --data-dir FILES": "must be the same",
+    "run fedavg --dataset lengths --data-dir FILES": "every example needs one label",
+    "run fedavg --dataset labels --data-dir FILES": "renumber the labels",
+    "run fedavg --dataset infinite --data-dir FILES": "holds a NaN",
+    "run fedavg --dataset good --data-dir FILES --num-clients 13": "13",
+    "run fedavg --partition dirichlett": "near it: dirichlet",
+    "run fedavg --model mlpp": "There is no model 'mlpp'; near it: mlp",
+    "run fedyogi --taau 3": "--tau",
+    "run fedavg --mu 3": "Unrecognized",
+    "run fedavg --client-lr fast": "client-lr",
+    "run fedavg --client-lr nan": "client_lr of local training is nan, but must be finite",
+    "run fedavg --client-opt adamm": "near it: adam",
+    "run fedavg --alpha 0": "alpha is 0",
+    "run fedavg --cohort-size 101": "cohort_size is 101, but must be between 1 and the 100",
+    "run fedavg --cohort-size 0": "cohort_size is 0",
+    "run fedavg --num-clients 1438 --min-partition-size 1": "1437",
+    "run fedavg --batch-size -1": "batch_size is -1",
+    "run fedavg --epochs 0": "epochs is 0",
+    "run fedavg --num-rounds 0": "num_rounds is 0, but must be at least 1",
+    "run fedavg --eval-every 0": "eval_every is 0",
+    "run fedavg --dropout-rate 1": "dropout_rate is 1",
+    "run fedavg --devices 77": "devices is 77",
+    "run fedavg --chunk 0": "chunk is 0",
+    "run fedavg --seed -1": "seed",
+    "run fedavg --client-test-fraction 1": "fraction",
+    "run fedavg --checkpoint-every 0": "checkpoint_every is 0",
+    "run fedavg --out FILES": "is not an empty folder",
+    "run fedavg --out FILES/good.npz/run": "Not a directory",
+    "partition --alpha -1": "alpha is -1",
+    "list metods": "near it: methods",
+    "describe": "needs the name of a method",
+    "describe fedprux": "near it: fedprox",
+    "resume FILES": "is no run folder",
+    "resume FILES/absent": "There is no folder",
+    "evaluate": "needs a run folder",
+    "plot FILES": "is no run folder",
+    "plot RUN --metric test_acuracy": "there are: ",
+    "plot RUN --out curve.xyz": "must end in .png, .pdf, .svg",
+    "data": "does one thing",
+}
+
+
+@pytest.mark.parametrize("given", BAD)
+def test_bad_input_exits_with_2(
+    given: str, files: Path, compared: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = given.replace("FILES", str(files)).replace("RUN", str(compared)).split()
+    assert command(*args) == 2
+    shown = capsys.readouterr().err
+    assert BAD[given] in " ".join(shown.replace("│", " ").split())
+    assert "Traceback" not in shown
+    assert "unexpected" not in shown
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    changed = json.loads((compared / "fedyogi/config.json").read_text())
+    changed |= {"model": "mlp", "model_options": {"hidden": [5]}}
+    write_run(tmp_path, changed, compared / "fedyogi/checkpoints")
+    assert command("evaluate", str(tmp_path)) == 2
+    shown = capsys.readouterr().err
+    assert "server.model.params['head']['kernel']" in shown
+    assert "float32[64,10] instead of float32[5,10]" in shown
+
+
+@pytest.mark.parametrize("change", [{"format": 7}, {"format": None}])
+def test_a_run_of_another_version_is_refused(
+    change: dict[str, Any], compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    changed = json.loads((compared / "fedyogi/config.json").read_text()) | change
+    write_run(tmp_path, changed, compared / "fedyogi/checkpoints")
+    assert command("resume", str(tmp_path)) == 2
+    assert "use the version that wrote it" in capsys.readouterr().err
+
+
+def write_run(folder: Path, config: dict[str, Any], checkpoints: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "checkpoints").symlink_to(checkpoints)
+
+
+def test_a_run_without_a_checkpoint_cannot_be_evaluated(
+    compared: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text((compared / "fedyogi/config.json").read_text())
+    assert command("evaluate", str(tmp_path)) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    append = runs.append_rows
+
+    def append_to_full(folder: Path, *args: Any) -> None:
+        (folder / "metrics.csv").unlink(missing_ok=True)
+        (folder / "metrics.csv").symlink_to("/dev/full")
+        append(folder, *args)
+
+    monkeypatch.setattr(training.runs, "append_rows", append_to_full)
+    assert command("run", "fedavg", *SMALL, "--out", str(tmp_path / "run")) == 2
+    shown = capsys.readouterr().err
+    assert "No space left on device" in shown
+    assert "its disk is not full" in shown
+    assert "Traceback" not in shown
+
+
+def test_rejected_uploads_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    args = ("run", "fedavg", *SMALL, "--client-lr", "3e38")
+    assert command(*args, "--out", str(tmp_path / "run")) == 0
+    summary = runs.read_summary(tmp_path / "run")
+    assert summary["rejected"] > 0
+    assert f"{summary['rejected']} uploads rejected" in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoint, "save", lambda folder, state, finished: int("x"))
+    assert command("run", "fedavg", *SMALL, "--quiet", "--out", str(tmp_path / "run")) == 1
+    shown = capsys.readouterr().err
+    assert "unexpected ValueError: invalid literal" in shown
+    assert "FEDJAX_KD_TRACEBACK=1" in shown
+    monkeypatch.setenv("FEDJAX_KD_TRACEBACK", "1")
+    assert command("run", "fedavg", "--alpha", "0") == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_tensorboard_names_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None)
+    assert command("run", "fedavg", "--tensorboard") == 2
+    assert "pip install 'fedjax-kd[tensorboard]'" in capsys.readouterr().err
+
+
+def test_the_cache_can_be_elsewhere_or_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compile_cache.VARIABLE, "off")
+    assert compile_cache.enable() is None
+    monkeypatch.delenv(compile_cache.VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compile_cache.folder() == tmp_path / "fedjax_kd"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(compile_cache.VARIABLE, str(tmp_path / "file/cache"))
+    with pytest.warns(UserWarning, match="no compiled programs are kept"):
+        assert compile_cache.enable() is None

@@ -100,6 +100,11 @@ class Layout:
         )
 
     def _seat(self, order: Ids, places: int, width: int) -> NDArray[np.int32]:
+        if len(order) > places:
+            raise ValueError(
+                f"A cohort has {len(order)} clients of one group, but there is room for {places}: "
+                "give a cohort_size as large as the largest cohort of the sampler."
+            )
         seats = np.full(places, self.population, np.int32)
         seats[: len(order)] = order
         by_device = seats.reshape(-1, self.devices, width).swapaxes(0, 1)
@@ -157,7 +162,13 @@ def schedule(
 
 
 def check_ids(ids: Ids, population: int) -> Ids:
-    """The client numbers, or ValueError if one does not exist."""
+    """The client numbers, or ValueError if one does not exist or comes twice."""
+    if len(set(ids.tolist())) < len(ids):
+        twice = max(ids.tolist(), key=ids.tolist().count)
+        raise ValueError(
+            f"A cohort names client {twice} twice, but a client takes part once in a round: let "
+            "the sampler draw without replacement."
+        )
     if len(ids) and (ids.min() < 0 or ids.max() >= population):
         raise ValueError(
             f"A cohort names client {ids.max() if ids.max() >= population else ids.min()}, but "

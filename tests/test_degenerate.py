@@ -1,0 +1,126 @@
+"""Every method's declared limit: there it is FedAvg, and FedAvg of one client is plain SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import COHORTS, SIZES, federation, gap, logistic, play
+
+from fedjax_kd.algorithms import (
+    REGISTRY,
+    fedadagrad,
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedprox,
+    fedsgd,
+    fedyogi,
+    scaffold,
+)
+from fedjax_kd.core import Algorithm, Variables
+from fedjax_kd.local import local_training
+
+FIT = local_training(client_lr=0.1, batch_size=0, epochs=3)
+ONE_STEP = local_training(client_lr=1.0, batch_size=0)
+# The step is Delta / (1 + sqrt(v) / tau), and v starts at `initial`: off by |Delta| / 1e6.
+LIMIT = {"eta": 1e6, "beta_1": 0.0, "tau": 1e6, "initial": 0.0}
+
+# method, its degenerate case, the FedAvg that it equals, cohorts, largest difference
+CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, float]] = {
+    "fedsgd": (
+        lambda task: fedsgd(task, eta=0.3),
+        lambda task: fedavg(task, ONE_STEP, server_lr=0.3),
+        COHORTS,
+        0,
+    ),
+    "fedavg": (
+        lambda task: fedavg(task, FIT, weighting="examples"),
+        lambda task: fedavg(task, FIT, weighting="uniform"),
+        [(4,), (0,)],  # one client has all the votes, however they are counted
+        1e-7,
+    ),
+    "fedavgm": (
+        lambda task: fedavgm(task, FIT, beta=0.0),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,  # XLA fuses the multiplications differently when it must also keep the momentum
+    ),
+    "fedadagrad": (
+        lambda task: fedadagrad(task, FIT, **LIMIT),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-6,
+    ),
+    "fedadam": (
+        lambda task: fedadam(task, FIT, **LIMIT),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-6,
+    ),
+    "fedyogi": (
+        lambda task: fedyogi(task, FIT, **LIMIT),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-6,
+    ),
+    "fedprox": (
+        lambda task: fedprox(task, FIT, mu=0.0),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        0,
+    ),
+    "scaffold": (
+        lambda task: scaffold(task, FIT),
+        lambda task: fedavg(task, FIT, weighting="uniform"),
+        COHORTS[:1],
+        0,
+    ),
+}
+
+
+def model(state: Any) -> Variables:
+    """The global model, wherever the method keeps it."""
+    server = state.server
+    return server.model if hasattr(server, "model") else server.base.model
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_degenerate_case_is_fedavg(name: str):
+    method, reference, cohorts, allowed = CASES[name]
+    pool = federation().train
+    one, _ = play(method(logistic()), pool, cohorts)
+    other, _ = play(reference(logistic()), pool, cohorts)
+    assert gap(model(one), model(other)) <= allowed
+    assert gap(model(one), logistic().init(jax.random.key(0))) > 1e-2, "something was learnt"
+
+
+def test_scaffold_with_everyone_present_keeps_the_mean_control():
+    pool = federation((4, 3, 5)).train
+    state, _ = play(scaffold(logistic(), FIT), pool, [(0, 1, 2)] * 3)
+    expected = jax.tree.map(lambda a: a.mean(0), state.clients[0])
+    assert gap(state.server.control, expected) < 1e-6
+    assert gap(state.server.control, jax.tree.map(jnp.zeros_like, expected)) > 1e-3
+
+
+def test_one_client_is_local_sgd_by_hand():
+    """FedAvg of one client, two whole-batch steps, against NumPy."""
+    data, lr = federation(), 0.2
+    client = int(np.argmax(SIZES))
+    fit = local_training(client_lr=lr, batch_size=0, epochs=2)
+    state, _ = play(fedavg(logistic(), fit), data.train, [(client,)])
+    rows = np.asarray(data.parts[client])
+    x, y = np.asarray(data.train.x, float)[rows], np.asarray(data.train.y)[rows]
+    (layer,) = logistic().init(jax.random.key(0)).params
+    w, b = (np.asarray(layer[name], float) for name in "wb")
+    for _ in range(2):
+        odds = np.exp(x @ w + b)
+        errors = odds / odds.sum(1, keepdims=True) - np.eye(3)[y]
+        w, b = w - lr * x.T @ errors / len(y), b - lr * errors.mean(0)
+    (layer,) = state.server.model.params
+    np.testing.assert_allclose(layer["w"], w, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer["b"], b, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,99 @@
+"""Tallies against NumPy, sums over any cutting, and the spread over clients."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import SIZES, federation, logistic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_kd import evaluate, metrics
+
+
+def predictions(rows: int = 40, seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(rows, 3)).astype(np.float32)
+    return jnp.asarray(logits), jnp.asarray(rng.integers(0, 3, rows).astype(np.int32))
+
+
+def by_hand(logits: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Loss, accuracy and calibration error, bin by bin."""
+    p = np.exp(logits.astype(float))
+    p /= p.sum(1, keepdims=True)
+    confidence, right = p.max(1), p.argmax(1) == y
+    edges = np.linspace(0, 1, 16)
+    ece = 0.0
+    for low, high in pairwise(edges):
+        inside = (confidence > low) & (confidence <= high)
+        if inside.any():
+            ece += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    loss = -np.log(p[np.arange(len(y)), y]).mean()
+    return {"loss": float(loss), "accuracy": float(right.mean()), "ece": float(ece)}
+
+
+def test_summary_is_what_the_formulas_say():
+    logits, y = predictions()
+    seen = metrics.summary(metrics.total(metrics.tally(logits, y, jnp.ones(len(y)))))
+    assert seen == pytest.approx(by_hand(np.asarray(logits), np.asarray(y)), rel=1e-4)
+
+
+@given(st.lists(st.integers(0, 1), min_size=40, max_size=40), st.integers(1, 39))
+@settings(max_examples=20, deadline=None)
+def test_masked_rows_count_nothing_and_parts_add_up(mask: list[int], cut: int):
+    logits, y = predictions()
+    kept = np.array(mask) == 1
+    rows = metrics.tally(logits, y, jnp.asarray(mask, jnp.float32))
+    halves = ((a[:cut], a[cut:]) for a in rows)
+    parts = [metrics.total(metrics.Tally(*half)) for half in zip(*halves, strict=True)]
+    seen = metrics.summary(jax.tree.map(jnp.add, *parts))
+    if kept.any():
+        expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
+        assert seen == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    else:
+        assert np.isnan(list(seen.values())).all()
+
+
+def test_sequences_leave_out_positions_without_label():
+    logits, y = predictions(24)
+    holes = y.at[::5].set(-1).reshape(4, 6)
+    rows = metrics.tally(logits.reshape(4, 6, 3), holes, jnp.array([1.0, 1.0, 0.0, 1.0]))
+    kept = np.asarray((holes >= 0).at[2].set(False)).reshape(-1)
+    assert rows.labels.tolist() == kept.reshape(4, 6).sum(1).tolist()
+    expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
+    assert metrics.summary(metrics.total(rows)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_spread_over_clients():
+    labels = jnp.array([10.0] * 20 + [0.0])
+    correct = jnp.array([*np.arange(20) / 2, 0.0], jnp.float32)
+    many = jax.tree.map(lambda a: jnp.broadcast_to(a, (21, *a.shape)), metrics.empty())
+    many = many._replace(labels=labels, correct=correct)
+    accuracy = np.arange(20) / 20
+    assert np.isnan(metrics.client_accuracy(many)[-1])
+    spread = metrics.over_clients(many)
+    assert spread["mean"] == pytest.approx(accuracy.mean())
+    assert spread["std"] == pytest.approx(accuracy.std())
+    assert spread["q05"] == pytest.approx(np.quantile(accuracy, 0.05))
+    assert spread["q75"] == pytest.approx(np.quantile(accuracy, 0.75))
+    assert spread["worst_decile"] == pytest.approx(accuracy[:2].mean())
+    nobody = many._replace(labels=jnp.zeros(21))
+    assert np.isnan(list(metrics.over_clients(nobody).values())).all()
+
+
+def test_evaluation_goes_over_every_row_and_client():
+    data, task = federation(), logistic()
+    model = task.init(jax.random.key(0))
+    rows = evaluate.tally_rows(lambda x: task.apply(model, x)[0], data.train)
+    clients = evaluate.by_client(rows, data.train)
+    assert clients.labels.tolist() == list(SIZES)
+    logits = np.asarray(task.apply(model, data.train.x)[0])
+    right = logits.argmax(1) == np.asarray(data.train.y)
+    assert clients.correct.tolist() == [float(right[part].sum()) for part in data.parts]
+    assert metrics.summary(metrics.total(rows)) == pytest.approx(
+        by_hand(logits, np.asarray(data.train.y)), rel=1e-4
+    )

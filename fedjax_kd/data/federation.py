@@ -90,7 +90,7 @@ def federate(
     """
     parts = partitioner(dataset)
     test = _owned(_pool(dataset.test), [np.arange(len(dataset.test.y))])
-    if client_test_fraction > 0:
+    if client_test_fraction != 0:
         parts, held_out = client_test_split(list(parts), client_test_fraction, seed)
         train = _owned(_pool(dataset.train), parts)
         client_test = _owned(train, held_out)
@@ -121,7 +121,8 @@ def deal_test(dataset: Dataset, parts: Parts, seed: int) -> Parts:
 
     If a column divides the training rows exactly as ``parts`` do and names all these clients in the
     test set too, it decides. Else each label's test rows are shared out in proportion to the
-    clients' training rows of this label (of any label, where labels are sequences).
+    clients' training rows of this label (of any label, where labels are sequences or nobody
+    trains on this one).
     """
     column = _natural_column(dataset, parts)
     if column is not None:
@@ -136,6 +137,8 @@ def deal_test(dataset: Dataset, parts: Parts, seed: int) -> Parts:
         rows = rng.permutation(np.flatnonzero(test_y == label))
         order = rng.permutation(len(parts))  # rounding must not favour the first clients
         held = np.array([np.count_nonzero(train_y[parts[c]] == label) for c in order])
+        if held.sum() == 0:
+            held = np.array([len(parts[c]) for c in order])
         ends = np.rint(np.cumsum(held) / max(held.sum(), 1) * len(rows)).astype(int)
         for c, share in zip(order, np.split(rows, ends)[:-1], strict=True):
             dealt[c].append(share)

@@ -1,0 +1,115 @@
+"""The shape of the source: imports run one way, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fedjax_kd
+
+ROOT = Path(fedjax_kd.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+
+# From the bottom up. A module imports from lower lines only; files of a folder, which stands here
+# as a whole, also from each other, but not in a circle.
+LAYERS = (
+    "core signature compile_cache interrupt",
+    "tree losses batching reduce cohort nn server_opt",
+    "metrics models local task data validate",
+    "evaluate engine algorithms",
+    "debug simulation",
+    "train checkpoint",
+    "config",
+    "display runs tensorboard report",
+    "commands",
+    "cli",
+)
+HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
+MAY_IMPORT = {"algorithms": {"core", "tree", "local", "task", "server_opt", "signature"}}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def name_of(file: Path) -> str:
+    """``a/b.py`` is ``a.b`` and ``a/__init__.py`` is ``a``."""
+    return (
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip(".")
+    )
+
+
+MODULES = {name_of(file) for file in FILES}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules of this package that a file imports anywhere, named without the package."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        found = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in found:
+            inside = name.removeprefix("fedjax_kd").strip(".")
+            if name.split(".")[0] == "fedjax_kd":
+                yield inside if inside in MODULES else inside.rpartition(".")[0]
+
+
+def own_lines(function: Function) -> int:
+    """Lines of a function, its docstring left out."""
+    total = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function) is None:
+        return total
+    docstring = function.body[0]
+    return total - (docstring.end_lineno - docstring.lineno + 1)
+
+
+@EVERY_FILE
+def test_imports_run_one_way(file: Path):
+    here = name_of(file).split(".")[0]
+    if here == "":
+        return  # the package itself names what users may import
+    assert here in HEIGHT, f"{here} stands in no layer: add it to LAYERS"
+    for module in imports(file):
+        unit = module.split(".")[0]
+        allowed = MAY_IMPORT.get(here, {u for u in HEIGHT if HEIGHT[u] < HEIGHT[here]})
+        assert unit in allowed | {here}, f"{here} may not import {module}"
+
+
+def test_no_circles_within_folders():
+    edges = {name_of(f): {m for m in imports(f) if m in MODULES} for f in FILES if name_of(f)}
+    folders = {name for name in MODULES if any(m.startswith(f"{name}.") for m in MODULES)} - {""}
+    left = {m: {e for e in edges[m] if e not in folders} for m in edges if m not in folders}
+    while free := {m for m, needs in left.items() if not needs & left.keys()}:
+        left = {m: needs for m, needs in left.items() if m not in free}
+    assert not left
+
+
+@EVERY_FILE
+def test_sizes(file: Path):
+    source = file.read_text()
+    limit = 100 if file.parent.name == "algorithms" else 300
+    assert len(source.splitlines()) <= limit
+    functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, Function)]
+    long = {f.name: own_lines(f) for f in functions if own_lines(f) > 40}
+    assert not long
+
+
+@EVERY_FILE
+def test_no_check_is_switched_off(file: Path):
+    lines = enumerate(file.read_text().splitlines(), 1)
+    off = [n for n, line in lines if "type: ignore" in line or "noqa" in line]
+    assert not off
+
+
+@EVERY_FILE
+def test_everything_public_is_documented(file: Path):
+    tree = ast.parse(file.read_text())
+    public = [n for n in tree.body if isinstance(n, Function | ast.ClassDef) and n.name[0] != "_"]
+    bare = [n.name for n in public if ast.get_docstring(n) is None]
+    assert not bare
+    assert ast.get_docstring(tree) or not tree.body, "a module says what it is about"

@@ -75,21 +75,32 @@ def conv_general_dilated(
     kernel = rhs.transpose(*names.rhs_spec[2:], names.rhs_spec[1], names.rhs_spec[0])
     window = kernel.shape[:spatial]
     _check_features(x.shape[-1], kernel.shape, feature_group_count)
-    if isinstance(padding, str):
-        if lhs_dilation != ones:
-            raise ValueError(
-                f"padding is {padding!r} with lhs_dilation {lhs_dilation}, but dilated inputs need "
-                "(low, high) pairs: write the padding out."
-            )
-        dilated = [(k - 1) * d + 1 for k, d in zip(window, rhs_dilation, strict=True)]
-        padding = lax.padtype_to_pads(x.shape[1:-1], dilated, window_strides, padding)
-    edges = [(low, high, d - 1) for (low, high), d in zip(padding, lhs_dilation, strict=True)]
+    reach = [(taps - 1) * d + 1 for taps, d in zip(window, rhs_dilation, strict=True)]
+    edges = _edges(x.shape[1:-1], reach, window_strides, padding, lhs_dilation)
     if any(edge != (0, 0, 0) for edge in edges):
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     patches = _patches(x, window, window_strides, rhs_dilation)
     y = _products(patches, kernel, feature_group_count, precision, preferred_element_type)
     back = np.argsort((names.out_spec[0], *names.out_spec[2:], names.out_spec[1]))
     return y.transpose(tuple(int(axis) for axis in back))
+
+
+def _edges(
+    places: Sequence[int],
+    reach: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Pairs,
+    dilation: tuple[int, ...],
+) -> list[tuple[int, int, int]]:
+    """Zeros before, after and between the places of each spatial axis."""
+    if isinstance(padding, str):
+        if max(dilation) > 1:
+            raise ValueError(
+                f"padding is {padding!r} with lhs_dilation {dilation}, but dilated inputs need "
+                "(low, high) pairs: write the padding out."
+            )
+        padding = lax.padtype_to_pads(places, reach, strides, padding)
+    return [(low, high, d - 1) for (low, high), d in zip(padding, dilation, strict=True)]
 
 
 def _patches(

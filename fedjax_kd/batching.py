@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -16,6 +17,10 @@ LastBatch = Literal["partial", "drop", "wrap"]
 
 # Permutations of 4 and 5 elements pass a chi-squared test of uniformity from 12 rounds on.
 _SHUFFLE_ROUNDS = 24
+
+# XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its result, and takes
+# for ever over 24 of them: a barrier now and then keeps what it fuses small.
+_ROUNDS_FUSED = 4
 
 
 def mix(bits: UInt32[Array, " *shape"]) -> UInt32[Array, " *shape"]:
@@ -44,12 +49,18 @@ def shuffled(
     """
     u32 = jnp.uint32
     size, place = size.astype(u32), positions.astype(u32)
-    for turn in range(_SHUFFLE_ROUNDS):
-        secret = mix(seed + u32((2 * turn + 1) * 0x9E3779B9 & 0xFFFFFFFF))
+
+    def swap_or_not(turn: Array, place: Array) -> Array:
+        turn = turn.astype(u32)
+        secret = mix(seed + (u32(2) * turn + u32(1)) * u32(0x9E3779B9))
         pivot = secret % size
         partner = jnp.where(place > pivot, pivot + size - place, pivot - place)
-        coin = mix(jnp.maximum(place, partner) ^ (secret * u32(0x85EBCA6B) + u32(turn)))
-        place = jnp.where(coin & u32(1), partner, place)
+        coin = mix(jnp.maximum(place, partner) ^ (secret * u32(0x85EBCA6B) + turn))
+        return jnp.where((coin & u32(1)).astype(bool), partner, place)
+
+    # A loop, since XLA:CPU of jaxlib 0.12 does not finish to compile the unrolled chain.
+    start = jnp.broadcast_to(place, jnp.broadcast_shapes(place.shape, seed.shape))
+    place = jax.lax.fori_loop(0, _SHUFFLE_ROUNDS, swap_or_not, start)
     return place.astype(jnp.int32)
 
 

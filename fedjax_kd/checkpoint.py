@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ def save(folder: Path, state: State, finished: int) -> None:
         with _manager(folder) as manager:
             manager.save(finished, args=parts, force=True)
     except ValueError as error:
-        # Tensorstore reports a full disk as a ValueError.
+        # Tensorstore reports a full disk as a ValueError, whose last part says what is wrong.
+        reason = str(error).rsplit(": ", 1)[-1]
         raise OSError(
-            f"The checkpoint {folder / str(finished)} cannot be written: {error}"
+            f"The checkpoint {folder / str(finished)} cannot be written ({reason}): make "
+            "room, and go on with `fedjax-kd resume RUN`."
         ) from error
 
 
@@ -112,6 +115,8 @@ def _manager(folder: Path) -> Any:
     """Orbax's view of the folder; importing Orbax takes seconds, so it waits until here."""
     import orbax.checkpoint as ocp
 
+    # Its threads log tracebacks of errors that reach the caller anyway.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=True

@@ -47,7 +47,7 @@ def epochs_of(seed: jax.Array, size: jax.Array, batch_size: int, last_batch: str
     return jax.vmap(lambda i: draw(seed, i, size, batch_size, last_batch))(steps)
 
 
-@given(seeds, st.integers(1, 17), st.sampled_from([1, 4, 5]), st.sampled_from(LAST))
+@given(seeds, st.integers(1, 17), st.sampled_from([1, 4]), st.sampled_from(LAST))
 @settings(max_examples=60, deadline=None)
 def test_every_epoch_visits_what_it_should(seed: int, size: int, batch: int, last: str):
     positions, mask = epochs_of(jnp.uint32(seed), jnp.int32(size), batch, last)

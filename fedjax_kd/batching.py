@@ -18,10 +18,6 @@ LastBatch = Literal["partial", "drop", "wrap"]
 # Permutations of 4 and 5 elements pass a chi-squared test of uniformity from 12 rounds on.
 _SHUFFLE_ROUNDS = 24
 
-# XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its result, and takes
-# for ever over 24 of them: a barrier now and then keeps what it fuses small.
-_ROUNDS_FUSED = 4
-
 
 def mix(bits: UInt32[Array, " *shape"]) -> UInt32[Array, " *shape"]:
     """A bijective hash of 32 bits in which every input bit changes about half of the output."""
@@ -58,7 +54,8 @@ def shuffled(
         coin = mix(jnp.maximum(place, partner) ^ (secret * u32(0x85EBCA6B) + turn))
         return jnp.where((coin & u32(1)).astype(bool), partner, place)
 
-    # A loop, since XLA:CPU of jaxlib 0.12 does not finish to compile the unrolled chain.
+    # Unrolled, XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its result,
+    # and takes for ever over 24 of them; the loop also compiles and runs faster in jax 0.10.
     start = jnp.broadcast_to(place, jnp.broadcast_shapes(place.shape, seed.shape))
     place = jax.lax.fori_loop(0, _SHUFFLE_ROUNDS, swap_or_not, start)
     return place.astype(jnp.int32)

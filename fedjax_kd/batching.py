@@ -47,7 +47,7 @@ def shuffled(
     size, place = size.astype(u32), positions.astype(u32)
 
     def swap_or_not(turn: Array, place: Array) -> Array:
-        turn = turn.astype(u32)
+        turn = jnp.asarray(turn, u32)  # without jit it is a Python number
         secret = mix(seed + (u32(2) * turn + u32(1)) * u32(0x9E3779B9))
         pivot = secret % size
         partner = jnp.where(place > pivot, pivot + size - place, pivot - place)

@@ -54,7 +54,7 @@ def shuffled(
         coin = mix(jnp.maximum(place, partner) ^ (secret * u32(0x85EBCA6B) + turn))
         return jnp.where((coin & u32(1)).astype(bool), partner, place)
 
-    # Unrolled, XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its result,
+    # Unrolled, XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its value,
     # and takes for ever over 24 of them; the loop also compiles and runs faster in jax 0.10.
     start = jnp.broadcast_to(place, jnp.broadcast_shapes(place.shape, seed.shape))
     place = jax.lax.fori_loop(0, _SHUFFLE_ROUNDS, swap_or_not, start)

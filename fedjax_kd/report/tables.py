@@ -68,7 +68,7 @@ def type_lines(types: PyTree) -> str:
     """A tree of types, a leaf a line.
 
     Example:
-      >>> type_lines({"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)})
+      >>> type_lines({"w": jax.ShapeDtypeStruct((2, 3), "float32")})
       "['w'] float32[2,3]"
     """
     lines = [

@@ -99,19 +99,19 @@ PRESETS = {
             "num_clients": 100,
             "model": "lenet",
             "cohort_size": 10,
-            "num_rounds": 60,
+            "num_rounds": 50,
             "batch_size": 20,
         },
         methods={
             "fedavg": {"client_lr": 0.05},
             "fedavgm": {"client_lr": 0.05, "beta": 0.9, "eta": 0.3},
-            "fedadagrad": {"client_lr": 0.05, "eta": 0.03, "tau": 1e-3},
+            "fedadagrad": {"client_lr": 0.05, "eta": 0.01, "tau": 1e-3},
             "fedadam": {"client_lr": 0.05, "eta": 0.01, "tau": 1e-3},
             "fedyogi": {"client_lr": 0.05, "eta": 0.01, "tau": 1e-3},
             "fedprox": {"client_lr": 0.05, "mu": 0.01},
             "scaffold": {"client_lr": 0.05},
         },
-        target=0.35,
+        target=0.4,
     ),
 }
 """A name like ``scaffold-I`` is a variant of the method before the dash."""

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -18,7 +18,7 @@ from fedjax_kd.data.federation import Federation, Partitioner, federate
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
-from fedjax_kd.signature import REQUIRED, Option, nearest, options
+from fedjax_kd.signature import REQUIRED, Option, named, nearest, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
 from fedjax_kd.task import Task, from_nnx
 
@@ -28,8 +28,6 @@ _ALPHA = 0.1  # of a Dirichlet partition, where the partitioner itself has no de
 
 Value = int | float | str | bool | tuple[int, ...] | None
 Options = Mapping[str, Value]
-
-_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
@@ -148,26 +146,6 @@ def longer(config: Config, num_rounds: int | None) -> Config:
     if num_rounds is None:
         return config
     return replace(config, training=replace(config.training, num_rounds=num_rounds))
-
-
-def named(kind: str, name: str, registry: Mapping[str, _Entry]) -> _Entry:
-    """The entry of a registry.
-
-    Raises:
-      ValueError: if there is none; the message names near ones.
-
-    Example:
-      >>> named("method", "fedavgg", {"fedavg": 1, "fedprox": 2})
-      Traceback (most recent call last):
-      ...
-      ValueError: There is no method 'fedavgg'; near it: fedavg. There are: fedavg, fedprox.
-    """
-    if name not in registry:
-        known = ", ".join(registry)
-        raise ValueError(
-            f"There is no {kind} {name!r}{nearest(name, registry)}. There are: {known}."
-        )
-    return registry[name]
 
 
 def takes_local(factory: Callable[..., Algorithm]) -> bool:

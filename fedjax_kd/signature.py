@@ -9,15 +9,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import types
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import is_dataclass
 from functools import reduce, wraps
 from operator import or_
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 
 REQUIRED = inspect.Parameter.empty
+
+_Entry = TypeVar("_Entry")
 
 _PLAIN = (int, float, str, bool, type(None))
 
@@ -41,7 +43,7 @@ def extends(base: Callable[..., Any], *, fixes: Collection[str] = ()) -> Callabl
       >>> @extends(plain, fixes=["clip"])
       ... def fancy(task, *, mu: float = 0.5, **options): ...
       >>> str(inspect.signature(fancy))
-      "(task, *, mu: float = 0.5, lr: 'float' = 0.1)"
+      "(task, *, mu: 'float' = 0.5, lr: 'float' = 0.1)"
       >>> fancy(None, m=1)
       Traceback (most recent call last):
       ...
@@ -115,6 +117,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), 3, 0.5)
     return f"; near it: {', '.join(close)}" if close else ""
+
+
+def named(kind: str, name: str, registry: Mapping[str, _Entry]) -> _Entry:
+    """The entry of a registry.
+
+    Raises:
+      ValueError: if there is none; the message names near ones.
+
+    Example:
+      >>> named("method", "fedavgg", {"fedavg": 1, "fedprox": 2})
+      Traceback (most recent call last):
+      ...
+      ValueError: There is no method 'fedavgg'; near it: fedavg. There are: fedavg, fedprox.
+    """
+    if name not in registry:
+        known = ", ".join(registry)
+        raise ValueError(
+            f"There is no {kind} {name!r}{nearest(name, registry)}. There are: {known}."
+        )
+    return registry[name]
 
 
 def _unknown(factory: str, name: str, names: list[str]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands.parser import parse
-from fedjax_kd.config import Config, algorithm_of, federation_of, named, task_of
+from fedjax_kd.config import Config, algorithm_of, federation_of, task_of
 from fedjax_kd.report import tables
-from fedjax_kd.signature import options
+from fedjax_kd.signature import named, options
 from fedjax_kd.validate import check_algorithm
 
 HELP = """Shows what a method does, its options, and what travels on the digits.

@@ -8,10 +8,10 @@ from docstring_parser import parse as parse_docstring
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands.parser import Section, flag, parse
-from fedjax_kd.config import named
 from fedjax_kd.data import PARTITIONERS, sources
 from fedjax_kd.models import MODELS
 from fedjax_kd.report import tables
+from fedjax_kd.signature import named
 
 HELP = """Lists methods, models, partitions and data sets.
 

@@ -12,10 +12,11 @@ from fedjax_kd.commands import sections
 from fedjax_kd.commands.parser import Section, flag, parse
 from fedjax_kd.commands.partition import data_config
 from fedjax_kd.commands.training import Run, carry_out
-from fedjax_kd.config import Config, TrainingConfig, build, federation_of, named, with_model
+from fedjax_kd.config import Config, TrainingConfig, build, federation_of, with_model
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.report import partition, plots, tables
+from fedjax_kd.signature import named
 
 DEMO: dict[str, sections.Defaults] = {
     "fedadam": {"eta": 0.05, "tau": 1e-2, "client_lr": 0.1},

@@ -12,13 +12,12 @@ from fedjax_kd.config import (
     TrainingConfig,
     Value,
     counts_clients,
-    named,
     partitioner_options,
     takes_local,
 )
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
-from fedjax_kd.signature import Option, options
+from fedjax_kd.signature import Option, named, options
 
 Defaults = Mapping[str, Value]
 """Other defaults than those of the signatures, by option."""

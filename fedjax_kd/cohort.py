@@ -6,8 +6,11 @@ it meet the same cohorts.
 
 from __future__ import annotations
 
+import json
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +63,32 @@ def given(cohorts: Sequence[Sequence[int]]) -> Sampler:
     if not fixed or any(len(ids) == 0 or len(set(ids.tolist())) < len(ids) for ids in fixed):
         raise ValueError("Each given cohort must name at least one client, and none twice.")
     return lambda rng, number: fixed[number % len(fixed)]
+
+
+def named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> Sampler:
+    """The sampler that a word or a file stands for.
+
+    Args:
+      sampling: "uniform"; "examples", for odds by the number of examples; or the path of a JSON
+        file with a list of client numbers for each round, such as ``[[0, 4], [2, 3]]``.
+      sizes: training examples of each client, ``[C]``.
+      cohort_size: clients K in a cohort.
+
+    Raises:
+      ValueError: if it is none of these, or there are no such cohorts.
+    """
+    if sampling == "uniform":
+        return uniform(len(sizes), cohort_size)
+    if sampling == "examples":
+        return weighted(sizes, cohort_size)
+    try:
+        cohorts = json.loads(Path(sampling).read_text(encoding="utf-8"))
+        return given([[operator.index(i) for i in ids] for ids in cohorts])
+    except (OSError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"sampling is {sampling!r}, but must be 'uniform', 'examples', or a JSON file with a "
+            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error})."
+        ) from error
 
 
 def check_cohort(population: int, cohort_size: int) -> None:

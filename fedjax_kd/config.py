@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from fedjax_kd import cohort
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data import PARTITIONERS, Dataset, load
@@ -63,6 +64,8 @@ class TrainingConfig:
       cohort_size: clients K asked in each round, 1 to C.
       eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
       seed: of everything that is random.
+      sampling: who is asked: "uniform", "examples" (odds by the number of examples), or a JSON file
+        with a list of client numbers for each round.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
       chunk: clients trained at the same time on one device; chosen by size if not given.
       devices: devices to divide each cohort over, >= 1.
@@ -73,6 +76,7 @@ class TrainingConfig:
     cohort_size: int = 10
     eval_every: int = 10
     seed: int = 0
+    sampling: str = "uniform"
     dropout_rate: float = 0.0
     chunk: int | None = None
     devices: int = 1
@@ -224,8 +228,9 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         _, federation = federation_of(config.data)
     algorithm = algorithm_of(config, task_of(config, federation))
     chosen = asdict(config.training)
-    devices = chosen.pop("devices")
-    return simulate(algorithm, federation, mesh=_mesh(devices), **chosen)
+    mesh = _mesh(chosen.pop("devices"))
+    sampler = cohort.named(chosen.pop("sampling"), federation.sizes, chosen["cohort_size"])
+    return simulate(algorithm, federation, mesh=mesh, sampler=sampler, **chosen)
 
 
 def task_of(config: Config, federation: Federation) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,3 +145,23 @@ def test_cohorts_that_cannot_be(ids: list[int], match: str):
     options = {"seed": 0, "first": 0, "rounds": 1, "last": 1}
     with pytest.raises(ValueError, match=match):
         cohort.schedule(lambda rng, n: np.array(ids), layout, np.ones(6, int), **options)
+
+
+def test_samplers_by_name(tmp_path: Path):
+    sizes, rng = np.array([0, 5, 0, 5]), np.random.default_rng(0)
+    assert set(cohort.named("examples", sizes, 2)(rng, 0).tolist()) == {1, 3}
+    assert len(cohort.named("uniform", sizes, 3)(rng, 0)) == 3
+    file = tmp_path / "cohorts.json"
+    file.write_text("[[0, 2], [3]]")
+    sampler = cohort.named(str(file), sizes, 2)
+    assert [sampler(rng, number).tolist() for number in range(3)] == [[0, 2], [3], [0, 2]]
+
+
+@pytest.mark.parametrize("text", ["", "7", "[7]", '[["a"]]', "[[0.5]]"])
+def test_a_file_that_holds_no_cohorts_is_an_error(tmp_path: Path, text: str):
+    file = tmp_path / "cohorts.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="list of client numbers for each round"):
+        cohort.named(str(file), np.ones(3), 2)
+    with pytest.raises(ValueError, match="'uniform', 'examples', or a JSON file"):
+        cohort.named("unifrom", np.ones(3), 2)

@@ -34,8 +34,6 @@ SOFTMAX_COHORTS = ((0, 1), (1, 2))
 SOFTMAX_FIT = {"client_lr": 0.1, "weight_decay": 1e-3, "clip_norm": 10.0}
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-# The engine counts clients in float32, so SCAFFOLD's |cohort| / C has that precision.
-COUNTED = {"rtol": 1e-6, "atol": 1e-7}
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
@@ -185,10 +183,10 @@ def test_quadratic_scaffold(quadratics: Any):
     for r, (state, _) in enumerate(played):
         server, (controls,) = state
         np.testing.assert_allclose(
-            server.base.model.params, vectors[f"out_scaffold_r{r}_x"], **COUNTED
+            server.base.model.params, vectors[f"out_scaffold_r{r}_x"], **EXACT
         )
-        np.testing.assert_allclose(server.control, vectors[f"out_scaffold_r{r}_c"], **COUNTED)
-        np.testing.assert_allclose(controls, vectors[f"out_scaffold_r{r}_ck"], **COUNTED)
+        np.testing.assert_allclose(server.control, vectors[f"out_scaffold_r{r}_c"], **EXACT)
+        np.testing.assert_allclose(controls, vectors[f"out_scaffold_r{r}_ck"], **EXACT)
 
 
 def test_quadratic_scaffold_option_i(quadratics: Any):

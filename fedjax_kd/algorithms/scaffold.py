@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, uniform_mean
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, total
 from fedjax_kd.local import Fit, Weighting, plus, voting, whole_gradient
 from fedjax_kd.signature import extends
 from fedjax_kd.task import Task
@@ -39,7 +39,7 @@ def scaffold(
         y = y - lr * (grad f_k(y) - c_k + c)                         local steps from y = w
         c_k' = grad f_k(w)                                           option I
         c_k' = c_k - c + (w - y) / (sum of the steps' learning rates)  option II
-        w = w + server_lr * mean(y - w);  c = c + |cohort| / C * mean(c_k' - c_k)
+        w = w + server_lr * mean(y - w);  c = c + sum(c_k' - c_k) / C
 
     Equals FedAvg when ``c`` and all ``c_k`` are 0, so in the first round, given the same
     ``weighting``.
@@ -49,7 +49,7 @@ def scaffold(
       fit: local training, from `fedjax_kd.local.local_training`. Option II holds for plain SGD;
         with momentum the true step is longer than the learning rates say.
       option: "I" spends a further pass over the client's data, "II" (the paper's choice) does not.
-      weighting: how clients vote on the model; the control variates are averaged uniformly.
+      weighting: how clients vote on the model; the control variates are summed.
 
     Raises:
       ValueError: if ``option`` or ``weighting`` is unknown.
@@ -83,15 +83,15 @@ def scaffold(
 
     def server_update(key: Key, server: Controlled, update: Controlled, round: Round) -> Controlled:
         moved = base.server_update(key, server.base, update.base, round)
-        share = round.present.sum() / round.population
-        return Controlled(moved, tree.add_scaled(server.control, share, update.control))
+        change = tree.scale(1 / round.population, update.control)
+        return Controlled(moved, tree.add(server.control, change))
 
     return base._replace(
         server_init=server_init,
         client_init=lambda key, server: tree.zeros_like(server.control),
         broadcast=lambda server, number: Controlled(server.base.model, server.control),
         client_update=client_update,
-        aggregate=Controlled(mean, uniform_mean),
+        aggregate=Controlled(mean, total),
         server_update=server_update,
         predict=lambda server, client, x: base.predict(server.base, (), x),
     )

@@ -19,12 +19,12 @@ from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.signature import named
 
 DEMO: dict[str, sections.Defaults] = {
-    "fedadam": {"eta": 0.05, "tau": 1e-2, "client_lr": 0.1},
-    "fedavg": {"client_lr": 0.1},
+    "fedadam": {"eta": 0.03, "tau": 1e-3, "client_lr": 0.3},
+    "fedavg": {"client_lr": 0.3},
 }
 """The comparison that ``fedjax-kd run`` shows without a method, and its tuned options."""
 
-DEMO_SHARED: sections.Defaults = {"num_rounds": 150, "batch_size": 10, "min_partition_size": 2}
+DEMO_SHARED: sections.Defaults = {"num_rounds": 200, "batch_size": 10, "min_partition_size": 2}
 
 HELP = """Trains a federation, and writes a run folder.
 

@@ -42,6 +42,18 @@ def command(*args: str) -> int:
     return exit.value.code
 
 
+def test_without_a_method_the_demo_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("run") == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    assert folder.parent == Path("runs")
+    assert (folder / "curve.png").stat().st_size > 10_000
+    for method in ("fedadam", "fedavg"):
+        assert runs.read_summary(folder / method)["final_test_accuracy"] > 0.95
+
+
 def test_a_run_writes_everything(compared: Path) -> None:
     names = {"config.json", "metrics.csv", "summary.json", "curve.png", "checkpoints"}
     assert {"curve.png", "partition.png", "fedyogi", "scaffold"} <= set(names_in(compared))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
@@ -83,7 +84,7 @@ def given(args: Sequence[str], name: str) -> str | None:
       'iid'
     """
     found = None
-    for arg, following in zip(args, [*args[1:], None], strict=True):
+    for arg, following in zip_longest(args, args[1:]):
         if arg == f"--{name}":
             found = following
         elif arg.startswith(f"--{name}="):

@@ -104,7 +104,7 @@ def test_the_seed_of_the_data_decides_the_split_alone() -> None:
 
 
 def test_what_is_built_is_what_was_said() -> None:
-    training = TrainingConfig(7, 3, 2, 11, 0.25, 2, devices=2)
+    training = TrainingConfig(7, 3, 2, 11, "examples", 0.25, 2, devices=2)
     simulation = config.build(Config("fedprox", {"mu": 0.5}, data=SMALL, training=training))
     assert simulation.num_rounds == 7
     assert simulation.eval_every == 2

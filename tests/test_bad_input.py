@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commandline import command
 
-from fedjax_kd import checkpoint, cli, runs, tensorboard
+from fedjax_kd import checkpoint, runs, tensorboard
 from fedjax_kd.commands import training
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache away from the user's."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("FEDJAX_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +22,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
     assert command("run", "fedyogi", *SMALL, "--out", str(folder)) == 0
     return folder
-
-
-def command(*args: str) -> int:
-    """The exit code of a command in this process."""
-    with pytest.raises(SystemExit) as exit:
-        cli.main(args)
-    return exit.value.code
 
 
 GOOD: dict[str, Any] = {

@@ -6,24 +6,15 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commandline import command
 
 from fedjax_kd import cli, compile_cache, runs
 from fedjax_kd.algorithms import REGISTRY
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache away from the user's."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("FEDJAX_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +24,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     args = (*SMALL, "--eval-every", "2", "--data-seed", "5", "--seed", "1", "--tensorboard")
     assert command("run", "fedyogi", "scaffold", *args, "--out", str(folder)) == 0
     return folder
-
-
-def command(*args: str) -> int:
-    """The exit code of a command in this process."""
-    with pytest.raises(SystemExit) as exit:
-        cli.main(args)
-    return exit.value.code
 
 
 def test_without_a_method_the_demo_runs(

@@ -30,12 +30,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def compiled_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache away from the user's."""
-    monkeypatch.setenv("FEDJAX_KD_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize("task", seven_methods.PRESETS)
 def test_presets_name_methods_and_options_that_exist(task: str) -> None:
     preset = seven_methods.PRESETS[task]

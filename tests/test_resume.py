@@ -10,25 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commandline import command
 
-from fedjax_kd import cli, interrupt, runs
+from fedjax_kd import interrupt, runs
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--quiet")
 LONG = (*SMALL, "--num-rounds", "240", "--eval-every", "2", "--checkpoint-every", "10")
 START = [sys.executable, "-c", "from fedjax_kd.cli import main; main()"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache for all processes, away from the user's."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("FEDJAX_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +30,6 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("alone") / method
     assert command("run", method, *LONG, "--out", str(folder)) == 0
     return folder
-
-
-def command(*args: str) -> int:
-    """The exit code of a command in this process."""
-    with pytest.raises(SystemExit) as exit:
-        cli.main(args)
-    return exit.value.code
 
 
 def numbers(folder: Path) -> list[list[str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+import optax
 
 from fedjax_kd import server_opt
 from fedjax_kd.algorithms.fedavg import fedavg
@@ -25,6 +28,7 @@ def fedadam(
     tau: Scalar = 1e-3,
     variant: Variant = "paper",
     initial: Scalar | None = None,
+    rule: Callable[..., optax.GradientTransformation] = server_opt.fedadam,
     **options: Any,
 ) -> Algorithm:
     """FedAdam: FedAvg with Adam on the server (Reddi et al., 2021).
@@ -47,7 +51,8 @@ def fedadam(
       tau: degree of adaptivity, > 0; the larger, the closer to plain averaging. Paper: 1e-5 to 0.1.
       variant: "paper" for Algorithm 2; "tff" for TensorFlow Federated's optimiser, which
         corrects both moments for their start.
-      initial: where v starts, >= 0; by default ``tau**2`` ("paper") or 0 ("tff").
+      initial: where v starts, >= 0; by default ``tau**2``, or 0 in the variant "tff".
+      rule: the server optimiser, from `fedjax_kd.server_opt`; its second moment is the method.
 
     Departs from the paper: nothing, in the variant "paper"; clients vote by their examples, as in
     the paper's experiments, unless ``weighting`` says otherwise.
@@ -55,6 +60,6 @@ def fedadam(
     arXiv:2003.00295.
     """
     adaptive = partial(
-        server_opt.fedadam, beta_1=beta_1, beta_2=beta_2, tau=tau, variant=variant, initial=initial
+        rule, beta_1=beta_1, beta_2=beta_2, tau=tau, variant=variant, initial=initial
     )
     return fedavg(task, fit, server_lr=eta, server_opt=adaptive, **options)

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from fedjax_kd import server_opt
-from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.core import Algorithm, Scalar
+from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
-from fedjax_kd.server_opt import Variant
 from fedjax_kd.signature import extends
 from fedjax_kd.task import Task
 
 
-@extends(fedavg, fixes=["server_lr", "server_opt"])
-def fedyogi(
-    task: Task,
-    fit: Fit,
-    *,
-    eta: Scalar = 0.01,
-    beta_1: Scalar = 0.9,
-    beta_2: Scalar = 0.99,
-    tau: Scalar = 1e-3,
-    variant: Variant = "paper",
-    initial: Scalar | None = None,
-    **options: Any,
-) -> Algorithm:
+@extends(fedadam, fixes=["rule"])
+def fedyogi(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """FedYogi: FedAvg with Yogi on the server (Reddi et al., 2021).
 
-    Against FedAvg: the server optimiser.
+    Against FedAvg: the server optimiser. Against FedAdam: the second moment, which moves by a step
+    that depends on ``Delta^2`` alone, and so shrinks slowly.
     Down: the model. Up: its change. Keeps: nothing; the server keeps two moments of the change.
 
         m = beta_1 m + (1 - beta_1) Delta
@@ -41,20 +29,10 @@ def fedyogi(
     Args:
       task: the model and its loss.
       fit: local training, from `fedjax_kd.local.local_training`.
-      eta: server learning rate, > 0; the paper's best are between 0.003 and 1.
-      beta_1: decay of the first moment, in [0, 1).
-      beta_2: decay of the second moment, in [0, 1).
-      tau: degree of adaptivity, > 0; the larger, the closer to plain averaging. Paper: 1e-5 to 0.1.
-      variant: "paper" for Algorithm 2; "tff" for TensorFlow Federated's optimiser, which
-        corrects both moments for their start.
-      initial: where v starts, >= 0; by default ``tau**2`` ("paper") or 1e-6 ("tff").
+      **options: those of `fedjax_kd.algorithms.fedadam`; the "tff" variant starts v at 1e-6.
 
-    Departs from the paper: nothing, in the variant "paper"; clients vote by their examples, as in
-    the paper's experiments, unless ``weighting`` says otherwise.
+    Departs from the paper: as FedAdam.
     Source: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, ICLR 2021,
     arXiv:2003.00295.
     """
-    adaptive = partial(
-        server_opt.fedyogi, beta_1=beta_1, beta_2=beta_2, tau=tau, variant=variant, initial=initial
-    )
-    return fedavg(task, fit, server_lr=eta, server_opt=adaptive, **options)
+    return fedadam(task, fit, rule=server_opt.fedyogi, **options)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,15 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     process.communicate()
 
 
+@pytest.fixture
+def ordinary_ctrl_c() -> Iterator[None]:
+    """Python's own handling: a process that was started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ordinary_ctrl_c")
 def test_ctrl_c_is_ordinary_again_afterwards() -> None:
     with interrupt.asked_to_stop() as asked:
         assert not asked()

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fedjax_kd.report.plots import line_style
 from fedjax_kd.runs import read_rows, read_summary
 
 Folders = Mapping[str, Sequence[Path]]
 """The run folders of each method, one a seed."""
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def table(folders: Folders, target: float) -> str:
@@ -46,14 +45,16 @@ def picture(folders: Folders, path: Path, *, title: str) -> Path:
     with matplotlib.style.context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
         axes = figure.subplots()
-        for colour, (method, runs) in zip(_COLOURS, folders.items(), strict=False):
+        for number, (method, runs) in enumerate(folders.items()):
             curves = [
                 {r["round"]: r["test_accuracy"] for r in read_rows(f) if "test_accuracy" in r}
                 for f in runs
             ]
-            rounds = sorted(set.intersection(*map(set, curves)))
+            # The untrained model says nothing, and would squeeze the rest.
+            rounds = sorted(set.intersection(*map(set, curves)))[1:]
             values = np.array([[curve[n] for n in rounds] for curve in curves])
-            axes.plot(rounds, values.mean(0), color=colour, label=method, linewidth=1.6)
+            (line,) = axes.plot(rounds, values.mean(0), label=method, **line_style(number))
+            colour = line.get_color()
             axes.fill_between(rounds, values.min(0), values.max(0), color=colour, alpha=0.12)
         axes.set(xlabel="round", ylabel="accuracy on the test set", title=title)
         axes.grid(alpha=0.3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,15 @@ class Curve(NamedTuple):
 
     name: str
     rows: Sequence[Mapping[str, float]]
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of line ``number`` of a picture; 28 lines can be told apart."""
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
+        "linewidth": 1.6,
+    }
 
 
 def curve(
@@ -66,9 +75,7 @@ def _draw(axes: Axes, runs: Sequence[Curve], metric: str) -> None:
             axes.plot(
                 *zip(*points, strict=True),
                 label=run.name,
-                color=_COLOURS[number % len(_COLOURS)],
-                linestyle=_DASHES[number // len(_COLOURS) % len(_DASHES)],
-                linewidth=1.6,
+                **line_style(number),
                 marker="o" if len(points) == 1 else None,
             )
     axes.set_xlabel("round")

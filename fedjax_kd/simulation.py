@@ -22,7 +22,7 @@ Engine = Literal["jit", "python"]
 
 _BLOCK = 25  # rounds in one dispatch, at most
 
-# benchmarks/chunk_width.py: on 2 CPU cores, width 32 against 1 gave 1.24 times the examples/s at 1e6
+# benchmarks/chunk_width.py, 2 CPU cores: width 32 against 1 gave 1.24 times the examples/s at 1e6
 # operations a step (logistic regression), 1.05 at 2e7 (MLP 200-200) and 0.52 at 3e8 (a small CNN).
 _MANY, _SOME, _TINY_STEP = 256, 32, 1e7
 

@@ -1,7 +1,7 @@
 """A convolution as patches x matrix product, for models that are stacked or run in loops.
 
 ``vmap`` over the kernels of ``jax.lax.conv_general_dilated`` gives a grouped convolution, which is
-slow everywhere, and XLA's CPU convolutions are 30 times slower inside ``scan`` or ``while_loop``.
+slow, and XLA's CPU convolutions are 10 to 40 times slower inside loops (benchmarks/convolution.py).
 Here ``vmap`` gives a batched matrix product, and neither the values nor the gradients need a
 convolution.
 """

@@ -31,7 +31,7 @@ def main(args: Sequence[str]) -> int:
     given, rest = folders(args, "fedjax-kd plot", HELP)
     chosen = parse("fedjax-kd plot RUN...", HELP, [_OUTPUT], rest)["output"]
     members = [m for folder in given for m in runs.members(folder)]
-    names = tables.labels([runs.read_config(m) for m in members])
+    names = tables.labels([runs.read_config(m) for m in members], [str(m) for m in members])
     curves = [plots.Curve(n, runs.read_rows(m)) for n, m in zip(names, members, strict=True)]
     metrics = ("test_accuracy", "test_loss") if chosen["metric"] is None else (chosen["metric"],)
     path = plots.curve(curves, chosen["out"], metrics)

@@ -13,6 +13,8 @@ from rich.text import Text
 from fedjax_kd.config import Config, to_json
 from fedjax_kd.core import PyTree
 
+_LONGEST_LABEL = 45  # characters that fit into a picture
+
 
 def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What summary.json says of each run.
@@ -78,22 +80,30 @@ def type_lines(types: PyTree) -> str:
     return "\n".join(line.strip() for line in lines) or "nothing"
 
 
-def labels(configs: Sequence[Config]) -> list[str]:
+def labels(configs: Sequence[Config], folders: Sequence[str]) -> list[str]:
     """A name for each run: its method, and whatever else tells it from the other runs.
+
+    Where runs differ in too much for a legend, the folder's name tells them apart.
 
     Example:
       >>> one, two = Config("fedadam", {"eta": 0.1}), Config("fedadam", {"eta": 0.3})
-      >>> labels([one, two])
+      >>> labels([one, two], ["runs/one", "runs/two"])
       ['fedadam, eta 0.1', 'fedadam, eta 0.3']
     """
     flat = [_flat(to_json(config)) for config in configs]
     names = []
-    for config, own in zip(configs, flat, strict=True):
+    for config, own, folder in zip(configs, flat, folders, strict=True):
         peers = [other for other in flat if other["method"] == config.method]
         apart = [key for key in own if any(other.get(key) != own[key] for other in peers)]
         parts = [f"{key.split('.')[-1]} {own[key]}" for key in apart if own[key] is not None]
-        names.append(", ".join([config.method, *parts]))
+        name = ", ".join([config.method, *parts])
+        names.append(name if len(name) <= _LONGEST_LABEL else f"{config.method}, {_ending(folder)}")
     return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
+
+
+def _ending(folder: str) -> str:
+    """The last characters of a path."""
+    return folder if len(folder) <= 30 else f"…{folder[-30:]}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

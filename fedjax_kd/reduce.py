@@ -77,7 +77,7 @@ def merge(aggregates: list[PyTree], sums: list[PyTree]) -> tuple[PyTree, PyTree]
         rule = sent[0][0]
         return rule, reduce(lambda a, b: add(rule, a, b), (s for _, s in sent))
 
-    names = {name: together(name) for entries in named for name in entries}
+    names = {n: together(n) for n in dict.fromkeys(n for entries in named for n in entries)}
     if names.keys() == {""}:
         return names[""]
     return {n: rule for n, (rule, _) in names.items()}, {n: s for n, (_, s) in names.items()}

@@ -13,18 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from fedjax_kd.prng import mix
+
 LastBatch = Literal["partial", "drop", "wrap"]
 
 # Permutations of 4 and 5 elements pass a chi-squared test of uniformity from 12 rounds on.
 _SHUFFLE_ROUNDS = 24
-
-
-def mix(bits: UInt32[Array, " *shape"]) -> UInt32[Array, " *shape"]:
-    """A bijective hash of 32 bits in which every input bit changes about half of the output."""
-    u32 = jnp.uint32
-    bits = (bits ^ (bits >> u32(16))) * u32(0x7FEB352D)
-    bits = (bits ^ (bits >> u32(15))) * u32(0x846CA68B)
-    return bits ^ (bits >> u32(16))
 
 
 def shuffled(

@@ -133,8 +133,14 @@ def _products(
     *window, inputs, outputs = kernel.shape
     taps = math.prod(window)
     if groups == 1:
-        matrix = kernel.reshape(taps * inputs, outputs)
-        return jnp.matmul(patches, matrix, precision=precision, preferred_element_type=dtype)
+        # As matrices: a product that contracts several axes is slow in the gradient of the kernel.
+        y = jnp.matmul(
+            patches.reshape(-1, taps * inputs),
+            kernel.reshape(taps * inputs, outputs),
+            precision=precision,
+            preferred_element_type=dtype,
+        )
+        return y.reshape(*patches.shape[:-1], outputs)
     grouped = patches.reshape(-1, taps, groups, inputs)
     y = jnp.einsum(
         "btgi,tigo->bgo",

@@ -1,6 +1,7 @@
 """Data sets and their division among clients, on the host."""
 
 from fedjax_kd.data.dataset import Dataset, Examples, from_arrays
+from fedjax_kd.data.pack import pack, write_store
 from fedjax_kd.data.partition import (
     PARTITIONERS,
     DirichletPartitioner,
@@ -16,9 +17,14 @@ from fedjax_kd.data.partition import (
     client_test_split,
 )
 from fedjax_kd.data.sources import load, sources
+from fedjax_kd.data.store import ClientStore, Rows, is_store, open_store
+from fedjax_kd.data.synthetic import synthetic_clients, synthetic_test
+from fedjax_kd.data.window import Capacity, Window, capacity, make_window
 
 __all__ = [
     "PARTITIONERS",
+    "Capacity",
+    "ClientStore",
     "Dataset",
     "DirichletPartitioner",
     "DomainPartitioner",
@@ -30,9 +36,19 @@ __all__ = [
     "Partitioner",
     "PathologicalPartitioner",
     "PowerLawPartitioner",
+    "Rows",
     "ShardPartitioner",
+    "Window",
+    "capacity",
     "client_test_split",
     "from_arrays",
+    "is_store",
     "load",
+    "make_window",
+    "open_store",
+    "pack",
     "sources",
+    "synthetic_clients",
+    "synthetic_test",
+    "write_store",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from fedjax_kd.data.federation import Federation, Partitioner, federate
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
+from fedjax_kd.precision import Precision
 from fedjax_kd.signature import REQUIRED, Option, named, nearest, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
 from fedjax_kd.task import Task, from_nnx
@@ -70,6 +71,8 @@ class TrainingConfig:
       chunk: clients trained at the same time on one device; chosen by size if not given.
       devices: devices to divide each cohort over, >= 1.
       engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
+      precision: of the clients' arithmetic: "float32"; "tf32", faster on GPUs; or "bfloat16", where
+        weights and averages stay float32.
     """
 
     num_rounds: int = 100
@@ -81,6 +84,7 @@ class TrainingConfig:
     chunk: int | None = None
     devices: int = 1
     engine: Engine = "jit"
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def from_json(values: Mapping[str, Any]) -> Config:
     """The configuration that `to_json` wrote; further keys at the top are ignored.
 
     Raises:
-      ValueError: if the format is another one, or a part lacks a key or has an unknown one.
+      ValueError: if the format is another one, or a part is missing or has an unknown key.
     """
     if values.get("format") != FORMAT:
         raise ValueError(
@@ -132,14 +136,15 @@ def _tuples(value: Any) -> Any:
 
 
 def _part(kind: type[Any], values: Any) -> Any:
-    """A dataclass from a mapping with exactly its fields."""
+    """A dataclass from a mapping; a field that is younger than the mapping has its default."""
     if not isinstance(values, Mapping):
         raise ValueError(f"The configuration lacks {kind.__name__}: start a new run.")
     known = [f.name for f in fields(kind)]
-    wrong = sorted({*values} ^ {*known})
+    needed = {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}
+    wrong = sorted(({*values} - {*known}) | (needed - {*values}))
     if wrong:
         raise ValueError(
-            f"{kind.__name__} of the configuration must have exactly {', '.join(known)}, but "
+            f"{kind.__name__} of the configuration must have {', '.join(known)} and no more, but "
             f"differs in {', '.join(wrong)}: start a new run with these options."
         )
     return kind(**values)
@@ -228,6 +233,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         _, federation = federation_of(config.data)
     algorithm = algorithm_of(config, task_of(config, federation))
     chosen = asdict(config.training)
+    chosen.pop("precision")  # is the task's
     mesh = _mesh(chosen.pop("devices"))
     sampler = cohort.named(chosen.pop("sampling"), federation.sizes, chosen["cohort_size"])
     return simulate(algorithm, federation, mesh=mesh, sampler=sampler, **chosen)
@@ -239,7 +245,7 @@ def task_of(config: Config, federation: Federation) -> Task:
     factory = named("model", str(config.model), MODELS)
     _check_options(f"model {config.model}", config.model_options, options(factory))
     make = factory(federation.input_shape, federation.num_classes, **config.model_options)
-    return from_nnx(make, prepare=federation.prepare)
+    return from_nnx(make, prepare=federation.prepare, precision=config.training.precision)
 
 
 def with_model(config: Config, federation: Federation) -> Config:

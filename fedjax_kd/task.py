@@ -19,11 +19,12 @@ from jaxtyping import Array, Float
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
 from fedjax_kd.nn.conv import conv_general_dilated
+from fedjax_kd.precision import Call, Precision, shorten_layers, with_precision
+from fedjax_kd.prng import cheap
 
 Prepare = Callable[[PyTree], PyTree]
 Augment = Callable[[Key, PyTree], PyTree]
 Score = Callable[[Array, PyTree], Array]
-Call = Callable[[Variables, PyTree, Key | None, str], tuple[Array, PyTree]]
 
 # Linen has no convention for the name of the flag; these are the ones in use, and what they say.
 TRAIN_ARGUMENTS = {
@@ -56,6 +57,7 @@ def from_nnx(
     prepare: Prepare | None = None,
     augment: Augment | None = None,
     score: Score = losses.cross_entropy,
+    precision: Precision | None = None,
 ) -> Task:
     """A task from a Flax NNX module.
 
@@ -68,8 +70,10 @@ def from_nnx(
       prepare: from stored to model input, e.g. uint8 pixels to floats; always applied.
       augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
       score: ``(logits, y) -> [B, ...]``, the loss of every example.
+      precision: of the arithmetic, see :mod:`fedjax_kd.precision`; by default as JAX is set.
 
     Raises:
+      ValueError: if ``precision`` is unknown.
       TypeError: if ``features`` is called and the module has no method of that name.
 
     Example:
@@ -87,6 +91,8 @@ def from_nnx(
             module.conv_general_dilated is jax.lax.conv_general_dilated
         ):
             module.conv_general_dilated = conv_general_dilated
+    if precision == "bfloat16":
+        shorten_layers(model)
     model.train()
     graph_train = nnx.graphdef(model)
     model.eval()
@@ -105,7 +111,7 @@ def from_nnx(
             return outputs, variables.stats
         return outputs, _variables(module).stats
 
-    return _task(init, call, prepare, augment, score)
+    return _task(init, with_precision(call, precision), prepare, augment, score)
 
 
 def from_linen(
@@ -116,6 +122,7 @@ def from_linen(
     augment: Augment | None = None,
     score: Score = losses.cross_entropy,
     train_argument: str | None = None,
+    precision: Precision | None = None,
 ) -> Task:
     """A task from a Flax Linen module; collections other than ``params`` become ``stats``.
 
@@ -127,9 +134,10 @@ def from_linen(
       score: ``(logits, y) -> [B, ...]``, the loss of every example.
       train_argument: the flag of ``__call__`` that chooses the mode, one of
         :data:`TRAIN_ARGUMENTS`; by default the one that the module takes, if any.
+      precision: of the arithmetic, see :mod:`fedjax_kd.precision`; by default as JAX is set.
 
     Raises:
-      ValueError: if ``train_argument`` is not one of those names.
+      ValueError: if ``train_argument`` is not one of those names, or ``precision`` unknown.
       TypeError: if the module does not take ``train_argument``, or if ``features`` is called and
         the module has no method of that name.
 
@@ -158,13 +166,13 @@ def from_linen(
                 collections,
                 x,
                 method=method,
-                rngs={} if key is None else {"params": key},
+                rngs={} if key is None else {"params": cheap(key)},
                 mutable=[] if key is None else list(variables.stats),
                 **arguments,
             )
         return outputs, variables.stats if key is None else stats
 
-    return _task(init, call, prepare, augment, score)
+    return _task(init, with_precision(call, precision), prepare, augment, score)
 
 
 def _task(
@@ -224,7 +232,7 @@ def _seed(streams: PyTree, key: Key) -> PyTree:
     def seeded(number: int, leaf: jax.ShapeDtypeStruct) -> Array:
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.zeros(leaf.shape, leaf.dtype)
-        own = jax.random.fold_in(key, number)
+        own = cheap(jax.random.fold_in(key, number))
         return jax.random.split(own, leaf.shape) if leaf.shape else own
 
     return jax.tree.unflatten(structure, [seeded(*numbered) for numbered in enumerate(leaves)])

@@ -47,7 +47,10 @@ def test_json_gives_the_same_configuration(
     [
         ({"format": 2}, r"has format 2, but this version of fedjax_kd reads format 1: use"),
         ({"training": None}, "lacks TrainingConfig: start a new run"),
-        ({"data": {"dataset": "digits"}}, "DataConfig of the configuration .* differs in"),
+        (
+            {"data": {"datasets": "digits"}},
+            "DataConfig of the configuration .* differs in datasets",
+        ),
         ({"method": ...}, "Config of the configuration .* differs in method"),
     ],
 )

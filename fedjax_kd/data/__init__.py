@@ -1,7 +1,6 @@
 """Data sets and their division among clients, on the host."""
 
 from fedjax_kd.data.dataset import Dataset, Examples, from_arrays
-from fedjax_kd.data.pack import pack, write_store
 from fedjax_kd.data.partition import (
     PARTITIONERS,
     DirichletPartitioner,
@@ -20,6 +19,7 @@ from fedjax_kd.data.sources import load, sources
 from fedjax_kd.data.store import ClientStore, Rows, is_store, open_store
 from fedjax_kd.data.synthetic import synthetic_clients, synthetic_test
 from fedjax_kd.data.window import Capacity, Window, capacity, make_window
+from fedjax_kd.data.writer import pack, write_store
 
 __all__ = [
     "PARTITIONERS",

@@ -169,12 +169,12 @@ def open_store(folder: str | os.PathLike[str]) -> ClientStore:
     path = Path(folder).absolute()
     about = _read_about(path)
     x, y, offsets = (_mapped(path, f"{name}.npy") for name in ("x", "y", "offsets"))
+    _check_examples(path, "", x, y, about)
+    _check_offsets(path, offsets, about)
     test = None
     if (path / "test_x.npy").exists():
         test = _mapped(path, "test_x.npy"), _mapped(path, "test_y.npy")
         _check_examples(path, "test_", *test, about)
-    _check_examples(path, "", x, y, about)
-    _check_offsets(path, offsets, about)
     return ClientStore(
         folder=path,
         name=about["name"],

@@ -20,7 +20,7 @@ COMMANDS = {
     "list": "methods, models, partitions and data sets",
     "describe": "one method: what it does, its options, what travels",
     "partition": "how examples are divided among clients, as table and picture",
-    "data": "prepare data sets of TensorFlow Datasets",
+    "data": "prepare data sets, write client stores",
 }
 
 HELP = f"""usage: fedjax-kd COMMAND [OPTIONS]

@@ -159,12 +159,13 @@ def open_store(folder: str | os.PathLike[str]) -> ClientStore:
 
     Example:
       >>> import tempfile
-      >>> from fedjax_kd.data import IidPartitioner, load, pack
+      >>> from fedjax_kd.data import synthetic_clients, write_store
       >>> with tempfile.TemporaryDirectory() as parent:
-      ...     made = pack(f"{parent}/digits", load(), IidPartitioner(num_partitions=9))
-      ...     store = open_store(f"{parent}/digits")
-      ...     store.num_clients, store.sizes_of([0, 8]), store.rows_of([8, 2]).x.shape
-      (9, array([160, 159]), (319, 8, 8, 1))
+      ...     clients = synthetic_clients(30, sigma=0)  # of 10 rows each
+      ...     made = write_store(f"{parent}/s", clients, name="synthetic", num_classes=10)
+      ...     store = open_store(f"{parent}/s")
+      ...     store.num_clients, store.sizes_of([0, 29]), store.rows_of([29, 3]).x.shape
+      (30, array([10, 10]), (20, 8, 8, 1))
     """
     path = Path(folder).absolute()
     about = _read_about(path)

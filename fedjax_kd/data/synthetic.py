@@ -42,7 +42,7 @@ def synthetic_clients(
     Args:
       num_clients: how many to make.
       seed: of everything that is random, >= 0.
-      num_classes: L.
+      num_classes: classes L, >= 1.
       mean_rows: expected rows of a client, > 0; each has at least 1.
       sigma: standard deviation of the logarithm of the rows, >= 0; with 0 all clients are alike.
       alpha: of the Dirichlet distribution, > 0; small values (0.1) skew the labels.

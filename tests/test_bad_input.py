@@ -95,7 +95,7 @@ BAD = {
     "plot FILES": "is no run folder",
     "plot RUN --metric test_acuracy": "there are: ",
     "plot RUN --out curve.xyz": "must end in .png, .pdf, .svg",
-    "data": "does one thing",
+    "data": "does one of prepare, pack, synthetic",
 }
 
 

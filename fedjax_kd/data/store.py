@@ -129,15 +129,16 @@ class ClientStore:
         """First row of each client, and the row after its last one."""
         numbers = np.asarray(ids, np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.num_clients:
-            wrong = numbers.min() if numbers.min() < 0 else numbers.max()
+            absent = numbers.min() if numbers.min() < 0 else numbers.max()
             raise ValueError(
-                f"client {wrong} does not exist: the clients of {self.name} are numbered from 0 to "
+                f"client {absent} does not exist: clients of {self.name} are numbered from 0 to "
                 f"{self.num_clients - 1}."
             )
         begins, ends = np.asarray(self.offsets[numbers]), np.asarray(self.offsets[numbers + 1])
-        if (ends < begins).any():
-            bad = numbers[ends < begins].flat[0]
-            raise _damaged(self.folder, f"offsets.npy descends after client {bad}")
+        wrong = (begins < 0) | (ends < begins) | (ends > self.num_rows)
+        if wrong.any():
+            bad = numbers[wrong].flat[0]
+            raise _damaged(self.folder, f"offsets.npy does not ascend at client {bad}")
         return begins, ends
 
 

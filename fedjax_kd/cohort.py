@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -100,94 +99,13 @@ def check_cohort(population: int, cohort_size: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where a cohort sits in the arrays of a round: groups, device by device, chunk by chunk.
-
-    Attributes:
-      members: client numbers of each group, ascending.
-      places: places in the cohort array of each group, a multiple of ``width * devices``.
-      width: clients of one chunk, a group.
-      devices: size of the mesh axis ``clients``.
-    """
-
-    population: int
-    members: tuple[Ids, ...]
-    places: tuple[int, ...]
-    width: tuple[int, ...]
-    devices: int = 1
-
-    def seats(self, ids: Ids, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int32], ...]:
-        """One cohort, a group: the longest work first, so that a chunk holds clients of like size.
-
-        Empty places hold the number ``population``.
-        """
-        order = ids[np.lexsort((ids, -sizes[ids]))]
-        return tuple(
-            self._seat(order[np.isin(order, members)], places, width)
-            for members, places, width in zip(self.members, self.places, self.width, strict=True)
-        )
-
-    def _seat(self, order: Ids, places: int, width: int) -> NDArray[np.int32]:
-        if len(order) > places:
-            raise ValueError(
-                f"A cohort has {len(order)} clients of one group, but there is room for {places}: "
-                "give a cohort_size as large as the largest cohort of the sampler."
-            )
-        seats = np.full(places, self.population, np.int32)
-        seats[: len(order)] = order
-        by_device = seats.reshape(-1, self.devices, width).swapaxes(0, 1)
-        return by_device.reshape(-1)
-
-
-def lay_out(group_of: NDArray[np.int64], cohort_size: int, chunk: int, devices: int = 1) -> Layout:
-    """The layout of cohorts of ``cohort_size`` in chunks of at most ``chunk`` clients a device.
-
-    Example:
-      >>> layout = lay_out(np.zeros(10, int), cohort_size=5, chunk=2)
-      >>> layout.places, layout.width
-      ((6,), (2,))
-      >>> layout.seats(np.array([4, 7, 1]), sizes=np.arange(10))
-      (array([ 7,  4,  1, 10, 10, 10], dtype=int32),)
-    """
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}, but at least 1 client must be trained at a time.")
-    members = tuple(np.flatnonzero(group_of == g) for g in range(int(group_of.max()) + 1))
-    largest = [min(cohort_size, len(m)) for m in members]
-    turns = [-(-k // (chunk * devices)) for k in largest]
-    width = tuple(-(-k // (n * devices)) for k, n in zip(largest, turns, strict=True))
-    places = tuple(n * w * devices for n, w in zip(turns, width, strict=True))
-    return Layout(len(group_of), members, places, width, devices)
-
-
-def schedule(
-    sampler: Sampler,
-    layout: Layout,
-    sizes: NDArray[np.int64],
-    *,
-    seed: int,
-    first: int,
-    rounds: int,
-    last: int,
-    dropout_rate: float = 0.0,
-) -> tuple[NDArray[np.int32], ...]:
-    """The seats of ``rounds`` rounds from number ``first`` on, ``[rounds, places]`` a group.
-
-    Rounds from number ``last`` on are empty: they fill a block up and change nothing. A sampled
-    client drops out, independently of the others, with probability ``dropout_rate``.
-    """
-    nobody = tuple(np.full(n, layout.population, np.int32) for n in layout.places)
-
-    def seats(number: int) -> tuple[NDArray[np.int32], ...]:
-        if number >= last:
-            return nobody
-        rng = np.random.default_rng([seed, number])
-        ids = check_ids(np.asarray(sampler(rng, number), np.int64), layout.population)
-        stays = rng.random(len(ids)) >= dropout_rate
-        return layout.seats(ids[stays], sizes)
-
-    drawn = [seats(number) for number in range(first, first + rounds)]
-    return tuple(np.stack(group) for group in zip(*drawn, strict=True))
+def attendance(
+    sampler: Sampler, population: int, seed: int, number: int, dropout_rate: float = 0.0
+) -> Ids:
+    """The clients that take part in round ``number``, dropout taken off."""
+    rng = np.random.default_rng([seed, number])
+    ids = check_ids(np.asarray(sampler(rng, number), np.int64), population)
+    return ids[rng.random(len(ids)) >= dropout_rate]
 
 
 def check_ids(ids: Ids, population: int) -> Ids:

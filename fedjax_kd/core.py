@@ -153,12 +153,17 @@ def keep(key: Key, server: Server, client: Client, data: Data) -> Client:
     return client
 
 
+def examples(sizes: Array) -> Array:
+    """The default ``work``: clients work in proportion to their examples."""
+    return sizes
+
+
 class Algorithm(NamedTuple):
-    """A federated algorithm: eight pure functions and one declaration.
+    """A federated algorithm: eight pure functions and two declarations.
 
     Every function is written for ONE client and must be traceable by JAX. Keys are consumed. A
     variant is ``base._replace(...)`` with the functions that differ; ``algorithms/fedavg.py`` shows
-    the whole round in one file.
+    the whole round in one file. ``work`` changes the speed alone: it is how clients are seated.
     """
 
     server_init: Callable[[Key], Server]
@@ -175,6 +180,7 @@ class Algorithm(NamedTuple):
         [Server, Client, PyTree], Array
     ]  # logits of the model that this client would use
     personalise: Callable[[Key, Server, Client, Data], Client] = keep  # before evaluation only
+    work: Callable[[Any], Any] = examples  # examples of clients [k] -> their local steps, any unit
 
 
 class State(NamedTuple):

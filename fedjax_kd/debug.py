@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fedjax_kd.cohort import Layout
 from fedjax_kd.core import Algorithm, Client, Key, State
-from fedjax_kd.engine import Phase, Report, Resident, RoundFn, Setting, gather, make_round, visit
+from fedjax_kd.engine import Report, Resident, RoundFn, make_round
+from fedjax_kd.phase import Phase, Setting, gather, visit
+from fedjax_kd.seating import Layout, Seating
 
 
 class StageError(RuntimeError):
@@ -31,7 +32,7 @@ def make_debug_round(groups: Sequence[Algorithm], layout: Layout) -> RoundFn:
     """
 
     def round_fn(
-        key: Key, state: State, resident: Resident, seats: Sequence[Array], number: Array
+        key: Key, state: State, resident: Resident, seatings: Sequence[Seating], number: Array
     ) -> tuple[State, Report]:
         where = f"round {int(number)}, the server"
         staged = [
@@ -40,18 +41,22 @@ def make_debug_round(groups: Sequence[Algorithm], layout: Layout) -> RoundFn:
         ]
         run = make_round(staged, layout, phase=_python_phase)
         with jax.disable_jit():
-            return run(key, state, resident, seats, number)
+            return run(key, state, resident, seatings, number)
 
     return round_fn
 
 
 def _python_phase(
-    algorithm: Algorithm, width: int, setting: Setting, clients: Client, seats: Array
+    algorithm: Algorithm,
+    widths: Sequence[int],
+    setting: Setting,
+    clients: Client,
+    seating: Seating,
 ) -> Phase:
     """Every client of the cohort in turn."""
-    del width
+    del widths
     visits = []
-    for place, number in enumerate(seats.tolist()):
+    for place, number in enumerate(seating.seats.tolist()):
         staged = _staged(algorithm, f"round {int(setting.round.number)}, client {number}")
         own = jax.tree.map(lambda a, place=place: a[place], clients)
         visits.append(visit(staged, setting, own, jnp.int32(number)))

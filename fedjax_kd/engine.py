@@ -1,39 +1,21 @@
-"""One round of a federation as one traceable function.
-
-The client functions of an `Algorithm` are vectorised over a chunk of clients (``vmap``), chunks run
-one after another (``scan``), and the cohort is divided over the devices of a mesh (``shard_map``).
-None of this changes a result: keys depend on the client's number alone, and reductions are sums.
-"""
+"""One round of a federation as one traceable function: clients (`fedjax_kd.phase`), then server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from fedjax_kd import reduce, tree
-from fedjax_kd.cohort import Layout
-from fedjax_kd.core import (
-    Algorithm,
-    Client,
-    Key,
-    Message,
-    Metrics,
-    Pool,
-    PyTree,
-    Round,
-    Server,
-    State,
-    mean,
-)
-
-AXIS = "clients"
+from fedjax_kd.core import Algorithm, Client, Key, Metrics, Pool, PyTree, Round, State, mean
+from fedjax_kd.phase import AXIS, Phase, PhaseFn, Setting, client_phase
+from fedjax_kd.seating import Layout, Seating
 
 
 class Report(NamedTuple):
@@ -44,17 +26,6 @@ class Report(NamedTuple):
     rejected: Float[Array, " G"]  # uploads left out because they were not finite, a group
 
 
-class Visit(NamedTuple):
-    """What came of one client's round."""
-
-    message: Message
-    weight: Float[Array, ""]
-    metrics: Metrics
-    client: Client
-    used: Bool[Array, ""]
-    rejected: Bool[Array, ""]
-
-
 class Resident(NamedTuple):
     """What lies on the device throughout a run."""
 
@@ -62,30 +33,8 @@ class Resident(NamedTuple):
     public: PyTree = None  # unlabelled `Data` of the server
 
 
-class Setting(NamedTuple):
-    """What is the same for all clients of a round."""
-
-    key: Key
-    server: Server
-    pool: Pool
-    round: Round
-
-
-class Phase(NamedTuple):
-    """What came of one group's cohort."""
-
-    sums: PyTree
-    metrics: PyTree
-    clients: Client
-    used: Bool[Array, " K"]
-    rejected: Bool[Array, " K"]
-
-
-PhaseFn = Callable[[Algorithm, int, Setting, Client, Array], Phase]
-"""(algorithm, chunk width, setting, the cohort's client states, seats) -> phase"""
-
-RoundFn = Callable[[Key, State, Resident, Sequence[Any], Array], tuple[State, Report]]
-"""(key, state, resident data, seats of each group, round number) -> (state, report)"""
+RoundFn = Callable[[Key, State, Resident, Sequence[Seating], Array], tuple[State, Report]]
+"""(key, state, resident data, seating of each group, round number) -> (state, report)"""
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
@@ -115,33 +64,33 @@ def make_round(
 
     Args:
       groups: an algorithm a group of clients; the server functions of the first are used.
-      layout: how cohorts are seated, from `fedjax_kd.cohort.lay_out`.
+      layout: how cohorts are seated, from `fedjax_kd.seating.lay_out`.
       mesh: devices to divide the cohort over, along the axis ``clients``.
       phase: how a group's clients are run; the default is `client_phase` on ``mesh``.
 
     Returns:
-      A pure function, to be jitted. Seats come from ``layout.seats``, an array a group.
+      A pure function, to be jitted. Seatings come from ``layout.seat``.
     """
     run = partial(client_phase, mesh=mesh) if phase is None else phase
 
-    def group_phase(g: int, setting: Setting, everyone: Client, seats: Array) -> Phase:
-        where = _slots(layout, g, seats)
+    def group_phase(g: int, setting: Setting, everyone: Client, seating: Seating) -> Phase:
+        where = _slots(layout, g, seating.seats)
         clients = jax.tree.map(lambda a: a.at[where].get(mode="clip"), everyone)
-        done = run(groups[g], layout.width[g], setting, clients, seats)
+        done = run(groups[g], layout.chunks[g].widths, setting, clients, seating)
         kept = jax.tree.map(
             lambda a, new: a.at[where].set(new, mode="drop"), everyone, done.clients
         )
         return done._replace(clients=kept)
 
     def round_fn(
-        key: Key, state: State, resident: Resident, seats: Sequence[Array], number: Array
+        key: Key, state: State, resident: Resident, seatings: Sequence[Seating], number: Array
     ) -> tuple[State, Report]:
         key_clients, key_server = jax.random.split(key)
-        asked = jnp.concatenate(list(seats))
+        asked = jnp.concatenate([seating.seats for seating in seatings])
         expected = (asked < layout.population).astype(jnp.float32)
         round = Round(number, asked, expected, layout.population, resident.public)
         setting = Setting(key_clients, state.server, resident.pool, round)
-        phases = [group_phase(g, setting, state.clients[g], s) for g, s in enumerate(seats)]
+        phases = [group_phase(g, setting, state.clients[g], s) for g, s in enumerate(seatings)]
         return _close_round(groups, key_server, setting, phases)
 
     return round_fn
@@ -171,105 +120,3 @@ def _slots(layout: Layout, group: int, seats: Int[Array, " K"]) -> Int[Array, " 
     slots = np.full(layout.population + 1, len(members), np.int32)
     slots[members] = np.arange(len(members), dtype=np.int32)
     return jnp.asarray(slots)[seats]
-
-
-def client_phase(
-    algorithm: Algorithm,
-    width: int,
-    setting: Setting,
-    clients: Client,
-    seats: Int[Array, " K"],
-    *,
-    mesh: Mesh | None = None,
-) -> Phase:
-    """All clients of a cohort: devices side by side, chunks in turn, a chunk at once."""
-    if mesh is None:
-        return _chunks(algorithm, width, setting, clients, seats)
-    population = setting.round.population
-
-    def on_device(setting: Setting, clients: Client, seats: Array) -> Phase:
-        # `population` may size arrays, so it must stay a number where the rest is traced.
-        setting = setting._replace(round=setting.round._replace(population=population))
-        phase = _chunks(algorithm, width, setting, clients, seats)
-        summed = jax.lax.psum(reduce.select(algorithm.aggregate, phase.sums, stacked=False), AXIS)
-        return phase._replace(
-            sums=reduce.join(algorithm.aggregate, summed, phase.sums),
-            metrics=jax.lax.psum(phase.metrics, AXIS),
-        )
-
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
-    sums = jax.tree.map(lambda r: split if r.stacked else whole, algorithm.aggregate)
-    # check_vma: with replication tracking, gradients by the replicated model would be summed over
-    # the devices. Clients never communicate here, so there is nothing to track.
-    return jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(whole, split, split),
-        out_specs=Phase._make((sums, whole, split, split, split)),
-        check_vma=False,
-    )(setting, clients, seats)
-
-
-def _chunks(
-    algorithm: Algorithm, width: int, setting: Setting, clients: Client, seats: Int[Array, " k"]
-) -> Phase:
-    """The clients of one device, ``width`` at a time."""
-    turns = len(seats) // width
-    one = partial(visit, algorithm, setting)
-
-    def chunk(clients: Client, seats: Array) -> Phase:
-        if width == 1:  # not a vmap over one: loops keep their scalar conditions
-            lone = one(*jax.tree.map(lambda a: a[0], (clients, seats)))
-            return gather(algorithm, jax.tree.map(lambda a: a[None], lone))
-        return gather(algorithm, jax.vmap(one)(clients, seats))
-
-    if turns == 1:
-        return chunk(clients, seats)
-
-    def turn(sums: PyTree, chunked: tuple[Client, Array]) -> tuple[PyTree, Phase]:
-        phase = chunk(*chunked)
-        summed = reduce.select(algorithm.aggregate, phase.sums, stacked=False)
-        kept = reduce.select(algorithm.aggregate, phase.sums, stacked=True)
-        return tree.add(sums, (summed, phase.metrics)), phase._replace(sums=kept, metrics=())
-
-    chunked = jax.tree.map(lambda a: a.reshape(turns, width, *a.shape[1:]), (clients, seats))
-    first = jax.eval_shape(chunk, *jax.tree.map(lambda a: a[0], chunked))
-    summed = reduce.select(algorithm.aggregate, first.sums, stacked=False)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (summed, first.metrics))
-    (summed, metrics), rest = jax.lax.scan(turn, zeros, chunked)
-    rest = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rest)
-    return rest._replace(sums=reduce.join(algorithm.aggregate, summed, rest.sums), metrics=metrics)
-
-
-def gather(algorithm: Algorithm, visits: Visit) -> Phase:
-    """Reduces visits whose leaves have a leading client axis."""
-    used = visits.used.astype(jnp.float32)
-    return Phase(
-        reduce.lift(algorithm.aggregate, visits.message, visits.weight, used),
-        reduce.lift(mean, visits.metrics, visits.weight, used),
-        visits.client,
-        visits.used,
-        visits.rejected,
-    )
-
-
-def visit(algorithm: Algorithm, setting: Setting, client: Client, number: Int[Array, ""]) -> Visit:
-    """One client's round. An upload that is not finite, or of a client without data, counts for
-    nothing and leaves the client as it was.
-    """
-    data = setting.pool.of(number)
-    message = algorithm.broadcast(setting.server, number)
-    key = jax.random.fold_in(setting.key, number)
-    upload, new = algorithm.client_update(key, message, client, data, setting.round)
-    present = data.size > 0
-    weight = jnp.asarray(upload.weight, jnp.float32)
-    finite = tree.is_finite((upload.message, weight, new))
-    used = present & finite
-    return Visit(
-        tree.where(used, upload.message, tree.zeros_like(upload.message)),
-        jnp.where(used, weight, 0),
-        tree.where(used, upload.metrics, tree.zeros_like(upload.metrics)),
-        tree.where(used, new, client),
-        used,
-        present & ~finite,
-    )

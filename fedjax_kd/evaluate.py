@@ -104,7 +104,7 @@ def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: 
 
 def evaluate_personal(
     groups: Sequence[Algorithm],
-    members: Sequence[NDArray[np.int64]],
+    members: Sequence[NDArray[np.int64] | range],
     key: Key,
     state: State,
     pools: tuple[Pool, Pool],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,17 @@ class Fitted(NamedTuple):
     travel: Float[Array, ""]  # the sum of their learning rates
 
 
-Fit = Callable[[Key, Variables, Data, Objective, Round], Fitted]
+class Fit(NamedTuple):
+    """Local training, ready to be called: ``fit(key, model, data, objective, round)``."""
+
+    run: Callable[[Key, Variables, Data, Objective, Round], Fitted]
+    steps: Callable[[Any], Any]  # examples of clients -> gradients that each of them computes
+
+    def __call__(
+        self, key: Key, model: Variables, data: Data, objective: Objective, round: Round
+    ) -> Fitted:
+        """Trains ``model`` on ``data``; the key is consumed."""
+        return self.run(key, model, data, objective, round)
 
 
 def voting(weighting: Weighting) -> Callable[[Data], Array]:
@@ -117,7 +127,7 @@ def local_training(
         leaves it out, "wrap" fills it from the next epoch.
 
     Returns:
-      ``fit(key, model, data, objective, round) -> Fitted``.
+      A `Fit`, to be called as ``fit(key, model, data, objective, round) -> Fitted``.
 
     Raises:
       ValueError: if an argument is out of its range, or the optimiser is unknown.
@@ -137,17 +147,22 @@ def local_training(
             base(lr),
         )
 
+    def length(size: Any) -> Any:
+        if steps is not None or not batch_size:
+            return jnp.int32(epochs if steps is None else steps)
+        return steps_per_epochs(size, batch_size, epochs, last_batch)
+
+    def gradients(sizes: Any) -> Any:
+        sizes = jnp.asarray(sizes)
+        pieces = 1 if batch_size else -(-sizes // _MICROBATCH)
+        return jnp.where(sizes > 0, length(sizes), 0) * pieces
+
     def fit(key: Key, model: Variables, data: Data, objective: Objective, round: Round) -> Fitted:
         lr = learning_rate(round)
         opt = optimiser(lr)
         key_order, key_steps = jax.random.split(key)
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
-        if steps is not None:
-            count = jnp.where(data.size > 0, jnp.int32(steps), 0)
-        elif batch_size:
-            count = steps_per_epochs(data.size, batch_size, epochs, last_batch)
-        else:
-            count = jnp.where(data.size > 0, jnp.int32(epochs), 0)
+        count = jnp.where(data.size > 0, length(data.size), 0)
 
         def step(i: Array, carry: tuple) -> tuple:
             model, opt_state, losses = carry
@@ -166,7 +181,7 @@ def local_training(
         loss = losses / jnp.maximum(count, 1).astype(losses.dtype)
         return Fitted(model, loss, count, count.astype(lr.dtype) * lr)
 
-    return fit
+    return Fit(fit, gradients)
 
 
 def gradient(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -18,7 +18,9 @@ class _End:
 _END: Final = _End()
 
 
-def prefetched(load: Callable[[T], U], items: Iterable[T], ahead: int = 1) -> Iterator[U]:
+def prefetched(
+    load: Callable[[T], U], items: Iterable[T], ahead: int = 1
+) -> Generator[U, None, None]:
     """``map(load, items)`` with the next results loaded by a background thread.
 
     The thread takes an item and loads it while the caller works on the result before, in the items'
@@ -47,7 +49,7 @@ def prefetched(load: Callable[[T], U], items: Iterable[T], ahead: int = 1) -> It
     return _prefetched(load, iter(items), ahead)
 
 
-def _prefetched(load: Callable[[T], U], items: Iterator[T], ahead: int) -> Iterator[U]:
+def _prefetched(load: Callable[[T], U], items: Iterator[T], ahead: int) -> Generator[U, None, None]:
     def load_next() -> U | _End:
         item = next(items, _END)
         return _END if isinstance(item, _End) else load(item)

@@ -12,19 +12,20 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from fedjax_kd import cohort
+from fedjax_kd import chunking, cohort, seating
+from fedjax_kd.chunking import Workload
+from fedjax_kd.cohort import Ids
 from fedjax_kd.core import Algorithm, Key, State
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.engine import AXIS, replicate
-from fedjax_kd.validate import Types, check_groups, step_flops
+from fedjax_kd.engine import replicate
+from fedjax_kd.phase import AXIS
+from fedjax_kd.seating import Chunks, Layout
+from fedjax_kd.validate import Types, check_groups
 
 Engine = Literal["jit", "python"]
 
-_BLOCK = 25  # rounds in one dispatch, at most
-
-# benchmarks/chunk_width.py, 2 CPU cores: width 32 against 1 gave 1.24 times the examples/s at 1e6
-# operations a step (logistic regression), 1.05 at 2e7 (MLP 200-200) and 0.52 at 3e8 (a small CNN).
-_MANY, _SOME, _TINY_STEP = 256, 32, 1e7
+_BLOCK = 25  # rounds in one dispatch, at most, unless another number is asked for
+_LOOKED_AT = 8  # rounds whose cohorts decide how chunks are cut
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Simulation:
 
     groups: tuple[Algorithm, ...]
     federation: Federation
-    layout: cohort.Layout
+    layout: Layout
     sampler: cohort.Sampler
     types: tuple[Types, ...]
     num_rounds: int
@@ -42,11 +43,12 @@ class Simulation:
     dropout_rate: float
     mesh: Mesh | None
     engine: Engine
+    block: int  # rounds in one dispatch
 
     @property
-    def block(self) -> int:
-        """Rounds in one dispatch: as many as possible that divide ``eval_every``."""
-        return max(n for n in range(1, _BLOCK + 1) if self.eval_every % n == 0)
+    def chunk(self) -> tuple[tuple[int, ...], ...]:
+        """The widths of each group's chunks."""
+        return tuple(chunks.widths for chunks in self.layout.chunks)
 
     def key(self, purpose: Literal["init", "clients", "rounds", "evaluate"]) -> Key:
         """The random key for one purpose; the same for every algorithm, so that runs are paired."""
@@ -65,7 +67,8 @@ def simulate(
     sampler: cohort.Sampler | None = None,
     dropout_rate: float = 0.0,
     group_of: NDArray[np.int64] | None = None,
-    chunk: int | None = None,
+    chunk: int | Sequence[int] | None = None,
+    rounds_per_dispatch: int | None = None,
     mesh: Mesh | None = None,
     engine: Engine = "jit",
 ) -> Simulation:
@@ -81,7 +84,12 @@ def simulate(
       sampler: who is asked, from `fedjax_kd.cohort`; by default uniform without replacement.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
       group_of: the group of each client ``[C]``, for more than one algorithm.
-      chunk: clients trained at the same time on one device; chosen by size if None.
+      chunk: clients trained at the same time on one device, one width of chunks or several that
+        ascend; if None, chosen by measuring, or by rule where a run is short
+        (see `fedjax_kd.chunking`). It changes rounding errors alone.
+      rounds_per_dispatch: rounds that the device runs before the host hears of them, a divisor or a
+        multiple of ``eval_every``: with a multiple, evaluation too runs inside. By default the
+        largest divisor up to 25.
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.make_mesh`.
       engine: "jit", or "python" to find mistakes (see `fedjax_kd.debug`).
 
@@ -98,14 +106,11 @@ def simulate(
     population = federation.num_clients
     cohort.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
-    width = default_chunk(groups, types, federation) if chunk is None else chunk
-    devices = 1 if mesh is None else mesh.shape[AXIS]
-    return Simulation(
+    members = _members(group_of, len(groups), population)
+    unseated = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
-        layout=cohort.lay_out(
-            _check_group_of(group_of, len(groups), population), cohort_size, width, devices
-        ),
+        layout=Layout(population, members, (), (), tuple(a.work for a in groups)),
         sampler=sampler or cohort.uniform(population, cohort_size),
         types=types,
         num_rounds=num_rounds,
@@ -114,22 +119,72 @@ def simulate(
         dropout_rate=dropout_rate,
         mesh=mesh,
         engine=engine,
+        block=_block(rounds_per_dispatch, eval_every),
+    )
+    return with_chunks(unseated, _chunks_of(unseated, cohort_size, chunk), cohort_size)
+
+
+def with_chunks(
+    simulation: Simulation, chunks: Sequence[Chunks], cohort_size: int | None = None
+) -> Simulation:
+    """The same simulation, with other chunks; by default of cohorts as large as before."""
+    old, mesh = simulation.layout, simulation.mesh
+    devices = 1 if mesh is None else mesh.shape[AXIS]
+    most = max(old.room) * devices if cohort_size is None else cohort_size
+    layout = seating.lay_out(
+        old.members, old.population, most, chunks, work=old.work, devices=devices
+    )
+    return replace(simulation, layout=layout)
+
+
+def _chunks_of(
+    s: Simulation, cohort_size: int, chunk: int | Sequence[int] | None
+) -> tuple[Chunks, ...]:
+    """The chunks of each group: as asked for, or chosen."""
+    devices = 1 if s.mesh is None else s.mesh.shape[AXIS]
+    if chunk is not None:
+        widths = (chunk,) if isinstance(chunk, int) else tuple(chunk)
+        rooms = [-(-min(cohort_size, len(m)) // devices) for m in s.layout.members]
+        return tuple(chunking.given(widths, room) for room in rooms)
+    looked_at = range(min(_LOOKED_AT, s.num_rounds))
+    cohorts = [
+        cohort.attendance(s.sampler, s.layout.population, s.seed, n, s.dropout_rate)
+        for n in looked_at
+    ]
+    pairs = zip(s.groups, s.types, strict=True)
+    return tuple(
+        chunking.choose(
+            Workload(
+                algorithm,
+                types,
+                s.federation.train,
+                s.federation.public,
+                [_work(s, g, ids)[::devices] for ids in cohorts],
+                s.num_rounds,
+            )
+        )
+        for g, (algorithm, types) in enumerate(pairs)
     )
 
 
-def default_chunk(
-    groups: Sequence[Algorithm], types: Sequence[Types], federation: Federation
-) -> int:
-    """Clients trained at once on one device, if nobody says otherwise.
+def _work(s: Simulation, group: int, ids: Ids) -> list[float]:
+    """The work of those of the clients that belong to a group, the longest first."""
+    members = s.layout.members[group]
+    ours = ids if len(members) == s.layout.population else ids[np.isin(ids, members)]
+    work = np.asarray(s.layout.work[group](s.federation.sizes_of(ours)), np.float64)
+    return np.sort(work)[::-1].tolist()
 
-    An accelerator is filled. On a CPU, clients whose local step is tiny gain from company (the
-    overhead of an operation is shared); larger ones lose more by leaving the cache than they win.
-    """
-    if jax.default_backend() != "cpu":
-        return _MANY
-    pool, public = federation.train, federation.public
-    flops = max(step_flops(a, t, pool, public) for a, t in zip(groups, types, strict=True))
-    return _SOME if flops < _TINY_STEP else 1
+
+def _block(asked: int | None, eval_every: int) -> int:
+    """Rounds in one dispatch."""
+    if asked is None:
+        return max(n for n in range(1, _BLOCK + 1) if eval_every % n == 0)
+    if asked < 1 or (asked % eval_every and eval_every % asked):
+        raise ValueError(
+            f"rounds_per_dispatch is {asked}, but must divide eval_every={eval_every}, or be a "
+            "multiple of it, to evaluate inside the dispatch."
+        )
+    return asked
 
 
 def initial_state(simulation: Simulation) -> State:
@@ -137,12 +192,14 @@ def initial_state(simulation: Simulation) -> State:
     server = simulation.groups[0].server_init(simulation.key("init"))
     key = simulation.key("clients")
 
-    def init(algorithm: Algorithm, numbers: NDArray[np.int64]) -> Any:
+    def init(algorithm: Algorithm, types: Types, numbers: Ids | range) -> Any:
+        if not jax.tree.leaves(types.client):  # however many they are, they keep nothing
+            return types.client
         keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.asarray(numbers, jnp.int32))
         return jax.vmap(lambda k: algorithm.client_init(k, server))(keys)
 
-    pairs = zip(simulation.groups, simulation.layout.members, strict=True)
-    return State(server, tuple(init(algorithm, numbers) for algorithm, numbers in pairs))
+    groups = zip(simulation.groups, simulation.types, simulation.layout.members, strict=True)
+    return State(server, tuple(init(*group) for group in groups))
 
 
 def _placed(federation: Federation, mesh: Mesh | None) -> Federation:
@@ -158,12 +215,12 @@ def _check_numbers(**numbers: int) -> None:
             raise ValueError(f"{name} is {value}, but must be at least 1.")
 
 
-def _check_group_of(
+def _members(
     group_of: NDArray[np.int64] | None, num_groups: int, population: int
-) -> NDArray[np.int64]:
-    """The group of each client; all in one if there is only one algorithm."""
+) -> tuple[Ids | range, ...]:
+    """The clients of each group; all in one if there is only one algorithm."""
     if group_of is None and num_groups == 1:
-        return np.zeros(population, np.int64)
+        return (range(population),)
     given = np.asarray([] if group_of is None else group_of)
     if given.shape != (population,) or set(given.tolist()) != set(range(num_groups)):
         raise ValueError(
@@ -171,4 +228,4 @@ def _check_group_of(
             f"{num_groups} algorithms it must give each of the {population} clients a number from "
             f"0 to {num_groups - 1}, each at least once."
         )
-    return given
+    return tuple(np.flatnonzero(given == g) for g in range(num_groups))

@@ -9,30 +9,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array
-from numpy.typing import NDArray
 
-from fedjax_kd import cohort, evaluate, metrics
-from fedjax_kd.core import Algorithm, Pool, State
+from fedjax_kd import metrics
+from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.debug import make_debug_round
-from fedjax_kd.engine import Report, Resident, make_round, replicate
-from fedjax_kd.metrics import Tally
+from fedjax_kd.dispatch import Block, Evaluation, dispatches, make_evaluation
+from fedjax_kd.engine import replicate
 from fedjax_kd.simulation import Simulation, initial_state, simulate
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
-
-Seats = tuple[NDArray[np.int32], ...]
 
 
 class Seconds(NamedTuple):
     """Where the time went; compilation is counted apart."""
 
     compile: float = 0.0
-    train: float = 0.0
+    train: float = 0.0  # with the evaluations that ran inside a block
     evaluate: float = 0.0
 
 
@@ -43,6 +36,7 @@ class Progress(NamedTuple):
     finished: int  # rounds
     rows: list[Row]  # of this block
     seconds: Seconds  # since the training was started or resumed
+    simulation: Simulation  # as it runs: with narrower chunks than asked for if memory ran out
 
 
 class Result(NamedTuple):
@@ -51,22 +45,6 @@ class Result(NamedTuple):
     state: State
     history: list[Row]
     seconds: Seconds
-
-
-class Pools(NamedTuple):
-    """Every example that an evaluation may need."""
-
-    train: Pool
-    test: Pool
-    client_test: Pool
-
-
-class Evaluation(NamedTuple):
-    """Tallies of the test set, and of each client's own test rows ``[C, ...]``."""
-
-    test: Tally
-    clients: Tally  # under the model of a newcomer
-    personal: Tally | None  # under each client's own model, if it can differ
 
 
 def train(
@@ -112,135 +90,51 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     s = simulation
     # Every block donates its input: the caller's stays.
     state = replicate(jax.tree.map(jnp.array, state), s.mesh)
-    resident = Resident(s.federation.train, s.federation.public)
-    run, run_compile = _compiled(s, state, resident)
-    look, look_compile = _timed(make_evaluation, s, state)
-    seconds = Seconds(compile=run_compile + look_compile)
+    began = time.perf_counter()
+    look = make_evaluation(s, state)
+    seconds = Seconds(compile=time.perf_counter() - began)
     if first == 0:
-        seen, spent = _timed(look, state)
+        row, spent = _looked(look, state)
         seconds = seconds._replace(evaluate=spent)
-        yield Progress(state, 0, [{"round": 0} | evaluation_row(seen)], seconds)
-    for start in range(first, s.num_rounds, s.block):
-        seats = _seats(s, start)
-        (state, reports), spent = _timed(run, state, resident, seats, np.int32(start))
-        seconds = seconds._replace(train=seconds.train + spent)
-        finished = min(start + s.block, s.num_rounds)
-        rows = _rows(s, start, finished, seats, jax.device_get(reports))
-        if finished % s.eval_every == 0 or finished == s.num_rounds:
-            seen, spent = _timed(look, state)
-            seconds = seconds._replace(evaluate=seconds.evaluate + spent)
-            rows[-1] |= evaluation_row(seen)
-        yield Progress(state, finished, rows, seconds)
-
-
-def make_evaluation(simulation: Simulation, state: State) -> Callable[[State], Evaluation]:
-    """Compiles the evaluation of states like ``state`` on all test rows."""
-    s, federation = simulation, simulation.federation
-    key = s.key("evaluate")
-    pools = Pools(federation.train, federation.test, federation.client_test)
-    test_is_dealt = federation.client_test.x is federation.test.x
-    x = jax.tree.map(lambda a: a[:2], federation.test.x)
-    own_models = any(
-        evaluate.has_personal_model(a, t.server, t.client, x)
-        for a, t in zip(s.groups, s.types, strict=True)
-    )
-
-    def look(state: State, pools: Pools) -> Evaluation:
-        predict = evaluate.shared_model(s.groups[0], key, state.server)
-        rows = evaluate.tally_rows(predict, pools.test)
-        if test_is_dealt:
-            owned = jax.tree.map(lambda a: a[pools.client_test.rows], rows)
-        else:
-            owned = evaluate.tally_rows(predict, pools.client_test)
-        personal = None
-        if own_models:
-            both = (pools.train, pools.client_test)
-            personal = evaluate.evaluate_personal(s.groups, s.layout.members, key, state, both)
-        return Evaluation(
-            metrics.total(rows), evaluate.by_client(owned, pools.client_test), personal
+        yield Progress(state, 0, [{"round": 0} | row], seconds, s)
+    for block in dispatches(s, state, first) if first < s.num_rounds else ():
+        state, s = block.state, block.simulation
+        seconds = seconds._replace(
+            compile=seconds.compile + block.compile_seconds, train=seconds.train + block.seconds
         )
+        finished = min(block.feed.start + s.block, s.num_rounds)
+        rows = _rows(block, finished)
+        if block.seen is None and (finished % s.eval_every == 0 or finished == s.num_rounds):
+            row, spent = _looked(look, state)
+            seconds = seconds._replace(evaluate=seconds.evaluate + spent)
+            rows[-1] |= row
+        yield Progress(state, finished, rows, seconds, s)
 
-    # The pools are arguments: as constants they would become part of the program.
-    program = jax.jit(look).lower(state, pools).compile()
-    return lambda state: program(state, pools)
+
+def _looked(look: Callable[[State], Evaluation], state: State) -> tuple[Row, float]:
+    """The columns of an evaluation, and the seconds that it took."""
+    began = time.perf_counter()
+    seen = jax.block_until_ready(look(state))
+    return evaluation_row(seen), time.perf_counter() - began
 
 
 def evaluation_row(seen: Evaluation) -> Row:
     """The columns that an evaluation fills."""
     row = {f"test_{k}": v for k, v in metrics.summary(seen.test).items()}
-    row |= {f"client_accuracy_{k}": v for k, v in metrics.over_clients(seen.clients).items()}
-    if seen.personal is not None:
-        spread = metrics.over_clients(seen.personal)
-        row |= {f"personal_accuracy_{k}": v for k, v in spread.items()}
+    for prefix, tally in (("client", seen.clients), ("personal", seen.personal)):
+        if tally is not None:
+            spread = metrics.over_clients(tally)
+            row |= {f"{prefix}_accuracy_{k}": v for k, v in spread.items()}
     return row
 
 
-def _compiled(s: Simulation, state: State, resident: Resident) -> tuple[Callable, float]:
-    """The program of one block of rounds, and the seconds that compiling it took."""
-    key = s.key("rounds")
-    if s.engine == "python":
-        return _python_block(s), 0.0
-    one_round = make_round(s.groups, s.layout, mesh=s.mesh)
-
-    def block(state: State, resident: Resident, seats: Seats, start: Array) -> tuple[State, Report]:
-        def step(state: State, now: tuple[Array, Seats]) -> tuple[State, Report]:
-            number, seats = now
-            return one_round(jax.random.fold_in(key, number), state, resident, seats, number)
-
-        numbers = start + jnp.arange(s.block, dtype=jnp.int32)
-        return jax.lax.scan(step, state, (numbers, seats))
-
-    # The next block, compiled once, takes the state where this one leaves it.
-    everywhere = None if s.mesh is None else NamedSharding(s.mesh, PartitionSpec())
-    program = jax.jit(block, donate_argnums=0, out_shardings=everywhere)
-    return _timed(program.lower(state, resident, _seats(s, 0), np.int32(0)).compile)
-
-
-def _python_block(s: Simulation) -> Callable:
-    """The same block for the debug engine: a loop over rounds."""
-    one_round, key = make_debug_round(s.groups, s.layout), s.key("rounds")
-
-    def block(state: State, resident: Resident, seats: Seats, start: Array) -> tuple[State, Report]:
-        reports = []
-        for i in range(s.block):
-            number = jnp.int32(int(start) + i)
-            places = [jnp.asarray(group[i]) for group in seats]
-            state, report = one_round(
-                jax.random.fold_in(key, number), state, resident, places, number
-            )
-            reports.append(report)
-        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *reports)
-
-    return block
-
-
-def _timed(function: Callable, *args: Any) -> tuple[Any, float]:
-    """The result of a call, complete on the device, and the seconds it took."""
-    began = time.perf_counter()
-    result = function(*args)
-    jax.block_until_ready(jax.tree.leaves(result) if isinstance(result, tuple) else ())
-    return result, time.perf_counter() - began
-
-
-def _seats(s: Simulation, start: int) -> Seats:
-    """Who takes part in the block that begins with round ``start``."""
-    return cohort.schedule(
-        s.sampler,
-        s.layout,
-        s.federation.sizes,
-        seed=s.seed,
-        first=start,
-        rounds=s.block,
-        last=s.num_rounds,
-        dropout_rate=s.dropout_rate,
-    )
-
-
-def _rows(s: Simulation, start: int, finished: int, seats: Seats, reports: Report) -> list[Row]:
+def _rows(block: Block, finished: int) -> list[Row]:
     """One row a round; rounds are counted from 1 in what users see."""
+    s, (start, seatings, effort, _) = block.simulation, block.feed
+    reports, seen = jax.device_get((block.reports, block.seen))
     rows = []
     for i in range(finished - start):
-        asked = [int((group[i] < s.layout.population).sum()) for group in seats]
+        asked = [int((group.seats[i] < s.layout.population).sum()) for group in seatings]
         down = sum(n * t.bytes_down for n, t in zip(asked, s.types, strict=True))
         sent = reports.used[i] + reports.rejected[i]
         up = sum(float(n) * t.bytes_up for n, t in zip(sent, s.types, strict=True))
@@ -252,10 +146,18 @@ def _rows(s: Simulation, start: int, finished: int, seats: Seats, reports: Repor
                 "rejected": float(reports.rejected[i].sum()),
                 "bytes_down": down,
                 "bytes_up": up,
+                "steps": effort[i].needed,
+                "steps_computed": effort[i].computed,
                 **{
                     f"train_{name}": float(v[i]) if some else math.nan
                     for name, v in reports.metrics.items()
                 },
             }
         )
+    if seen is not None:
+        for n, end in enumerate(range(s.eval_every, s.block + 1, s.eval_every)):
+            # Rounds after the last are empty: the first evaluation after it is the last one.
+            if end - s.eval_every < len(rows):
+                row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen))
+                rows[min(end, len(rows)) - 1] |= row
     return rows

@@ -79,16 +79,17 @@ def check_groups(
     return types
 
 
-def step_flops(algorithm: Algorithm, types: Types, pool: Pool, public: PyTree = None) -> float:
-    """About how many arithmetic operations one local step of a client costs.
+def lowered_update(
+    algorithm: Algorithm, types: Types, pool: Pool, public: PyTree = None
+) -> jax.stages.Lowered:
+    """The program of ``client_update`` before it is compiled.
 
-    XLA counts the body of a loop once, whatever the number of its turns: hence a step, and not the
-    whole of ``client_update``. 0 where the backend does not count.
+    Its ``cost_analysis()`` counts the body of a loop once, whatever the number of its turns: so
+    about the operations of one local step.
     """
     key, _, data, round, in_round = _surroundings(pool, public)
     update = jax.jit(in_round(algorithm.client_update))
-    cost = update.lower(key, types.message, types.client, data, round).cost_analysis()
-    return float((cost or {}).get("flops", 0.0))
+    return update.lower(key, types.message, types.client, data, round)
 
 
 def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:

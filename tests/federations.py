@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_kd import losses
-from fedjax_kd.cohort import lay_out
+from fedjax_kd.chunking import given
 from fedjax_kd.core import Algorithm, Batch, Key, Pool, State, Variables
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.debug import make_debug_round
 from fedjax_kd.engine import Report, Resident, RoundFn, make_round
+from fedjax_kd.seating import lay_out
 from fedjax_kd.task import Task
 
 FEATURES, CLASSES = 4, 3
@@ -91,7 +92,7 @@ def rounds(
     pool: Pool,
     cohorts: Sequence[Sequence[int]] = COHORTS,
     *,
-    chunk: int = 100,
+    chunk: int | Sequence[int] = 100,
     places: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     debug: bool = False,
@@ -105,15 +106,21 @@ def rounds(
     sizes = np.asarray(pool.sizes, np.int64)
     group = np.zeros(len(sizes), np.int64) if group_of is None else np.asarray(group_of)
     devices = 1 if mesh is None else mesh.size
-    layout = lay_out(group, places or max(map(len, cohorts)), chunk, devices)
+    members = [np.flatnonzero(group == g) for g in range(len(groups))]
+    most, widths = places or max(map(len, cohorts)), (chunk,) if isinstance(chunk, int) else chunk
+    chunks = [given(widths, -(-min(most, len(m)) // devices)) for m in members]
+    layout = lay_out(
+        members, len(sizes), most, chunks, work=[a.work for a in groups], devices=devices
+    )
     if run is None and debug:
         run = make_debug_round(groups, layout)
     run = run or jax.jit(make_round(groups, layout, mesh=mesh))
     state = start(groups, group) if state is None else state
     for number, ids in enumerate(cohorts):
-        seats = tuple(map(jnp.asarray, layout.seats(np.asarray(ids, np.int64), sizes)))
+        who = np.asarray(ids, np.int64)
+        seatings = jax.tree.map(jnp.asarray, layout.seat(who, sizes[who])[0])
         key = jax.random.fold_in(jax.random.key(2), number)
-        state, report = run(key, state, Resident(pool, public), seats, jnp.int32(number))
+        state, report = run(key, state, Resident(pool, public), seatings, jnp.int32(number))
         yield state, report
 
 

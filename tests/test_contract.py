@@ -15,10 +15,11 @@ from federations import CLASSES, COHORTS, FEATURES, federation, gap, logistic, p
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.cohort import lay_out
+from fedjax_kd.chunking import given
 from fedjax_kd.core import Algorithm, Pool, State
 from fedjax_kd.engine import Report, Resident, RoundFn, make_mesh, make_round
 from fedjax_kd.local import local_training
+from fedjax_kd.seating import Seating, lay_out
 from fedjax_kd.signature import options
 from fedjax_kd.validate import check_algorithm, check_same_type
 
@@ -54,8 +55,15 @@ def build(name: str, fit: dict[str, Any] = FIT, **given: Any) -> Algorithm:
 
 def one_round(algorithm: Algorithm) -> RoundFn:
     """The round of small cohorts in one chunk, to be compiled by the caller."""
-    layout = lay_out(np.zeros(federation().num_clients, int), PLACES, chunk=PLACES)
+    clients = federation().num_clients
+    chunks = [given((PLACES,), PLACES)]
+    layout = lay_out([range(clients)], clients, PLACES, chunks, work=[algorithm.work])
     return make_round([algorithm], layout)
+
+
+def one_chunk(ids: Sequence[int]) -> tuple[Seating]:
+    """A cohort in one chunk, in the order given."""
+    return (Seating(jnp.array(ids, jnp.int32), jnp.ones(1, jnp.int32)),)
 
 
 @cache
@@ -103,10 +111,10 @@ def test_traced_once_and_types_stable(name: str):
     [
         {"chunk": 1, "places": 3},
         {"chunk": 2},
-        {"chunk": 1, "mesh": 2},
+        {"chunk": (1, 2), "mesh": 2},
         {"debug": True},
     ],
-    ids=["chunks of 1", "chunks of 2", "sharded", "debug"],
+    ids=["chunks of 1", "chunks of 2", "sharded, chunks of 1 and 2", "debug"],
 )
 def test_engines_agree(name: str, how: dict[str, Any]):
     how = how | ({"mesh": make_mesh(how["mesh"])} if "mesh" in how else {})
@@ -123,7 +131,7 @@ def test_order_of_a_cohort_is_irrelevant(name: str):
     state = start([build(name)], np.zeros(federation().num_clients))
     resident, key = Resident(federation().train), jax.random.key(2)
     one, other = (
-        run(key, state, resident, (jnp.array(ids, jnp.int32),), jnp.int32(0))
+        run(key, state, resident, one_chunk(ids), jnp.int32(0))
         for ids in ([4, 0, 6, 3], [6, 3, 4, 0])
     )
     assert gap(one, other) < ROUNDING
@@ -162,7 +170,7 @@ def test_numeric_options_are_traceable(name: str):
     defaults = method | local | ({"client_lr": FIT["client_lr"]} if has_fit else {})
     values = {o: NEUTRAL[o] if v is None else v for o, v in defaults.items()}
     data = federation()
-    seats = (jnp.array([4, 0, 2, data.num_clients], jnp.int32),)
+    seats = one_chunk([4, 0, 2, data.num_clients])
 
     def two_rounds(values: dict[str, jax.Array]) -> Any:
         fit = FIT | {o: values[o] for o in local}

@@ -79,4 +79,5 @@ def fedavg(
         aggregate=mean,
         server_update=server_update,
         predict=lambda server, client, x: task.apply(server.model, x)[0],
+        work=fit.steps,
     )

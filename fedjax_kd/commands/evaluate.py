@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from fedjax_kd import checkpoint, metrics, runs
 from fedjax_kd.commands.parser import folders, parse
 from fedjax_kd.config import build
+from fedjax_kd.dispatch import Evaluation, make_evaluation
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.simulation import Simulation
-from fedjax_kd.train import Evaluation, evaluation_row, make_evaluation
+from fedjax_kd.train import evaluation_row
 
 HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
 
@@ -42,11 +43,21 @@ def main(args: Sequence[str]) -> int:
 
 
 def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
-    """One row a client; cells are empty where a client has no test examples."""
+    """One row a client; cells are empty where a client has no test examples.
+
+    Raises:
+      ValueError: if no client has any, as where clients are streamed.
+    """
+    own = simulation.federation.client_test
+    if own is None or seen.clients is None:
+        raise ValueError(
+            "The clients of this run are streamed from a store, and have no test examples of their "
+            "own: the test set's results are in metrics.csv."
+        )
     columns: dict[str, NDArray] = {
         "client": np.arange(simulation.federation.num_clients),
         "train_examples": simulation.federation.sizes,
-        "test_examples": np.asarray(simulation.federation.client_test.sizes),
+        "test_examples": np.asarray(own.sizes),
         **_results("", seen.clients),
         **({} if seen.personal is None else _results("personal_", seen.personal)),
     }

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedjax_kd.core import Data, Pool
 from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.partition import client_test_split
+from fedjax_kd.data.store import ClientStore
 
 Parts = Sequence[NDArray[np.int64]]
 Partitioner = Callable[[Dataset], Parts]
@@ -29,12 +30,14 @@ class Federation:
       name: of the data set.
       num_classes: L.
       input_shape: of one example, without the batch axis.
-      train: what the clients train on, C clients.
+      train: what the clients train on, C clients; where they are streamed, some of them, for types.
       test: the global test set; it belongs to nobody.
-      client_test: test rows of each client, C clients; some may have none.
+      client_test: test rows of each client, C clients; some may have none. None where the clients
+        are streamed.
       prepare: raw inputs to model inputs, applied in every step on the device.
       parts: training rows of each client in the data set's own order, for reports.
       public: unlabelled examples of the server, or None.
+      store: the clients' examples on disk, where they are streamed to the device.
     """
 
     name: str
@@ -42,20 +45,27 @@ class Federation:
     input_shape: tuple[int, ...]
     train: Pool
     test: Pool
-    client_test: Pool
+    client_test: Pool | None
     prepare: Callable[[ArrayLike], Array]
     parts: Parts
     public: Data | None = None
+    store: ClientStore | None = None
 
     @property
     def num_clients(self) -> int:
         """C."""
-        return len(self.parts)
+        return len(self.parts) if self.store is None else self.store.num_clients
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Training examples of each client, ``[C]``."""
-        return np.array([len(part) for part in self.parts])
+        return self.sizes_of(np.arange(self.num_clients))
+
+    def sizes_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Training examples of some clients."""
+        if self.store is not None:
+            return self.store.sizes_of(ids)
+        return np.array([len(self.parts[i]) for i in ids], np.int64)
 
 
 def federate(

@@ -1,0 +1,265 @@
+"""Blocks of rounds on the device: one program, fed with who takes part and with what.
+
+The next block's cohorts are drawn, and its examples read, by a background thread while the device
+computes. Nothing inside a block waits for the host.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from fedjax_kd import chunking, cohort, evaluate, memory, metrics, seating
+from fedjax_kd.core import Pool, State
+from fedjax_kd.data.window import Capacity, capacity, make_window
+from fedjax_kd.debug import make_debug_round
+from fedjax_kd.engine import Report, Resident, make_round, replicate
+from fedjax_kd.metrics import Tally
+from fedjax_kd.prefetch import prefetched
+from fedjax_kd.seating import Effort, Seating
+from fedjax_kd.simulation import Simulation, with_chunks
+
+
+class Pools(NamedTuple):
+    """Every example that an evaluation may need."""
+
+    train: Pool
+    test: Pool
+    client_test: Pool | None
+
+
+class Evaluation(NamedTuple):
+    """Tallies of the test set, and of each client's own test rows ``[C, ...]``."""
+
+    test: Tally
+    clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
+    personal: Tally | None  # under each client's own model, if it can differ
+
+
+class Feed(NamedTuple):
+    """What one block of rounds is given."""
+
+    start: int
+    seatings: tuple[Seating, ...]
+    effort: list[Effort]  # of each round
+    resident: Resident
+
+
+class Block(NamedTuple):
+    """What came of one block of rounds."""
+
+    simulation: Simulation  # with the chunks that were used
+    state: State
+    feed: Feed
+    reports: Report  # leaves [R, ...]
+    seen: Evaluation | None  # leaves [evaluations, ...], if evaluation ran inside
+    compile_seconds: float
+    seconds: float
+
+
+BlockFn = Callable[..., tuple[State, tuple[Report, Evaluation | None]]]
+"""(state, resident data, evaluation data, seatings, first round) -> (state, what came of it)"""
+
+
+def dispatches(s: Simulation, state: State, first: int) -> Iterator[Block]:
+    """Runs all blocks from round ``first`` on; each takes over the state of the one before."""
+    room = _capacity(s, first)
+    block, run = _first_block(s, state, first, room)
+    yield block
+    s, state = block.simulation, block.state
+    del block
+    starts = range(first + s.block, s.num_rounds, s.block)
+    with closing(prefetched(lambda start: feed(s, start, room), starts)) as feeds:
+        for given in feeds:
+            began = time.perf_counter()
+            state, (reports, seen) = jax.block_until_ready(_run(run, s, state, given))
+            yield Block(s, state, given, reports, seen, 0.0, time.perf_counter() - began)
+
+
+def _first_block(
+    s: Simulation, state: State, first: int, room: Capacity | None
+) -> tuple[Block, BlockFn]:
+    """The first block, in chunks that the device has memory for; and its program, for the others.
+
+    It works on a copy, since a program that fails may have taken its input with it.
+    """
+    while True:
+        given, began = feed(s, first, room), time.perf_counter()
+        try:
+            run = _compiled(s, state, given)
+            ready = time.perf_counter()
+            copied = replicate(jax.tree.map(jnp.copy, state), s.mesh)
+            after, (reports, seen) = jax.block_until_ready(_run(run, s, copied, given))
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if not memory.ran_out(error) or s.engine == "python":
+                raise
+            s = _narrower(s, error)
+            continue
+        spent = time.perf_counter() - ready
+        return Block(s, after, given, reports, seen, ready - began, spent), run
+
+
+def _narrower(s: Simulation, error: BaseException) -> Simulation:
+    """The simulation in chunks of half the width, after a warning."""
+    if max(map(max, s.chunk)) == 1:
+        raise memory.TooLargeError(
+            "The device has no memory to train one client at a time: take a smaller model or "
+            f"batch_size, or put fewer examples on the device. ({error})"
+        ) from error
+    narrow = with_chunks(s, [chunking.narrower(chunks) for chunks in s.layout.chunks])
+    warnings.warn(
+        f"The device has no memory for chunks of {max(map(max, s.chunk))} clients: going on with "
+        f"{max(map(max, narrow.chunk))}. Ask for that by `chunk` to save the attempt.",
+        stacklevel=2,
+    )
+    return narrow
+
+
+def feed(s: Simulation, start: int, room: Capacity | None) -> Feed:
+    """Who takes part in the block that begins with round ``start``, and their examples."""
+    drawn = seating.schedule(
+        s.sampler,
+        s.layout,
+        s.federation.sizes_of,
+        seed=s.seed,
+        first=start,
+        rounds=s.block,
+        last=s.num_rounds,
+        dropout_rate=s.dropout_rate,
+    )
+    store, public = s.federation.store, s.federation.public
+    if store is None or room is None:
+        return Feed(start, *drawn, Resident(s.federation.train, public))
+    met = np.concatenate([group.seats.ravel() for group in drawn.groups])
+    window = replicate(jax.device_put(make_window(store, met, room)), s.mesh)
+    return Feed(start, *drawn, Resident(window, public))
+
+
+def _capacity(s: Simulation, first: int) -> Capacity | None:
+    """Room for the largest block of a run whose examples are streamed."""
+    if s.federation.store is None:
+        return None
+
+    def attending(start: int) -> NDArray[np.int64]:
+        rounds = range(start, min(start + s.block, s.num_rounds))
+        who = (s.sampler, s.layout.population, s.seed)
+        return np.concatenate([cohort.attendance(*who, n, s.dropout_rate) for n in rounds])
+
+    # From round 0 on, so that a resumed run has the same program.
+    return capacity(
+        s.federation.store, map(attending, range(first % s.block, s.num_rounds, s.block))
+    )
+
+
+def _run(run: BlockFn, s: Simulation, state: State, given: Feed) -> Any:
+    """Starts a block; the result may not be there yet."""
+    return run(state, given.resident, _pools(s), given.seatings, np.int32(given.start))
+
+
+def _compiled(s: Simulation, state: State, given: Feed) -> BlockFn:
+    """The program of one block of rounds, or its counterpart in plain Python."""
+    if s.engine == "python":
+        return _python_block(s)
+    one_round, key = make_round(s.groups, s.layout, mesh=s.mesh), s.key("rounds")
+    look = evaluation(s) if s.block > s.eval_every else None
+
+    def block(
+        state: State, resident: Resident, pools: Pools, seatings: Any, start: Array
+    ) -> tuple[State, tuple[Report, Evaluation | None]]:
+        def one(state: State, now: tuple[Array, Any]) -> tuple[State, Report]:
+            number, seatings = now
+            return one_round(jax.random.fold_in(key, number), state, resident, seatings, number)
+
+        def several(state: State, now: Any) -> tuple[State, tuple[Report, Evaluation | None]]:
+            state, reports = jax.lax.scan(one, state, now)
+            return state, (reports, None if look is None else look(state, pools))
+
+        now = (start + jnp.arange(s.block, dtype=jnp.int32), seatings)
+        if look is None:
+            return several(state, now)
+        now = jax.tree.map(lambda a: a.reshape(-1, s.eval_every, *a.shape[1:]), now)
+        state, (reports, seen) = jax.lax.scan(several, state, now)
+        return state, (jax.tree.map(lambda a: a.reshape(s.block, *a.shape[2:]), reports), seen)
+
+    # The next block, compiled once, takes the state where this one leaves it.
+    everywhere = None if s.mesh is None else NamedSharding(s.mesh, PartitionSpec())
+    program = jax.jit(block, donate_argnums=0, out_shardings=everywhere)
+    lowered = program.lower(state, given.resident, _pools(s), given.seatings, np.int32(0))
+    compiled = lowered.compile()
+    memory.check(compiled)
+    return compiled
+
+
+def _python_block(s: Simulation) -> BlockFn:
+    """The same block for the debug engine: a loop over rounds."""
+    one_round, key = make_debug_round(s.groups, s.layout), s.key("rounds")
+    look = evaluation(s) if s.block > s.eval_every else None
+
+    def block(state: State, resident: Resident, pools: Pools, seatings: Any, start: Array) -> Any:
+        reports, seen = [], []
+        for i in range(s.block):
+            number = jnp.int32(int(start) + i)
+            places = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), seatings)
+            state, report = one_round(
+                jax.random.fold_in(key, number), state, resident, places, number
+            )
+            reports.append(report)
+            if look is not None and (i + 1) % s.eval_every == 0:
+                seen.append(look(state, pools))
+        return state, (_stacked(reports), _stacked(seen) if seen else None)
+
+    return block
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _pools(s: Simulation) -> Pools:
+    return Pools(s.federation.train, s.federation.test, s.federation.client_test)
+
+
+def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation]:
+    """Compiles the evaluation of states like ``state`` on all test rows."""
+    # The pools are arguments: as constants they would become part of the program.
+    program = jax.jit(evaluation(s)).lower(state, _pools(s)).compile()
+    return lambda state: program(state, _pools(s))
+
+
+def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
+    """The evaluation of a state on all test rows, to be jitted."""
+    federation, key = s.federation, s.key("evaluate")
+    own = federation.client_test
+    test_is_dealt = own is not None and own.x is federation.test.x
+    x = jax.tree.map(lambda a: a[:2], federation.test.x)
+    own_models = own is not None and any(
+        evaluate.has_personal_model(a, t.server, t.client, x)
+        for a, t in zip(s.groups, s.types, strict=True)
+    )
+
+    def look(state: State, pools: Pools) -> Evaluation:
+        predict = evaluate.shared_model(s.groups[0], key, state.server)
+        rows, theirs = evaluate.tally_rows(predict, pools.test), pools.client_test
+        if theirs is None:
+            return Evaluation(metrics.total(rows), None, None)
+        if test_is_dealt:
+            owned = jax.tree.map(lambda a: a[theirs.rows], rows)
+        else:
+            owned = evaluate.tally_rows(predict, theirs)
+        personal = None
+        if own_models:
+            both = (pools.train, theirs)
+            personal = evaluate.evaluate_personal(s.groups, s.layout.members, key, state, both)
+        return Evaluation(metrics.total(rows), evaluate.by_client(owned, theirs), personal)
+
+    return look

@@ -1,0 +1,252 @@
+"""Where the clients of a cohort sit: which device, which chunk, in what order.
+
+A chunk runs as long as its longest member, so clients are sorted by work, and a ragged cohort is
+cut into chunks of several widths: few clients at once where work differs, many where it is alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedjax_kd.cohort import Ids, Sampler, attendance
+
+Work = Callable[[NDArray[np.int64]], ArrayLike]
+"""Examples of clients ``[k]`` -> their local steps ``[k]``, in any unit."""
+
+
+class Chunks(NamedTuple):
+    """The widths that chunks of clients may have, ascending, and what a step of each costs."""
+
+    widths: tuple[int, ...]
+    costs: tuple[float, ...]  # of one local step of a whole chunk, in any unit
+
+
+class Seating(NamedTuple):
+    """One group's cohort: the clients' numbers chunk by chunk, and the number of chunks.
+
+    The narrow chunks come first. Empty seats hold the number ``population``. For a block of rounds
+    both have a leading axis.
+    """
+
+    seats: Any  # int32 [devices * places]
+    chunks: Any  # int32 [devices * widths]
+
+
+class Effort(NamedTuple):
+    """Local steps of a cohort: what its clients need, and what the device computes for them."""
+
+    needed: float
+    computed: float
+
+
+class Schedule(NamedTuple):
+    """Who takes part in a block of R rounds, and where everyone sits."""
+
+    groups: tuple[Seating, ...]  # leaves [R, ...]
+    effort: list[Effort]  # [R]
+
+
+def even(clients: int, widest: int) -> int:
+    """The width of the fewest chunks of at most ``widest`` clients, as full as can be.
+
+    Example:
+      >>> even(50, widest=32)
+      25
+    """
+    return -(-clients // -(-clients // widest))
+
+
+def plan(work: Sequence[float], chunks: Chunks) -> tuple[int, ...]:
+    """How many chunks of each width seat clients at the least cost.
+
+    Args:
+      work: local steps of each client, descending.
+      chunks: the widths to choose from, and the cost of a step of each.
+
+    Returns:
+      The number of chunks of each width. Narrow chunks take the longest clients.
+
+    Example:
+      >>> plan([90, 8, 8, 8, 8], Chunks((1, 4), (1.0, 4.0)))
+      (1, 1)
+    """
+    if len(chunks.widths) == 1:
+        return (-(-len(work) // chunks.widths[0]),)
+    n, least = len(work), [np.inf] * len(work) + [0.0]
+    chosen = []
+    for width, cost in zip(reversed(chunks.widths), reversed(chunks.costs), strict=True):
+        here = [False] * n
+        for first in range(n - 1, -1, -1):
+            total = cost * work[first] + least[min(first + width, n)]
+            if total < least[first]:
+                least[first], here[first] = total, True
+        chosen.append(here)
+    counts, first = [], 0
+    for width, here in zip(chunks.widths, reversed(chosen), strict=True):
+        count = 0
+        while first < n and here[first]:
+            first, count = first + width, count + 1
+        counts.append(count)
+    return tuple(counts)
+
+
+def expense(work: Sequence[float], chunks: Chunks, counts: Sequence[int]) -> float:
+    """What the chunks of a `plan` cost: each runs as long as its first, longest client."""
+    total, first = 0.0, 0
+    for width, cost, count in zip(*chunks, counts, strict=True):
+        stop = first + count * width
+        total += cost * sum(work[first:stop:width])
+        first = stop
+    return total
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the cohorts of a run are seated, a group of clients after the other.
+
+    Attributes:
+      population: clients C.
+      members: client numbers of each group, ascending.
+      room: clients of each group that one device must be able to seat.
+      chunks: the widths of each group's chunks.
+      work: local steps by examples, a group.
+      devices: size of the mesh axis ``clients``.
+    """
+
+    population: int
+    members: tuple[Ids | range, ...]
+    room: tuple[int, ...]
+    chunks: tuple[Chunks, ...]
+    work: tuple[Work, ...]
+    devices: int = 1
+
+    def places(self, group: int) -> int:
+        """Seats of one device, filled or not."""
+        widths, room = self.chunks[group].widths, self.room[group]
+        if len(widths) == 1:
+            return -(-room // widths[0]) * widths[0]
+        return room + widths[-1] - 1  # wherever the last chunk begins, it must end inside
+
+    def seat(self, ids: Ids, sizes: NDArray[np.int64]) -> tuple[tuple[Seating, ...], Effort]:
+        """One cohort: the longest work first, dealt out to the devices in turn.
+
+        Args:
+          ids: the clients' numbers.
+          sizes: the examples of each of them.
+        """
+        seated = [self._seat_group(g, ids, sizes) for g in range(len(self.members))]
+        efforts = [e for _, e in seated]
+        total = Effort(sum(e.needed for e in efforts), sum(e.computed for e in efforts))
+        return tuple(seating for seating, _ in seated), total
+
+    def _seat_group(self, group: int, ids: Ids, sizes: NDArray[np.int64]) -> tuple[Seating, Effort]:
+        members, chunks = self.members[group], self.chunks[group]
+        if len(members) < self.population:
+            ours = np.isin(ids, members)
+            ids, sizes = ids[ours], sizes[ours]
+        if len(ids) > self.room[group] * self.devices:
+            raise ValueError(
+                f"A cohort has {len(ids)} clients of one group, but there is room for "
+                f"{self.room[group] * self.devices}: give a cohort_size as large as the largest "
+                "cohort of the sampler."
+            )
+        work = np.asarray(self.work[group](sizes), np.float64)
+        order = np.lexsort((ids, -work))
+        seats = np.full((self.devices, self.places(group)), self.population, np.int32)
+        counts = np.zeros((self.devices, len(chunks.widths)), np.int32)
+        each, computed = Chunks(chunks.widths, chunks.widths), 0.0
+        for device in range(self.devices):
+            own = order[device :: self.devices]
+            longest = work[own].tolist()
+            counts[device] = plan(longest, chunks)
+            seats[device, : len(own)] = ids[own]
+            computed += expense(longest, each, counts[device].tolist())
+        needed = float(work.sum())
+        return Seating(seats.reshape(-1), counts.reshape(-1)), Effort(needed, computed)
+
+
+def lay_out(
+    members: Sequence[Ids | range],
+    population: int,
+    cohort_size: int,
+    chunks: Sequence[Chunks],
+    *,
+    work: Sequence[Work],
+    devices: int = 1,
+) -> Layout:
+    """The layout of cohorts of at most ``cohort_size`` clients.
+
+    Args:
+      members: client numbers of each group, ascending.
+      population: clients C.
+      cohort_size: clients K of a cohort.
+      chunks: widths and costs of each group's chunks.
+      work: local steps by examples, a group.
+      devices: to divide a cohort over.
+
+    Raises:
+      ValueError: if widths are not positive and ascending.
+
+    Example:
+      >>> layout = lay_out([range(10)], 10, 5, [Chunks((2,), (1.0,))], work=[lambda n: n])
+      >>> (seating,), effort = layout.seat(np.array([4, 7, 1]), np.array([4, 7, 1]))
+      >>> seating.seats
+      array([ 7,  4,  1, 10, 10, 10], dtype=int32)
+      >>> effort.computed / effort.needed
+      1.33
+    """
+    for widths, _ in chunks:
+        if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
+            raise ValueError(
+                f"chunk is {', '.join(map(str, widths))}, but at least 1 client must be trained at "
+                "a time: give one width, or several that ascend."
+            )
+    room = [-(-min(cohort_size, len(m)) // devices) for m in members]
+    return Layout(population, tuple(members), tuple(room), tuple(chunks), tuple(work), devices)
+
+
+def schedule(
+    sampler: Sampler,
+    layout: Layout,
+    sizes_of: Callable[[Ids], NDArray[np.int64]],
+    *,
+    seed: int,
+    first: int,
+    rounds: int,
+    last: int,
+    dropout_rate: float = 0.0,
+) -> Schedule:
+    """Who takes part in ``rounds`` rounds from number ``first`` on, and where.
+
+    Rounds from number ``last`` on are empty: they fill a block up and change nothing. A sampled
+    client drops out, independently of the others, with probability ``dropout_rate``.
+
+    Args:
+      sampler: who is asked, from `fedjax_kd.cohort`.
+      layout: where clients sit, from `lay_out`.
+      sizes_of: client numbers -> their examples.
+      seed: of the sampler and of dropout.
+      first: number of the first round.
+      rounds: of the block.
+      last: number of rounds of the whole run.
+      dropout_rate: in [0, 1).
+    """
+    nobody = np.zeros(0, np.int64)
+
+    def seated(number: int) -> tuple[tuple[Seating, ...], Effort]:
+        if number >= last:
+            return layout.seat(nobody, nobody)
+        ids = attendance(sampler, layout.population, seed, number, dropout_rate)
+        return layout.seat(ids, sizes_of(ids))
+
+    drawn = [seated(number) for number in range(first, first + rounds)]
+    groups = zip(*(seatings for seatings, _ in drawn), strict=True)
+    return Schedule(
+        tuple(Seating(*map(np.stack, zip(*group, strict=True))) for group in groups),
+        [effort for _, effort in drawn],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd.core import PyTree, State
+from fedjax_kd.seating import Chunks
 from fedjax_kd.simulation import Simulation, initial_state
 from fedjax_kd.validate import check_same_type
 
@@ -20,7 +22,7 @@ FORMAT = 1
 _KEEP = 2
 
 
-def save(folder: Path, state: State, finished: int) -> None:
+def save(folder: Path, state: State, finished: int, chunks: Sequence[Chunks] = ()) -> None:
     """Writes the state after ``finished`` rounds; the two newest checkpoints are kept.
 
     The checkpoint appears under its final name only when it is complete, so that a process may be
@@ -31,6 +33,7 @@ def save(folder: Path, state: State, finished: int) -> None:
       folder: of all checkpoints of one run; made if it does not exist.
       state: of the federation.
       finished: rounds, >= 0.
+      chunks: that the run is cut into, for `chunks_of`; sums are rounded by them.
 
     Raises:
       OSError: if the folder cannot be written to.
@@ -38,7 +41,8 @@ def save(folder: Path, state: State, finished: int) -> None:
     import orbax.checkpoint as ocp
 
     leaves = {path: _to_numpy(leaf) for path, leaf in _leaves(state).items()}
-    about = {"format": FORMAT, "leaves": {p: _kind(a) for p, a in leaves.items()}}
+    kinds = {p: _kind(a) for p, a in leaves.items()}
+    about = {"format": FORMAT, "leaves": kinds, "chunks": [c._asdict() for c in chunks]}
     # Orbax stores no empty arrays; their type says all about them.
     stored = {path: array for path, array in leaves.items() if array.size}
     parts = ocp.args.Composite(state=ocp.args.StandardSave(stored), about=ocp.args.JsonSave(about))
@@ -109,6 +113,14 @@ def restore(folder: Path, simulation: Simulation, finished: int | None = None) -
     arrays = {p: stored[p] if t.size else np.zeros(t.shape, t.dtype) for p, t in types.items()}
     leaves = [_from_numpy(arrays[p], like) for p, like in _leaves(expected).items()]
     return jax.tree.unflatten(jax.tree.structure(expected), leaves), step
+
+
+def chunks_of(folder: Path, finished: int) -> tuple[Chunks, ...]:
+    """The chunks that a run was cut into; empty if the checkpoint does not tell."""
+    about = _read(folder, finished, "about", None)
+    return tuple(
+        Chunks(tuple(group["widths"]), tuple(group["costs"])) for group in about.get("chunks", ())
+    )
 
 
 def _manager(folder: Path) -> Any:

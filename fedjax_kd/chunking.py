@@ -33,7 +33,8 @@ _LOG = logging.getLogger("fedjax_kd")
 
 _MOST_WIDTHS = 3  # each of them is compiled
 _GAIN = 0.03  # of the cost, that a further width must save
-_WASTE, _PRICE, _TAXES = 1.15, 0.1, (0.0, 0.5, 1.0, 2.0, 4.0)  # aimed at; at what price; of a lane's cost
+_WASTE, _PRICE = 1.15, 0.1  # share of computed steps to aim at, and what it may cost
+_TAXES = (0.0, 0.5, 1.0, 2.0, 4.0)  # on every lane of a chunk, in units of what a lane costs
 
 # Runs of fewer operations than this take seconds, in which there is nothing to win by measuring;
 # nor by compiling chunks of several widths.

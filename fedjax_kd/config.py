@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
@@ -14,46 +13,17 @@ from jax.sharding import Mesh
 from fedjax_kd import cohort
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Algorithm
-from fedjax_kd.data import PARTITIONERS, Dataset, load
-from fedjax_kd.data.federation import Federation, Partitioner, federate
+from fedjax_kd.data.federation import Federation
+from fedjax_kd.division import DataConfig, Options, federation_of
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.precision import Precision
-from fedjax_kd.signature import REQUIRED, Option, named, nearest, options
+from fedjax_kd.signature import check_finite, check_options, named, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
 from fedjax_kd.task import Task, from_nnx
 
 FORMAT = 1
-
-_ALPHA = 0.1  # of a Dirichlet partition, where the partitioner itself has no default
-
-Value = int | float | str | bool | tuple[int, ...] | None
-Options = Mapping[str, Value]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which data, and how they are divided among the clients.
-
-    Args:
-      dataset: name of the data set; `fedjax-kd list datasets` shows them.
-      data_dir: folder of the data set's files; FEDJAX_KD_DATA if not given.
-      partition: how examples are divided among clients; `fedjax-kd list partitions` shows how.
-      partition_options: of the partitioner, by name.
-      num_clients: clients in the population C, >= 1.
-      client_test_fraction: share of each client's rows that is held out to test its own model, in
-        [0, 1); with 0 the test set is dealt out among the clients.
-      seed: of the division among clients; if not given, the seed of the run.
-    """
-
-    dataset: str = "digits"
-    data_dir: str | None = None
-    partition: str = "dirichlet"
-    partition_options: Options = field(default_factory=dict)
-    num_clients: int | None = 100
-    client_test_fraction: float = 0.0
-    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +38,9 @@ class TrainingConfig:
       sampling: who is asked: "uniform", "examples" (odds by the number of examples), or a JSON file
         with a list of client numbers for each round.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
-      chunk: clients trained at the same time on one device; chosen by size if not given.
+      chunk: clients trained at the same time on one device; measured or by rule if not given.
+      rounds_per_dispatch: rounds that the device runs before the host hears of them, a divisor or a
+        multiple of eval_every (evaluation then runs inside); by default a divisor up to 25.
       devices: devices to divide each cohort over, >= 1.
       engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
       precision: of the clients' arithmetic: "float32"; "tf32", faster on GPUs; or "bfloat16", where
@@ -82,6 +54,7 @@ class TrainingConfig:
     sampling: str = "uniform"
     dropout_rate: float = 0.0
     chunk: int | None = None
+    rounds_per_dispatch: int | None = None
     devices: int = 1
     engine: Engine = "jit"
     precision: Precision = "float32"
@@ -162,54 +135,6 @@ def takes_local(factory: Callable[..., Algorithm]) -> bool:
     return "fit" in inspect.signature(factory).parameters
 
 
-def partitioner_options(name: str) -> list[Option]:
-    """The options of a partitioner but for those that every run has: clients and seed.
-
-    Example:
-      >>> [option.name for option in partitioner_options("lognormal")]
-      ['sigma', 'min_partition_size']
-    """
-    shared = ("num_partitions", "seed")
-    own = [o for o in options(named("partition", name, PARTITIONERS)) if o.name not in shared]
-    return [
-        o._replace(default=_ALPHA) if o.name == "alpha" and o.default is REQUIRED else o
-        for o in own
-    ]
-
-
-def counts_clients(partition: str) -> bool:
-    """Whether a partitioner is told how many clients to make, and does not find out itself."""
-    factory = named("partition", partition, PARTITIONERS)
-    return any(o.name == "num_partitions" for o in options(factory))
-
-
-def partitioner(data: DataConfig) -> Partitioner:
-    """The partitioner that a configuration asks for.
-
-    Raises:
-      ValueError: if the name or an option is unknown, or a value is out of its range.
-    """
-    factory = named("partition", data.partition, PARTITIONERS)
-    own = partitioner_options(data.partition)
-    _check_options(f"partition {data.partition}", data.partition_options, own)
-    given: dict[str, Any] = {o.name: o.default for o in own} | dict(data.partition_options)
-    shared = {"num_partitions": data.num_clients, "seed": data.seed or 0}
-    known = {o.name for o in options(factory)}
-    return factory(**given | {name: v for name, v in shared.items() if name in known})
-
-
-def federation_of(data: DataConfig) -> tuple[Dataset, Federation]:
-    """The data set of a run, and its division among clients.
-
-    Raises:
-      ValueError: if the data cannot be read, or not be divided as asked.
-    """
-    divide = partitioner(data)
-    dataset = load(data.dataset, data_dir=data.data_dir)
-    fraction, seed = data.client_test_fraction, data.seed or 0
-    return dataset, federate(dataset, divide, client_test_fraction=fraction, seed=seed)
-
-
 def build(config: Config, federation: Federation | None = None) -> Simulation:
     """The simulation that a configuration describes.
 
@@ -225,7 +150,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
       >>> build(Config("fedavg", training=TrainingConfig(num_rounds=3))).federation.num_clients
       100
     """
-    _check_finite("training", asdict(config.training))
+    check_finite("training", asdict(config.training))
     for seed in (config.training.seed, config.data.seed or 0):
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
@@ -243,7 +168,7 @@ def task_of(config: Config, federation: Federation) -> Task:
     """The model of a run, made for its data."""
     config = with_model(config, federation)
     factory = named("model", str(config.model), MODELS)
-    _check_options(f"model {config.model}", config.model_options, options(factory))
+    check_options(f"model {config.model}", config.model_options, options(factory))
     make = factory(federation.input_shape, federation.num_classes, **config.model_options)
     return from_nnx(make, prepare=federation.prepare, precision=config.training.precision)
 
@@ -263,30 +188,12 @@ def algorithm_of(config: Config, task: Task) -> Algorithm:
       ValueError: if the method or an option is unknown, or a value is out of its range.
     """
     factory = named("method", config.method, REGISTRY)
-    _check_options(f"method {config.method}", config.method_options, options(factory))
+    check_options(f"method {config.method}", config.method_options, options(factory))
     if not takes_local(factory):
         return factory(task, **config.method_options)
-    _check_options("local training", config.local, options(local_training))
+    check_options("local training", config.local, options(local_training))
     local: dict[str, Any] = dict(config.local)
     return factory(task, local_training(**local), **config.method_options)
-
-
-def _check_options(owner: str, given: Options, known: list[Option]) -> None:
-    """Raises ValueError if an option is unknown or no finite number."""
-    names = [option.name for option in known]
-    for name in given:
-        if name not in names:
-            raise ValueError(
-                f"{owner} has no option {name!r}{nearest(name, names)}. It has: {', '.join(names)}."
-            )
-    _check_finite(owner, given)
-
-
-def _check_finite(owner: str, given: Options) -> None:
-    """Raises ValueError if a number is NaN or infinite."""
-    for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} of {owner} is {value}, but must be finite: give a number.")
 
 
 def _mesh(devices: int) -> Mesh | None:

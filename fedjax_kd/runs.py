@@ -26,7 +26,7 @@ import jax
 from fedjax_kd.config import Config, from_json, to_json
 from fedjax_kd.train import Row
 
-COUNTS = ("round", "clients", "rejected", "bytes_down", "bytes_up")
+COUNTS = ("round", "clients", "rejected", "bytes_down", "bytes_up", "steps", "steps_computed")
 _LIBRARIES = ("fedjax-kd", "jax", "jaxlib", "flax", "optax", "numpy")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import reduce, wraps
 from operator import or_
@@ -160,3 +161,21 @@ def _owner(factory: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _help(factory: Callable[..., Any], name: str) -> str:
     documented = {p.arg_name: p.description for p in parse(factory.__doc__ or "").params}
     return " ".join((documented.get(name) or "").split())
+
+
+def check_options(owner: str, given: Mapping[str, Any], known: Sequence[Option]) -> None:
+    """Raises ValueError if an option is unknown or no finite number."""
+    names = [option.name for option in known]
+    for name in given:
+        if name not in names:
+            raise ValueError(
+                f"{owner} has no option {name!r}{nearest(name, names)}. It has: {', '.join(names)}."
+            )
+    check_finite(owner, given)
+
+
+def check_finite(owner: str, given: Mapping[str, Any]) -> None:
+    """Raises ValueError if a number is NaN or infinite."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} of {owner} is {value}, but must be finite: give a number.")

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from fedjax_kd import chunking, cohort, seating
+from fedjax_kd import chunking, cohort, memory, seating, tree
 from fedjax_kd.chunking import Workload
 from fedjax_kd.cohort import Ids
 from fedjax_kd.core import Algorithm, Key, State
@@ -107,6 +107,7 @@ def simulate(
     cohort.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
     members = _members(group_of, len(groups), population)
+    _check_memory(types, members)
     unseated = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
@@ -207,6 +208,18 @@ def _placed(federation: Federation, mesh: Mesh | None) -> Federation:
     f = federation
     train, test, own, public = replicate((f.train, f.test, f.client_test, f.public), mesh)
     return replace(f, train=train, test=test, client_test=own, public=public)
+
+
+def _check_memory(types: Sequence[Types], members: Sequence[Ids | range]) -> None:
+    """Raises ValueError if what all clients keep cannot lie on the device."""
+    kept = [tree.num_bytes(t.client) * len(m) for t, m in zip(types, members, strict=True)]
+    room = memory.free()
+    if room is not None and sum(kept) > room:
+        raise ValueError(
+            f"The {sum(map(len, members))} clients keep {sum(kept) / 2**30:.1f} GiB between rounds "
+            f"with this method, but {room / 2**30:.1f} GiB are free on the device: take fewer "
+            "clients, a smaller model, or a method whose clients keep nothing."
+        )
 
 
 def _check_numbers(**numbers: int) -> None:

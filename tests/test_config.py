@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_kd import config
+from fedjax_kd import config, division
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.config import Config, DataConfig, TrainingConfig
 from fedjax_kd.data import PARTITIONERS
@@ -94,13 +94,13 @@ def test_bad_options_are_named(given: Config, message: str) -> None:
 )
 def test_bad_partitions_are_named(data: DataConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.federation_of(data)
+        division.federation_of(data)
 
 
 def test_the_seed_of_the_data_decides_the_split_alone() -> None:
     def sizes(seed: int) -> list[int]:
         data = DataConfig(num_clients=10, seed=seed)
-        return config.federation_of(data)[1].sizes.tolist()
+        return division.federation_of(data)[1].sizes.tolist()
 
     assert sizes(1) == sizes(1)
     assert sizes(1) != sizes(2)

@@ -25,6 +25,7 @@ LAYERS = (
     "debug simulation",
     "dispatch",
     "train checkpoint",
+    "division",
     "config",
     "display runs tensorboard report",
     "commands",

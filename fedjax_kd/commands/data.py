@@ -9,7 +9,6 @@ from typing import Any
 from fedjax_kd.commands import sections
 from fedjax_kd.commands.parser import Section, flag, parse
 from fedjax_kd.commands.partition import data_config
-from fedjax_kd.config import partitioner
 from fedjax_kd.data import (
     ClientStore,
     load,
@@ -19,6 +18,7 @@ from fedjax_kd.data import (
     tfds,
     write_store,
 )
+from fedjax_kd.division import partitioner
 from fedjax_kd.signature import REQUIRED, named, options
 
 _HELP = """Prepares data: `fedjax-kd data prepare NAME`, `fedjax-kd data pack` or `fedjax-kd data

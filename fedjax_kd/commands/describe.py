@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands.parser import parse
-from fedjax_kd.config import Config, algorithm_of, federation_of, task_of
+from fedjax_kd.config import Config, algorithm_of, task_of
+from fedjax_kd.division import federation_of
 from fedjax_kd.report import tables
 from fedjax_kd.signature import named, options
 from fedjax_kd.validate import check_algorithm

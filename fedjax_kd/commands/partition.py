@@ -9,8 +9,9 @@ from typing import Any
 
 from fedjax_kd.commands import sections
 from fedjax_kd.commands.parser import Section, flag, parse
-from fedjax_kd.config import DataConfig, federation_of
+from fedjax_kd.data import is_store
 from fedjax_kd.data.sources import DATA_DIR_VARIABLE
+from fedjax_kd.division import STORED, DataConfig, federation_of
 from fedjax_kd.report import partition, tables
 
 HELP = """Shows how examples are divided among clients, as a table and a picture.
@@ -27,6 +28,11 @@ def main(args: Sequence[str]) -> int:
     found = parse("fedjax-kd partition", HELP, [*sections.of_data(args, {}), _OUTPUT], args)
     data = data_config(found, seed=0)
     dataset, federation = federation_of(data)
+    if dataset is None:
+        raise ValueError(
+            f"{data.dataset} is a client store, whose clients are read as they take part: there is "
+            "no picture of it. Give a data set and a partition."
+        )
     numbers = partition.describe(dataset, federation.parts)
     tables.show(tables.pairs(numbers._asdict()), f"{data.dataset}, {data.partition}")
     if out := found["output"]["out"]:
@@ -42,6 +48,9 @@ def data_config(found: Mapping[str, Any], seed: int) -> DataConfig:
       seed: of the division, unless the options say otherwise.
     """
     data = {"num_clients": None, **found["data"]}
+    if is_store(data["dataset"]):
+        store = str(Path(data["dataset"]).absolute())
+        return DataConfig(dataset=store, partition=STORED, num_clients=None, seed=seed)
     folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
     data |= {"data_dir": folder and str(Path(folder).absolute())}
     data |= {"seed": seed if data["seed"] is None else data["seed"]}

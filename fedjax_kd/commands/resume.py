@@ -9,7 +9,8 @@ from fedjax_kd import runs
 from fedjax_kd.commands.parser import Section, flag, folders, parse
 from fedjax_kd.commands.run import check_output, finish
 from fedjax_kd.commands.training import Run
-from fedjax_kd.config import Config, build, federation_of, longer
+from fedjax_kd.config import Config, build, longer
+from fedjax_kd.division import federation_of
 
 HELP = """Goes on with a run from its last checkpoint, or from its beginning if there is none yet.
 

@@ -12,8 +12,9 @@ from fedjax_kd.commands import sections
 from fedjax_kd.commands.parser import Section, flag, parse
 from fedjax_kd.commands.partition import data_config
 from fedjax_kd.commands.training import Run, carry_out
-from fedjax_kd.config import Config, TrainingConfig, build, federation_of, with_model
+from fedjax_kd.config import Config, TrainingConfig, build, with_model
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.division import federation_of
 from fedjax_kd.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.signature import named
@@ -74,13 +75,14 @@ def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     first = next(iter(configs.values()))
     dataset, federation = federation_of(first.data)
     ready = {m: _with_simulation(config, federation) for m, config in configs.items()}
-    name = "-".join([*configs, dataset.name.replace(":", "-").replace("/", "-")])
+    name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
     parent = runs.create(output["out"], name)
     folders = {m: parent / m if len(configs) > 1 else parent for m in configs}
     for method, (config, _) in ready.items():
         folders[method].mkdir(exist_ok=True)
         runs.write_config(folders[method], config)
-    partition.draw(dataset, federation.parts, parent / "partition.png")
+    if dataset is not None:
+        partition.draw(dataset, federation.parts, parent / "partition.png")
     kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
     jobs = [Run(m, folders[m], *ready[m], **kept) for m in configs]
     return finish(parent, jobs, quiet=output["quiet"])

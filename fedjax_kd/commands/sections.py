@@ -8,14 +8,9 @@ from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands.parser import Section, flag
-from fedjax_kd.config import (
-    DataConfig,
-    TrainingConfig,
-    Value,
-    counts_clients,
-    partitioner_options,
-    takes_local,
-)
+from fedjax_kd.config import TrainingConfig, takes_local
+from fedjax_kd.data import is_store
+from fedjax_kd.division import DataConfig, Value, counts_clients, partitioner_options
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
 from fedjax_kd.signature import Option, named, options
@@ -49,7 +44,10 @@ def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
 
 
 def of_data(args: Sequence[str], shared: Defaults) -> list[Section]:
-    """The options that decide the clients."""
+    """The options that decide the clients; a client store leaves nothing to decide."""
+    if is_store(given(args, "dataset") or ""):
+        stored = [o for o in options(DataConfig) if o.name == "dataset"]
+        return [Section("data", "Data and clients", stored), Section("partition", "", [])]
     partition = given(args, "partition") or DataConfig.partition
     skipped = () if counts_clients(partition) else ("num_clients",)
     data = [o for o in options(DataConfig) if o.name not in skipped]

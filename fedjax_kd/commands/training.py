@@ -12,7 +12,7 @@ from fedjax_kd import checkpoint, display, runs, tensorboard
 from fedjax_kd.config import Config
 from fedjax_kd.core import State
 from fedjax_kd.report import plots
-from fedjax_kd.simulation import Simulation, initial_state
+from fedjax_kd.simulation import Simulation, initial_state, with_chunks
 from fedjax_kd.train import Progress, Row, Seconds, blocks
 
 _LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
@@ -44,7 +44,7 @@ def carry_out(run: Run, show: display.Show, stop: Callable[[], bool]) -> str:
     Returns:
       The status: "finished" or "interrupted".
     """
-    rows, state, finished = _beginning(run)
+    run, rows, state, finished = _beginning(run)
     earlier = _seconds(run.folder) if finished else Seconds()
     total, status = earlier, "finished"
     saved = Saved(finished, time.monotonic())
@@ -52,6 +52,7 @@ def carry_out(run: Run, show: display.Show, stop: Callable[[], bool]) -> str:
     with tensorboard.writer(run.folder, finished, enabled=run.tensorboard) as log:
         going_on = blocks(run.simulation, state, finished) if _remains(run, finished) else ()
         for progress in going_on:
+            run = run._replace(simulation=progress.simulation)
             new = _timed_rows(progress, rows, earlier)
             columns = _columns(run.simulation, rows or new)
             runs.append_rows(run.folder, columns, new)
@@ -75,16 +76,21 @@ def _remains(run: Run, finished: int) -> bool:
     return finished < run.simulation.num_rounds
 
 
-def _beginning(run: Run) -> tuple[list[Row], State, int]:
-    """Rows, state and finished rounds to go on from; rows of lost rounds are dropped."""
+def _beginning(run: Run) -> tuple[Run, list[Row], State, int]:
+    """The run, and rows, state and finished rounds to go on from; rows of lost rounds are dropped.
+
+    It goes on in the chunks that it was cut into, or else sums would be rounded otherwise.
+    """
     folder = run.folder / "checkpoints"
     known = [n for n in checkpoint.finished_rounds(folder) if _usable(run, n)]
     checkpoint.drop(folder, after=known[-1] if known else -1)
     if not known:
         runs.truncate_rows(run.folder, None)
-        return [], initial_state(run.simulation), 0
+        return run, [], initial_state(run.simulation), 0
+    if chunks := checkpoint.chunks_of(folder, known[-1]):
+        run = run._replace(simulation=with_chunks(run.simulation, chunks))
     state, finished = checkpoint.restore(folder, run.simulation, known[-1])
-    return runs.truncate_rows(run.folder, finished), state, finished
+    return run, runs.truncate_rows(run.folder, finished), state, finished
 
 
 def _usable(run: Run, finished: int) -> bool:
@@ -110,7 +116,8 @@ def _due(run: Run, saved: Saved, progress: Progress) -> bool:
 
 def _save(run: Run, progress: Progress) -> Saved:
     began = time.monotonic()
-    checkpoint.save(run.folder / "checkpoints", progress.state, progress.finished)
+    chunks = progress.simulation.layout.chunks
+    checkpoint.save(run.folder / "checkpoints", progress.state, progress.finished, chunks)
     now = time.monotonic()
     return Saved(progress.finished, now, now - began)
 
@@ -155,11 +162,19 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "bytes_down": int(sum(row["bytes_down"] for row in trained)),
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
+        "chunk": run.simulation.chunk,
+        "waste": _waste(trained),
         "rounds_per_second": len(trained) / seconds.train if seconds.train else None,
         "client_updates_per_second": updates / seconds.train if seconds.train else None,
     }
     finite = {k: None if _is_nan(v) else v for k, v in summary.items()}
     runs.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
+
+
+def _waste(rows: Sequence[Row]) -> float | None:
+    """Local steps that were computed, over those that the clients needed."""
+    needed = sum(row["steps"] for row in rows)
+    return sum(row["steps_computed"] for row in rows) / needed if needed else None
 
 
 def _is_nan(value: Any) -> bool:

@@ -18,6 +18,8 @@ from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.store import ClientStore
 
+_SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
+
 Parts = Sequence[NDArray[np.int64]]
 Partitioner = Callable[[Dataset], Parts]
 
@@ -117,6 +119,53 @@ def federate(
         prepare=_prepare(dataset.train.x),
         parts=parts,
         public=None if public_x is None else unlabelled(public_x),
+    )
+
+
+def streamed(store: ClientStore) -> Federation:
+    """The clients of a store, whose examples come to the device as they take part.
+
+    Memory on device and host does not depend on the number of clients, as long as they keep no
+    state of their own. There are no test rows of clients, but the store's global test set.
+
+    Args:
+      store: from `fedjax_kd.data.open_store`.
+
+    Raises:
+      ValueError: if the store has no test set.
+
+    Example:
+      >>> import tempfile
+      >>> from fedjax_kd.data import synthetic_clients, synthetic_test, write_store
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     clients, test = synthetic_clients(20), synthetic_test(100)
+      ...     store = write_store(f"{folder}/s", clients, name="s", num_classes=10, test=test)
+      ...     streamed(store).num_clients
+      20
+    """
+    if store.test is None:
+        raise ValueError(
+            f"The client store {store.folder} has no test set, without which nothing can be "
+            "evaluated: write it again with test=(x, y)."
+        )
+    some = np.arange(min(store.num_clients, _SOME_CLIENTS))
+    x, y, starts, sizes = store.rows_of(some)
+    owned = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    test = Examples(np.array(store.test[0]), np.array(store.test[1]), {})
+    if store.mean is None or store.std is None:
+        prepare: Callable[[ArrayLike], Array] = jnp.asarray
+    else:
+        prepare = partial(standardise, mean=store.mean, std=store.std)
+    return Federation(
+        name=store.name,
+        num_classes=store.num_classes,
+        input_shape=store.input_shape,
+        train=_owned(_pool(Examples(x, y, {})), owned),
+        test=_owned(_pool(test), [np.arange(len(test.y))]),
+        client_test=None,
+        prepare=prepare,
+        parts=(),
+        store=store,
     )
 
 

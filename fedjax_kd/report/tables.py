@@ -24,7 +24,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run")
-    for title in ("rounds", "accuracy", "best", "loss", "MB down", "MB up", "rejected"):
+    for title in ("rounds", "accuracy", "best", "loss", "MB down", "MB up", "rejected", "waste"):
         table.add_column(title, justify="right")
     for title in ("rounds/s", "clients/s", "compile s", "train s", "evaluate s"):
         table.add_column(title, justify="right")
@@ -39,6 +39,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
             _number(summary["bytes_down"] / 1e6, ".1f"),
             _number(summary["bytes_up"] / 1e6, ".1f"),
             str(summary["rejected"]),
+            _number(summary.get("waste"), ".2f"),
             _number(summary["rounds_per_second"], ".3g"),
             _number(summary["client_updates_per_second"], ".3g"),
             *(_number(seconds[part], ".1f") for part in ("compile", "train", "evaluate")),

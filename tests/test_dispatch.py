@@ -1,0 +1,165 @@
+"""Blocks of rounds: evaluation inside, clients streamed from disk, and too little memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from federations import SIZES, dataset, federation, gap, logistic
+
+from fedjax_kd import dispatch, memory
+from fedjax_kd.algorithms import fedavg, scaffold
+from fedjax_kd.data import open_store, pack
+from fedjax_kd.data.federation import streamed
+from fedjax_kd.local import local_training
+from fedjax_kd.simulation import initial_state, simulate
+from fedjax_kd.train import Result, blocks, train
+
+FIT = local_training(client_lr=0.1, batch_size=4)
+
+
+def assert_alike(one: Result, other: Result, *, but: set[str] = frozenset()) -> None:
+    """The same rows and the same state."""
+    assert gap(one.state, other.state) < 1e-6
+    assert [row["round"] for row in one.history] == [row["round"] for row in other.history]
+    for row, again in zip(one.history, other.history, strict=True):
+        assert row.keys() - but == again.keys() - but, row["round"]
+        kept = sorted(row.keys() - but)
+        np.testing.assert_allclose([row[k] for k in kept], [again[k] for k in kept], atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["jit", "python"])
+@pytest.mark.parametrize("num_rounds", [6, 7, 8])
+def test_evaluation_inside_a_block_is_that_between_blocks(num_rounds: int, engine: Any):
+    options = {"num_rounds": num_rounds, "cohort_size": 3, "eval_every": 2, "engine": engine}
+    between = train(scaffold(logistic(), FIT), federation(), **options)
+    inside = train(scaffold(logistic(), FIT), federation(), rounds_per_dispatch=6, **options)
+    evaluated = [row["round"] for row in between.history if "test_accuracy" in row]
+    assert evaluated == [0, 2, 4, 6, *([] if num_rounds == 6 else [num_rounds])]
+    assert_alike(between, inside)
+
+
+@pytest.mark.parametrize("asked", [0, -1, 3, 4, 9])
+def test_blocks_that_do_not_fit_evaluation_are_errors(asked: int):
+    with pytest.raises(ValueError, match=rf"rounds_per_dispatch is {asked}, but must divide"):
+        simulate(
+            fedavg(logistic(), FIT),
+            federation(),
+            num_rounds=6,
+            cohort_size=2,
+            eval_every=6 if asked != 3 else 2,
+            rounds_per_dispatch=asked,
+        )
+
+
+def parts(data: Any) -> list[np.ndarray]:
+    """The clients of `federation`, as a partitioner gives them."""
+    ends = np.cumsum([0, *SIZES])
+    return [np.arange(a, b) for a, b in pairwise(ends)]
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_streamed_clients_train_like_resident_ones(tmp_path: Path, block: int):
+    pack(tmp_path / "store", dataset(sum(SIZES)), parts)
+    stream = streamed(open_store(tmp_path / "store"))
+    options = {"num_rounds": 5, "cohort_size": 3, "eval_every": 4, "dropout_rate": 0.2}
+    resident = train(scaffold(logistic(), FIT), federation(), **options)
+    options["rounds_per_dispatch"] = block
+    again = train(scaffold(logistic(), FIT), stream, **options)
+    own = {f"client_accuracy_{k}" for k in ("mean", "std", "worst_10", "min", "max")}
+    own |= {key for key in resident.history[0] if key.startswith("client_")}
+    assert_alike(resident, again, but=own)
+    assert not any(key.startswith("client_") for key in again.history[0])
+
+
+def test_a_streamed_training_is_compiled_once_and_resumes_to_the_same_bits(tmp_path: Path):
+    pack(tmp_path / "store", dataset(sum(SIZES)), parts)
+    stream = streamed(open_store(tmp_path / "store"))
+    traced = []
+
+    def counting(algorithm: Any) -> Any:
+        def client_update(*args: Any) -> Any:
+            traced.append(1)
+            return algorithm.client_update(*args)
+
+        return algorithm._replace(client_update=client_update)
+
+    simulation = simulate(
+        counting(fedavg(logistic(), FIT)), stream, num_rounds=8, cohort_size=2, eval_every=2
+    )
+    traced.clear()
+    states, after_first = [], 0
+    for progress in blocks(simulation, initial_state(simulation)):
+        states.append(jax.tree.map(np.array, progress.state))
+        after_first = after_first or (len(traced) if progress.finished else 0)
+    assert len(traced) == after_first > 0
+    (*_, last) = blocks(simulation, states[2], 4)
+    assert gap(last.state, states[-1]) == 0
+
+
+def test_a_store_without_test_set_is_an_error(tmp_path: Path):
+    store = pack(tmp_path / "store", dataset(sum(SIZES)), parts)
+    with pytest.raises(ValueError, match="has no test set"):
+        streamed(replace(store, test=None))
+
+
+def test_states_of_too_many_clients_are_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "free", lambda: 100)
+    with pytest.raises(ValueError, match=r"6 clients keep 0\.0 GiB between rounds"):
+        simulate(scaffold(logistic(), FIT), federation(), num_rounds=1, cohort_size=2)
+
+
+@pytest.mark.parametrize("fails", ["compile", "run"])
+def test_too_little_memory_narrows_the_chunks(monkeypatch: pytest.MonkeyPatch, fails: str):
+    options = {"num_rounds": 4, "cohort_size": 6, "eval_every": 2}
+    expected = train(scaffold(logistic(), FIT), federation(), **options, chunk=1)
+    real, widths = dispatch._run, []
+
+    def check(program: Any) -> None:
+        if fails == "compile" and len(widths) < 2:
+            widths.append(program)
+            raise memory.TooLargeError("no room")
+
+    def run(program: Any, s: Any, state: Any, given: Any) -> Any:
+        if fails == "run" and s.chunk[0][-1] > 1:
+            jax.tree.map(lambda a: a.delete(), state)  # as a donated input may be gone
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
+        return real(program, s, state, given)
+
+    monkeypatch.setattr(memory, "check", check)
+    monkeypatch.setattr(dispatch, "_run", run)
+    with pytest.warns(UserWarning, match="no memory for chunks of .* going on with"):
+        result = train(scaffold(logistic(), FIT), federation(), **options, chunk=6)
+    assert_alike(expected, result, but={"steps_computed"})
+
+
+def test_no_memory_for_a_single_client_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def check(program: Any) -> None:
+        raise memory.TooLargeError("no room")
+
+    monkeypatch.setattr(memory, "check", check)
+    with pytest.raises(memory.TooLargeError, match="no memory to train one client at a time"):
+        train(fedavg(logistic(), FIT), federation(), num_rounds=1, cohort_size=2, chunk=1)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch):
+    def check(program: Any) -> None:
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(memory, "check", check)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        train(fedavg(logistic(), FIT), federation(), num_rounds=1, cohort_size=2, chunk=2)
+
+
+def test_a_program_that_cannot_fit_is_noticed_before_it_runs(monkeypatch: pytest.MonkeyPatch):
+    program = jax.jit(lambda x: x @ x.T).lower(np.ones((512, 8), np.float32)).compile()
+    memory.check(program)
+    assert memory.needed(program) >= 512 * 512 * 4
+    monkeypatch.setattr(memory, "free", lambda: 512 * 512)
+    with pytest.raises(memory.TooLargeError, match="needs 1 MiB, but 0 MiB are free"):
+        memory.check(program)

@@ -26,7 +26,7 @@ from benchmarks.rivals.table import table
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints tables and writes JSON."""
     options = _options(arguments)
-    ready = {system: _ready(system, options.envs) for system in options.systems}
+    ready = {system: _ready(system, options) for system in options.systems}
     told: dict[str, Any] = {"machine": _machine(), "command": _command(options), "works": {}}
     for name in options.work:
         told["works"][name] = _work(name, options, ready)
@@ -70,10 +70,23 @@ def _told(measurement: Measurement, warmup: int) -> dict[str, Any]:
     return measurement._asdict() | {"figures": seen}
 
 
-def _ready(system: str, folder: Path) -> Environment:
+def _ready(system: str, options: argparse.Namespace) -> Environment:
     """The environment of a system; says so, since making one takes a minute."""
+    given = dict(options.python).get(system)
+    if given is not None:
+        return Environment(Path(given))
     say(f"environment of {system}")
-    return environments.prepare(system, folder)
+    return environments.prepare(system, options.envs)
+
+
+def _pair(word: str) -> tuple[str, str]:
+    """``SYSTEM=PATH``, taken apart."""
+    system, sign, path = word.partition("=")
+    if not sign or system not in launch.MODULES:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not SYSTEM=PATH with one of {', '.join(launch.MODULES)}."
+        )
+    return system, path
 
 
 def _machine() -> dict[str, Any]:
@@ -109,6 +122,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--eval-every", type=int, help="rounds; as many are warm-up")
     parser.add_argument("--data", type=Path, help="folder of cifar10.npz")
     parser.add_argument("--envs", type=Path, default=environments.default_folder())
+    parser.add_argument(
+        "--python",
+        type=_pair,
+        nargs="+",
+        default=[],
+        metavar="SYSTEM=PATH",
+        help="interpreters that have a system already; no environment is made for it",
+    )
     parser.add_argument("--json", type=Path, help="where to write everything")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds of one run")
     parser.add_argument(

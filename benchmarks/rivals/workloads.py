@@ -16,11 +16,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedjax_kd.data import load
+from fedjax_kd.data import Dataset, load
 
 Arrays = dict[str, NDArray[Any]]
 Shapes = dict[str, tuple[int, ...]]
 
+_EVAL_BATCH = 1000
+_SHARED = ("model", "batch_size", "epochs", "client_lr")
 _EVERYONE = ("ours", "pfl", "fedjax", "flower", "torch")
 
 
@@ -136,30 +138,35 @@ def make(
     deal, ask, init = (np.random.default_rng([seed, purpose]) for purpose in range(3))
     held = deal.permutation(len(dataset.train.y))[: work.num_clients * work.examples]
     cohorts = [ask.choice(work.num_clients, work.cohort_size, replace=False) for _ in range(rounds)]
-    train_x, axes = dataset.train.x, tuple(range(dataset.train.x.ndim - 1))
-    weights = initial_weights(init, shapes(work.model, train_x.shape[1:], dataset.num_classes))
-    arrays = {
-        "train_x": train_x,
-        "train_y": dataset.train.y,
-        "test_x": dataset.test.x,
-        "test_y": dataset.test.y,
-        "mean": train_x.mean(axes, dtype=np.float64).astype(np.float32),
-        "std": train_x.std(axes, dtype=np.float64).astype(np.float32),
+    image = dataset.train.x.shape[1:]
+    weights = initial_weights(init, shapes(work.model, image, dataset.num_classes))
+    arrays = _examples(dataset) | {
         "clients": held.reshape(work.num_clients, work.examples),
         "cohorts": np.stack(cohorts),
     }
     settings = {
-        "model": work.model,
         "num_classes": dataset.num_classes,
         "rounds": rounds,
         "eval_every": every,
-        "batch_size": work.batch_size,
-        "epochs": work.epochs,
-        "client_lr": work.client_lr,
-        "eval_batch": 1000,
+        "eval_batch": _EVAL_BATCH,
         "seed": seed,
     }
+    settings |= {name: getattr(work, name) for name in _SHARED}
     return Workload(work, settings, arrays | {f"weights/{name}": w for name, w in weights.items()})
+
+
+def _examples(dataset: Dataset) -> Arrays:
+    """The data set, and what standardises it."""
+    train, test = dataset.train, dataset.test
+    axes = tuple(range(train.x.ndim - 1))
+    return {
+        "train_x": train.x,
+        "train_y": train.y,
+        "test_x": test.x,
+        "test_y": test.y,
+        "mean": train.x.mean(axes, dtype=np.float64).astype(np.float32),
+        "std": train.x.std(axes, dtype=np.float64).astype(np.float32),
+    }
 
 
 def write(workload: Workload, path: Path) -> None:

@@ -59,6 +59,19 @@ def make_model(job: jobs.Job) -> fedjax.Model:
     )
 
 
+def make_algorithm(job: jobs.Job, model: fedjax.Model) -> fedjax.FederatedAlgorithm:
+    """FedAvg; it weights clients by their examples, of which all have the same number."""
+    settings = job.settings
+    return fedjax.algorithms.fed_avg.federated_averaging(
+        fedjax.model_grad(model),
+        fedjax.optimizers.sgd(settings["client_lr"]),
+        fedjax.optimizers.sgd(1.0),
+        fedjax.ShuffleRepeatBatchHParams(
+            batch_size=settings["batch_size"], num_epochs=settings["epochs"]
+        ),
+    )
+
+
 def parameters(job: jobs.Job) -> dict[str, dict[str, Any]]:
     """The initial weights under Haiku's names."""
     found: dict[str, dict[str, Any]] = {}
@@ -75,14 +88,7 @@ def main() -> None:
     settings, cohorts = job.settings, job.arrays["cohorts"]
     fedjax.set_for_each_client_backend(settings.get("backend", "jit"))
     model = make_model(job)
-    algorithm = fedjax.algorithms.fed_avg.federated_averaging(
-        fedjax.model_grad(model),
-        fedjax.optimizers.sgd(settings["client_lr"]),
-        fedjax.optimizers.sgd(1.0),
-        fedjax.ShuffleRepeatBatchHParams(
-            batch_size=settings["batch_size"], num_epochs=settings["epochs"]
-        ),
-    )
+    algorithm = make_algorithm(job, model)
     held = [
         fedjax.ClientDataset(dict(zip("xy", job.client(c), strict=True)))
         for c in range(len(job.arrays["clients"]))

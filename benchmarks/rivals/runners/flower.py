@@ -141,12 +141,7 @@ def main() -> None:
         num_supernodes=len(job.arrays["clients"]),
         backend_config={"client_resources": resources},
     )
-    jobs.report(
-        strategy.measured,
-        parameters=models.count(model),
-        device=models.device_name(),
-        packages=("flwr", "ray", "torch", "numpy"),
-    )
+    models.report(strategy.measured, model, "flwr", "ray", "torch", "numpy")
 
 
 if __name__ == "__main__":

@@ -141,12 +141,7 @@ def main() -> None:
     network = Network(models.build(job))
     measured = train(job, network)
     if os.environ.get("PFL_WORKER_RANK", "0") == "0":
-        jobs.report(
-            measured,
-            parameters=models.count(network),
-            device=models.device_name(),
-            packages=("pfl", "torch", "numpy"),
-        )
+        models.report(measured, network, "pfl", "torch", "numpy")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.rivals.runners.job import Evaluation, Job
+from benchmarks.rivals.runners import job as jobs
+from benchmarks.rivals.runners.job import Evaluation, Job, Measured
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -118,20 +119,10 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_name() -> str:
-    """For the report."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
 def synchronise() -> None:
     """Waits until the device has done all it was told."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def count(model: nn.Module) -> int:
-    """Parameters."""
-    return sum(p.numel() for p in model.parameters())
 
 
 @torch.inference_mode()
@@ -146,3 +137,13 @@ def evaluate(model: nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int) -> 
         right += (logits.argmax(1) == by).sum()
     model.train()
     return loss.item() / len(y), right.item() / len(y)
+
+
+def report(measured: Measured, model: nn.Module, *packages: str) -> None:
+    """Writes the report of a run in PyTorch; names the versions of ``packages``."""
+    jobs.report(
+        measured,
+        parameters=sum(p.numel() for p in model.parameters()),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        packages=packages,
+    )

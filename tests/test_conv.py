@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fedjax_kd.nn import Conv, avg_pool, conv_general_dilated, max_pool
+from fedjax_kd.nn import Conv, avg_pool, conv, conv_general_dilated, max_pool
 
 CHANNELS_LAST = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 CHANNELS_LAST[3] = ("NDHWC", "DHWIO", "NDHWC")
@@ -75,6 +75,28 @@ def test_values_and_gradients_equal_lax(drawn):
         ours = value_and_gradients(conv_general_dilated, lhs, rhs, options)
         theirs = value_and_gradients(lax.conv_general_dilated, lhs, rhs, options)
         assert_close(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stacked", [True, False])
+def test_both_ways_to_convolve_equal_lax(monkeypatch, by_rows, dtype, stacked):
+    monkeypatch.setattr(conv, "_rows_move_less", lambda kernel: by_rows)
+    lead = (2,) if stacked else ()
+    options = {
+        "window_strides": (1, 2),
+        "padding": [(2, 1), (0, 1)],
+        "rhs_dilation": (2, 1),
+        "dimension_numbers": CHANNELS_LAST[2],
+    }
+    with jax.enable_x64(dtype == "float64"):
+        lhs, rhs = normal(0, (*lead, 2, 9, 8, 3), dtype), normal(1, (*lead, 3, 2, 3, 4), dtype)
+        runs = [
+            lambda x, kernel, c=c: value_and_gradients(c, x, kernel, options)
+            for c in (conv_general_dilated, lax.conv_general_dilated)
+        ]
+        ours, theirs = (jax.vmap(run)(lhs, rhs) if stacked else run(lhs, rhs) for run in runs)
+        assert_close(ours, theirs, 1e-10 if dtype == "float64" else 1e-4)
 
 
 @settings(max_examples=8, deadline=None)

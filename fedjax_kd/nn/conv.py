@@ -8,8 +8,9 @@ convolution.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -79,8 +80,16 @@ def conv_general_dilated(
     edges = _edges(x.shape[1:-1], reach, window_strides, padding, lhs_dilation)
     if any(edge != (0, 0, 0) for edge in edges):
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    patches = _patches(x, window, window_strides, rhs_dilation)
-    y = _products(patches, kernel, feature_group_count, precision, preferred_element_type)
+    product = functools.partial(
+        _products,
+        groups=feature_group_count,
+        precision=precision,
+        dtype=preferred_element_type,
+    )
+    if feature_group_count == 1 and window_strides[0] == 1 and _rows_move_less(kernel.shape):
+        y = _by_rows(x, kernel, window_strides, rhs_dilation, product)
+    else:
+        y = product(_patches(x, window, window_strides, rhs_dilation), kernel)
     back = np.argsort((names.out_spec[0], *names.out_spec[2:], names.out_spec[1]))
     return y.transpose(tuple(int(axis) for axis in back))
 
@@ -120,6 +129,38 @@ def _patches(
             lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
         )
     return lax.concatenate(slices, x.ndim - 1) if len(slices) > 1 else slices[0]
+
+
+def _rows_move_less(kernel: Sequence[int]) -> bool:
+    """Whether `_by_rows` has fewer numbers to move than patches of all taps."""
+    rows, inner, (inputs, outputs) = kernel[0], math.prod(kernel[1:-2]), kernel[-2:]
+    return inner * inputs + rows * outputs < rows * inner * inputs
+
+
+def _by_rows(
+    x: Float[Array, "B *S I"],
+    kernel: Float[Array, "*W I O"],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    product: Callable[[Array, Array], Array],
+) -> Float[Array, "B *T O"]:
+    """Patches of one row of taps x the kernel's rows side by side, and shifted sums of the results.
+
+    A 3 x 3 kernel of 16 to 16 features moves 96 numbers a place, where patches of all taps move
+    144; on a CPU it takes 0.6 times as long (benchmarks/README.md).
+    """
+    rows, *window = kernel.shape[:-2]
+    inputs, outputs = kernel.shape[-2:]
+    patches = _patches(x, (1, *window), strides, (1, *dilation[1:]))
+    z = product(patches, jnp.moveaxis(kernel, 0, -2).reshape(1, *window, inputs, rows * outputs))
+    reach = (rows - 1) * dilation[0]
+    parts = [
+        lax.slice_in_dim(z, shift, z.shape[1] - reach + shift, axis=1)[
+            ..., row * outputs : (row + 1) * outputs
+        ]
+        for row, shift in enumerate(range(0, reach + 1, dilation[0]))
+    ]
+    return functools.reduce(jnp.add, parts)
 
 
 def _products(

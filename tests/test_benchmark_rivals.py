@@ -184,7 +184,7 @@ def test_an_environment_that_cannot_be_made_gives_its_reason(
     found = environments.prepare("pfl", tmp_path)
     assert found.python is None
     run = measure.runner({"pfl": found}, tmp_path / "work.npz", 1)
-    assert run("pfl", {}).problem.startswith("not installed (")
+    assert run("pfl", {}, 1).problem.startswith("not installed (")
 
 
 def test_a_finished_environment_is_used_again(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def fake(seconds: Callable[[str, dict[str, Any]], float | None]) -> tuple[measur
     """A way to run systems that takes the seconds a round it is told, and a list of its calls."""
     calls: list[str] = []
 
-    def run(system: str, settings: dict[str, Any]) -> Outcome:
+    def run(system: str, settings: dict[str, Any], limit: float) -> Outcome:
         calls.append(system)
         spent = seconds(system, settings)
         if spent is None:

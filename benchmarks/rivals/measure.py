@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +17,13 @@ from benchmarks.rivals.workloads import Work
 
 Report = dict[str, Any]
 Settings = dict[str, Any]
-Run = Callable[[str, Settings], Outcome]
-"""(system, settings added to the workload's) -> what came of it."""
+Run = Callable[[str, Settings, float], Outcome]
+"""(system, settings added to the workload's, seconds it may take) -> what came of it."""
 
 PASSES = 2
 _TRIAL_ROUNDS = 4  # at least, or a third of them
+_PATIENCE = 2.0  # a trial that takes so many times as long as an earlier one is given up
+_SLACK = 10.0  # seconds more, for imports
 
 
 class Measurement(NamedTuple):
@@ -73,12 +77,13 @@ def candidates(system: str, work: Work, processes: Sequence[int]) -> list[Settin
 def runner(environments: Mapping[str, Environment], arrays: Path, timeout: float) -> Run:
     """Runs systems on the workload whose arrays lie at ``arrays``."""
 
-    def run(system: str, settings: Settings) -> Outcome:
+    def run(system: str, settings: Settings, limit: float) -> Outcome:
         environment = environments[system]
         if environment.python is None:
             return Outcome(None, f"not installed ({environment.reason})")
         say(f"  {system} {settings}")
-        return launch.run(system, environment.python, arrays, settings=settings, timeout=timeout)
+        limit = min(limit, timeout)
+        return launch.run(system, environment.python, arrays, settings=settings, timeout=limit)
 
     return run
 
@@ -101,7 +106,7 @@ def measure(
         for system, so_far in found.items():
             if so_far.problem:
                 continue
-            outcome = run(system, so_far.settings)
+            outcome = run(system, so_far.settings, math.inf)
             reports = so_far.reports + ([outcome.report] if outcome.report else [])
             found[system] = so_far._replace(reports=reports, problem=outcome.problem)
     return found
@@ -114,11 +119,15 @@ def choose(run: Run, system: str, options: Sequence[Settings], rounds: int) -> M
     length = min(max(_TRIAL_ROUNDS, rounds // 3), rounds)
     trial = {"rounds": length, "eval_every": length, "test_rows": 100}
     trials: list[tuple[Settings, float | None]] = []
-    problem = ""
+    problem, limit = "", math.inf
     for settings in options:
-        outcome = run(system, settings | trial)
+        began = time.perf_counter()
+        outcome = run(system, settings | trial, limit)
         problem = problem or outcome.problem
-        seconds = None if outcome.report is None else median([outcome.report], warmup=1)
+        seconds = None
+        if outcome.report is not None:
+            seconds = median([outcome.report], warmup=1)
+            limit = min(limit, _PATIENCE * (time.perf_counter() - began) + _SLACK)
         trials.append((settings, seconds))
     known = [(seconds, i) for i, (_, seconds) in enumerate(trials) if seconds is not None]
     if not known:

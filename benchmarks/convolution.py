@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd import tree
 from fedjax_kd.core import Batch, Key, Variables
 from fedjax_kd.local import gradient
@@ -69,14 +70,31 @@ def rate(task: Task, shape: tuple[int, ...], steps: int, *, stacked: bool) -> fl
 
 def main() -> None:
     """Prints the table."""
-    print("| model | clients | ours, examples/s | lax, examples/s | ratio |\n|---|---|---|---|---|")
-    for name, shape in CASES.items():
+    options = parser(__doc__)
+    options.add_argument(
+        "--model", nargs="+", choices=CASES, default=list(CASES), help="(default: all)"
+    )
+    args = options.parse_args()
+    rows: list[Row] = []
+    ratios = {}
+    for name in args.model:
+        shape = CASES[name]
         build = MODELS[name](shape, 10)
         for stacked in (False, True):
             ours = rate(from_nnx(build), shape, 8, stacked=stacked)
             lax = rate(from_nnx(with_lax(build)), shape, 2, stacked=stacked)
             clients = STACKED if stacked else 1
-            print(f"| {name} | {clients} | {ours:.0f} | {lax:.0f} | {ours / lax:.1f} |", flush=True)
+            rows.append(
+                {
+                    "model": name,
+                    "clients": clients,
+                    "ours, examples/s": ours,
+                    "lax, examples/s": lax,
+                    "ratio": ours / lax,
+                }
+            )
+            ratios[f"{name}, clients at once {clients}: against lax"] = Ratio(ours / lax)
+    publish("convolution", rows, ratios, args.json)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
-from numpy.typing import NDArray
 
-from fedjax_kd import chunking, cohort, evaluate, memory, metrics, seating
+from fedjax_kd import chunking, distributed, evaluate, memory, metrics
 from fedjax_kd.core import Pool, State
-from fedjax_kd.data.window import Capacity, capacity, make_window
+from fedjax_kd.data.window import Capacity
 from fedjax_kd.debug import make_debug_round
-from fedjax_kd.engine import Report, Resident, make_round, replicate
+from fedjax_kd.engine import Report, Resident, everywhere, make_round, replicate
+from fedjax_kd.feeding import Feed, feed, window_room
 from fedjax_kd.metrics import Tally
 from fedjax_kd.prefetch import prefetched
-from fedjax_kd.seating import Effort, Seating
 from fedjax_kd.simulation import Simulation, with_chunks
 
 
@@ -44,15 +42,6 @@ class Evaluation(NamedTuple):
     test: Tally
     clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
     personal: Tally | None  # under each client's own model, if it can differ
-
-
-class Feed(NamedTuple):
-    """What one block of rounds is given."""
-
-    start: int
-    seatings: tuple[Seating, ...]
-    effort: list[Effort]  # of each round
-    resident: Resident
 
 
 class Block(NamedTuple):
@@ -73,7 +62,7 @@ BlockFn = Callable[..., tuple[State, tuple[Report, Evaluation | None]]]
 
 def dispatches(s: Simulation, state: State, first: int) -> Iterator[Block]:
     """Runs all blocks from round ``first`` on; each takes over the state of the one before."""
-    room = _capacity(s, first)
+    room = window_room(s, first)
     block, run = _first_block(s, state, first, room)
     yield block
     s, state = block.simulation, block.state
@@ -82,7 +71,7 @@ def dispatches(s: Simulation, state: State, first: int) -> Iterator[Block]:
     with closing(prefetched(lambda start: feed(s, start, room), starts)) as feeds:
         for given in feeds:
             began = time.perf_counter()
-            state, (reports, seen) = jax.block_until_ready(_run(run, s, state, given))
+            state, (reports, seen) = _finished(run, s, state, given)
             yield Block(s, state, given, reports, seen, 0.0, time.perf_counter() - began)
 
 
@@ -93,29 +82,47 @@ def _first_block(
 
     It works on a copy, since a program that fails may have taken its input with it.
     """
+    several = s.mesh is not None and s.mesh.is_multi_process
     while True:
         given, began = feed(s, first, room), time.perf_counter()
-        try:
-            run = _compiled(s, state, given)
-            ready = time.perf_counter()
-            copied = replicate(jax.tree.map(jnp.copy, state), s.mesh)
-            after, (reports, seen) = jax.block_until_ready(_run(run, s, copied, given))
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if not memory.ran_out(error) or s.engine == "python":
-                raise
-            s = _narrower(s, error)
+        run = _if_it_fits(s, _compiled, s, state, given)
+        lacking = isinstance(run, memory.TooLargeError)
+        # Processes must run the same program.
+        if distributed.any_of(lacking) if several else lacking:
+            s = _narrower(s, run if lacking else "that is, another process has none")
             continue
-        spent = time.perf_counter() - ready
-        return Block(s, after, given, reports, seen, ready - began, spent), run
+        ready = time.perf_counter()
+        copied = replicate(jax.tree.map(jnp.copy, state), s.mesh)
+        came = _if_it_fits(s, _finished, run, s, copied, given)
+        if not isinstance(came, memory.TooLargeError):
+            after, (reports, seen) = came
+            spent = time.perf_counter() - ready
+            return Block(s, after, given, reports, seen, ready - began, spent), run
+        if several:
+            raise memory.TooLargeError(
+                f"The device has no memory for chunks of {max(map(max, s.chunk))} clients, and the "
+                f"other processes are waiting for it: start again with a smaller `chunk`. ({came})"
+            )
+        s = _narrower(s, came)
 
 
-def _narrower(s: Simulation, error: BaseException) -> Simulation:
+def _if_it_fits(s: Simulation, function: Callable[..., Any], *args: Any) -> Any:
+    """What comes of the function; a TooLargeError, which it is, if the device lacks memory."""
+    try:
+        return function(*args)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not memory.ran_out(error) or s.engine == "python":
+            raise
+        return memory.TooLargeError(str(error))
+
+
+def _narrower(s: Simulation, lack: object) -> Simulation:
     """The simulation in chunks of half the width, after a warning."""
     if max(map(max, s.chunk)) == 1:
         raise memory.TooLargeError(
             "The device has no memory to train one client at a time: take a smaller model or "
-            f"batch_size, or put fewer examples on the device. ({error})"
-        ) from error
+            f"batch_size, or put fewer examples on the device. ({lack})"
+        )
     narrow = with_chunks(s, [chunking.narrower(chunks) for chunks in s.layout.chunks])
     warnings.warn(
         f"The device has no memory for chunks of {max(map(max, s.chunk))} clients: going on with "
@@ -125,40 +132,9 @@ def _narrower(s: Simulation, error: BaseException) -> Simulation:
     return narrow
 
 
-def feed(s: Simulation, start: int, room: Capacity | None) -> Feed:
-    """Who takes part in the block that begins with round ``start``, and their examples."""
-    drawn = seating.schedule(
-        s.sampler,
-        s.layout,
-        s.federation.sizes_of,
-        seed=s.seed,
-        first=start,
-        rounds=s.block,
-        last=s.num_rounds,
-        dropout_rate=s.dropout_rate,
-    )
-    store, public = s.federation.store, s.federation.public
-    if store is None or room is None:
-        return Feed(start, *drawn, Resident(s.federation.train, public))
-    met = np.concatenate([group.seats.ravel() for group in drawn.groups])
-    window = replicate(jax.device_put(make_window(store, met, room)), s.mesh)
-    return Feed(start, *drawn, Resident(window, public))
-
-
-def _capacity(s: Simulation, first: int) -> Capacity | None:
-    """Room for the largest block of a run whose examples are streamed."""
-    if s.federation.store is None:
-        return None
-
-    def attending(start: int) -> NDArray[np.int64]:
-        rounds = range(start, min(start + s.block, s.num_rounds))
-        who = (s.sampler, s.layout.population, s.seed)
-        return np.concatenate([cohort.attendance(*who, n, s.dropout_rate) for n in rounds])
-
-    # From round 0 on, so that a resumed run has the same program.
-    return capacity(
-        s.federation.store, map(attending, range(first % s.block, s.num_rounds, s.block))
-    )
+def _finished(run: BlockFn, s: Simulation, state: State, given: Feed) -> Any:
+    """What came of a block."""
+    return jax.block_until_ready(_run(run, s, state, given))
 
 
 def _run(run: BlockFn, s: Simulation, state: State, given: Feed) -> Any:
@@ -192,8 +168,7 @@ def _compiled(s: Simulation, state: State, given: Feed) -> BlockFn:
         return state, (jax.tree.map(lambda a: a.reshape(s.block, *a.shape[2:]), reports), seen)
 
     # The next block, compiled once, takes the state where this one leaves it.
-    everywhere = None if s.mesh is None else NamedSharding(s.mesh, PartitionSpec())
-    program = jax.jit(block, donate_argnums=0, out_shardings=everywhere)
+    program = jax.jit(block, donate_argnums=0, out_shardings=everywhere(s.mesh))
     lowered = program.lower(state, given.resident, _pools(s), given.seatings, np.int32(0))
     compiled = lowered.compile()
     memory.check(compiled)
@@ -232,8 +207,9 @@ def _pools(s: Simulation) -> Pools:
 def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation]:
     """Compiles the evaluation of states like ``state`` on all test rows."""
     # The pools are arguments: as constants they would become part of the program.
-    program = jax.jit(evaluation(s)).lower(state, _pools(s)).compile()
-    return lambda state: program(state, _pools(s))
+    program = jax.jit(evaluation(s), out_shardings=everywhere(s.mesh))
+    compiled = program.lower(state, _pools(s)).compile()
+    return lambda state: compiled(state, _pools(s))
 
 
 def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:

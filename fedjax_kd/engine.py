@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import reduce, tree
 from fedjax_kd.core import Algorithm, Client, Key, Metrics, Pool, PyTree, Round, State, mean
+from fedjax_kd.data.window import Window
 from fedjax_kd.phase import AXIS, Phase, PhaseFn, Setting, client_phase
 from fedjax_kd.seating import Layout, Seating
 
@@ -29,7 +30,7 @@ class Report(NamedTuple):
 class Resident(NamedTuple):
     """What lies on the device throughout a run."""
 
-    pool: Pool
+    pool: Pool | Window
     public: PyTree = None  # unlabelled `Data` of the server
 
 
@@ -38,19 +39,74 @@ RoundFn = Callable[[Key, State, Resident, Sequence[Seating], Array], tuple[State
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of this process's devices (all of them by default) along the axis ``clients``."""
-    count = jax.device_count() if devices is None else devices
+    """A mesh along the axis ``clients``, of all devices of all processes by default.
+
+    Raises:
+      ValueError: if there are not so many devices, or some of several processes' are left out.
+    """
+    available, processes = jax.device_count(), jax.process_count()
+    count = available if devices is None else devices
+    if not 1 <= count <= available or (processes > 1 and count < available):
+        rule = f"between 1 and {available}" if processes == 1 else f"{available}, all of them"
+        raise ValueError(
+            f"devices is {count}, but must be {rule}: JAX sees {available} devices in {processes} "
+            "processes."
+        )
     return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """How arrays lie that every device has; None without a mesh."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
 def replicate(arrays: PyTree, mesh: Mesh | None) -> PyTree:
-    """The arrays on every device of a mesh; one that occurs twice is copied once."""
-    if mesh is None:
+    """The arrays on every device of a mesh; one that occurs twice is copied once.
+
+    Where the mesh spans processes, each process gives the same arrays.
+    """
+    sharding = everywhere(mesh)
+    if mesh is None or sharding is None:
         return arrays
     leaves, structure = jax.tree.flatten(arrays)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    placed = {i: jax.device_put(a, everywhere) for i, a in {id(a): a for a in leaves}.items()}
+    placed = {i: _on_all(a, mesh, sharding) for i, a in {id(a): a for a in leaves}.items()}
     return jax.tree.unflatten(structure, [placed[id(a)] for a in leaves])
+
+
+def _on_all(array: Any, mesh: Mesh, sharding: NamedSharding) -> Array:
+    if isinstance(array, jax.Array) and array.sharding == sharding:
+        return array
+    copies = [jax.device_put(array, device) for device in mesh.local_devices]
+    return jax.make_array_from_single_device_arrays(np.shape(array), sharding, copies)
+
+
+def divide(arrays: PyTree, mesh: Mesh | None) -> PyTree:
+    """Host arrays ``[R, devices * n]`` of a block of rounds, each device's part on that device."""
+    if mesh is None:
+        return arrays
+    split = NamedSharding(mesh, PartitionSpec(None, AXIS))
+    return jax.tree.map(
+        lambda a: jax.make_array_from_callback(a.shape, split, a.__getitem__), arrays
+    )
+
+
+def assemble(part: Callable[[int], PyTree], mesh: Mesh) -> PyTree:
+    """Arrays of which each device has its own part, end to end along the first axis.
+
+    Args:
+      part: number of a device of the mesh -> host arrays of the same shapes for each device. It is
+        called for the devices of this process alone.
+      mesh: of the devices.
+    """
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    here = [(n, d) for n, d in enumerate(mesh.devices.flat) if d in mesh.local_devices]
+    parts = [jax.device_put(part(n), device) for n, device in here]
+
+    def whole(*own: Array) -> Array:
+        shape = (mesh.size * own[0].shape[0], *own[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, split, list(own))
+
+    return jax.tree.map(whole, *parts)
 
 
 def make_round(

@@ -29,6 +29,7 @@ from fedjax_kd.core import (
     Server,
     mean,
 )
+from fedjax_kd.data.window import Window
 from fedjax_kd.seating import Seating
 
 AXIS = "clients"
@@ -50,7 +51,7 @@ class Setting(NamedTuple):
 
     key: Key
     server: Server
-    pool: Pool
+    pool: Pool | Window
     round: Round
 
 
@@ -93,13 +94,17 @@ def client_phase(
         )
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
+    # A window holds the clients of its own device alone.
+    given = Setting._make(
+        (whole, whole, split if isinstance(setting.pool, Window) else whole, whole)
+    )
     sums = jax.tree.map(lambda r: split if r.stacked else whole, algorithm.aggregate)
     # check_vma: with replication tracking, gradients by the replicated model would be summed over
     # the devices. Clients never communicate here, so there is nothing to track.
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(whole, split, split),
+        in_specs=(given, split, split),
         out_specs=Phase._make((sums, whole, split, split, split)),
         check_vma=False,
     )(setting, clients, seating)

@@ -144,8 +144,17 @@ class Layout:
         total = Effort(sum(e.needed for e in efforts), sum(e.computed for e in efforts))
         return tuple(seating for seating, _ in seated), total
 
-    def _seat_group(self, group: int, ids: Ids, sizes: NDArray[np.int64]) -> tuple[Seating, Effort]:
-        members, chunks = self.members[group], self.chunks[group]
+    def deal(self, ids: Ids, sizes: NDArray[np.int64]) -> list[Ids]:
+        """The clients of one cohort that sit on each device."""
+        groups = range(len(self.members))
+        dealt = [[own for own, _ in self._deal_group(g, ids, sizes)] for g in groups]
+        return [np.concatenate(own) for own in zip(*dealt, strict=True)]
+
+    def _deal_group(
+        self, group: int, ids: Ids, sizes: NDArray[np.int64]
+    ) -> list[tuple[Ids, NDArray[np.float64]]]:
+        """Each device's clients of one group, the longest work first, and their work."""
+        members = self.members[group]
         if len(members) < self.population:
             ours = np.isin(ids, members)
             ids, sizes = ids[ours], sizes[ours]
@@ -157,16 +166,20 @@ class Layout:
             )
         work = np.asarray(self.work[group](sizes), np.float64)
         order = np.lexsort((ids, -work))
+        each = [order[device :: self.devices] for device in range(self.devices)]
+        return [(ids[own], work[own]) for own in each]
+
+    def _seat_group(self, group: int, ids: Ids, sizes: NDArray[np.int64]) -> tuple[Seating, Effort]:
+        chunks = self.chunks[group]
         seats = np.full((self.devices, self.places(group)), self.population, np.int32)
         counts = np.zeros((self.devices, len(chunks.widths)), np.int32)
-        each, computed = Chunks(chunks.widths, chunks.widths), 0.0
-        for device in range(self.devices):
-            own = order[device :: self.devices]
-            longest = work[own].tolist()
+        each, needed, computed = Chunks(chunks.widths, chunks.widths), 0.0, 0.0
+        for device, (own, work) in enumerate(self._deal_group(group, ids, sizes)):
+            longest = work.tolist()
             counts[device] = plan(longest, chunks)
-            seats[device, : len(own)] = ids[own]
+            seats[device, : len(own)] = own
+            needed += sum(longest)
             computed += expense(longest, each, counts[device].tolist())
-        needed = float(work.sum())
         return Seating(seats.reshape(-1), counts.reshape(-1)), Effort(needed, computed)
 
 

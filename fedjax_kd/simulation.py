@@ -25,6 +25,7 @@ from fedjax_kd.validate import Types, check_groups
 Engine = Literal["jit", "python"]
 
 _BLOCK = 25  # rounds in one dispatch, at most, unless another number is asked for
+_COPIES = 3  # of what clients keep: the caller's, the first block's, and its result
 _LOOKED_AT = 8  # rounds whose cohorts decide how chunks are cut
 
 
@@ -91,7 +92,7 @@ def simulate(
         multiple of ``eval_every``: with a multiple, evaluation too runs inside. By default the
         largest divisor up to 25.
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.make_mesh`.
-      engine: "jit", or "python" to find mistakes (see `fedjax_kd.debug`).
+      engine: "jit", or "python" to find mistakes on one device (see `fedjax_kd.debug`).
 
     Raises:
       ValueError: if a number is out of its range.
@@ -103,6 +104,7 @@ def simulate(
         raise ValueError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     if engine not in get_args(Engine):
         raise ValueError(f"engine is {engine!r}, but must be one of {', '.join(get_args(Engine))}.")
+    mesh = None if engine == "python" else mesh
     population = federation.num_clients
     cohort.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
@@ -214,11 +216,12 @@ def _check_memory(types: Sequence[Types], members: Sequence[Ids | range]) -> Non
     """Raises ValueError if what all clients keep cannot lie on the device."""
     kept = [tree.num_bytes(t.client) * len(m) for t, m in zip(types, members, strict=True)]
     room = memory.free()
-    if room is not None and sum(kept) > room:
+    if room is not None and _COPIES * sum(kept) > room:
         raise ValueError(
             f"The {sum(map(len, members))} clients keep {sum(kept) / 2**30:.1f} GiB between rounds "
-            f"with this method, but {room / 2**30:.1f} GiB are free on the device: take fewer "
-            "clients, a smaller model, or a method whose clients keep nothing."
+            f"with this method, of which {_COPIES} copies are needed for a moment, but "
+            f"{room / 2**30:.1f} GiB are free on the device: take fewer clients, a smaller model, "
+            "or a method whose clients keep nothing."
         )
 
 

@@ -114,7 +114,7 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
 def _looked(look: Callable[[State], Evaluation], state: State) -> tuple[Row, float]:
     """The columns of an evaluation, and the seconds that it took."""
     began = time.perf_counter()
-    seen = jax.block_until_ready(look(state))
+    seen = jax.device_get(look(state))
     return evaluation_row(seen), time.perf_counter() - began
 
 
@@ -130,12 +130,11 @@ def evaluation_row(seen: Evaluation) -> Row:
 
 def _rows(block: Block, finished: int) -> list[Row]:
     """One row a round; rounds are counted from 1 in what users see."""
-    s, (start, seatings, effort, _) = block.simulation, block.feed
+    s, (start, asked, effort, *_) = block.simulation, block.feed
     reports, seen = jax.device_get((block.reports, block.seen))
     rows = []
     for i in range(finished - start):
-        asked = [int((group.seats[i] < s.layout.population).sum()) for group in seatings]
-        down = sum(n * t.bytes_down for n, t in zip(asked, s.types, strict=True))
+        down = sum(int(n) * t.bytes_down for n, t in zip(asked[i], s.types, strict=True))
         sent = reports.used[i] + reports.rejected[i]
         up = sum(float(n) * t.bytes_up for n, t in zip(sent, s.types, strict=True))
         some = reports.used[i].any()

@@ -16,6 +16,8 @@ from fedjax_kd import dispatch, memory
 from fedjax_kd.algorithms import fedavg, scaffold
 from fedjax_kd.data import open_store, pack
 from fedjax_kd.data.federation import streamed
+from fedjax_kd.engine import make_mesh
+from fedjax_kd.feeding import feed, window_room
 from fedjax_kd.local import local_training
 from fedjax_kd.simulation import initial_state, simulate
 from fedjax_kd.train import Result, blocks, train
@@ -163,3 +165,27 @@ def test_a_program_that_cannot_fit_is_noticed_before_it_runs(monkeypatch: pytest
     monkeypatch.setattr(memory, "free", lambda: 512 * 512)
     with pytest.raises(memory.TooLargeError, match="needs 1 MiB, but 0 MiB are free"):
         memory.check(program)
+
+
+@pytest.mark.parametrize("chunk", [1, (1, 2)])
+def test_each_device_is_given_its_own_clients(tmp_path: Path, chunk: Any):
+    pack(tmp_path / "store", dataset(sum(SIZES)), parts)
+    stream = streamed(open_store(tmp_path / "store"))
+    options = {"num_rounds": 5, "cohort_size": 3, "eval_every": 4, "rounds_per_dispatch": 2}
+    alone = simulate(scaffold(logistic(), FIT), stream, **options)
+    divided = options | {"mesh": make_mesh(2), "chunk": chunk}
+    both = simulate(scaffold(logistic(), FIT), stream, **divided)
+    room = window_room(both, 0)
+    assert room.rows < window_room(alone, 0).rows
+    given = feed(both, 0, room)
+    seats = np.split(np.asarray(given.seatings[0].seats), 2, axis=1)
+    windows = given.resident.pool
+    assert [shard.data.shape[0] for shard in windows.x.addressable_shards] == [room.rows] * 2
+    held = np.split(np.asarray(windows.ids), 2)
+    for sitting, ids in zip(seats, held, strict=True):
+        assert set(ids[ids < len(SIZES)]) == set(sitting.ravel()) - {len(SIZES)}
+    assert_alike(
+        train(scaffold(logistic(), FIT), stream, **options),
+        train(scaffold(logistic(), FIT), stream, **divided),
+        but={"steps_computed"},
+    )

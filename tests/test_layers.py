@@ -17,12 +17,13 @@ EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative
 # From the bottom up. A module imports from lower lines only; files of a folder, which stands here
 # as a whole, also from each other, but not in a circle.
 LAYERS = (
-    "core signature compile_cache interrupt memory prefetch prng",
+    "core signature compile_cache distributed interrupt memory prefetch prng",
     "tree losses batching reduce cohort nn server_opt precision",
     "metrics models local task data validate seating",
     "evaluate phase",
     "engine chunking algorithms",
     "debug simulation",
+    "feeding",
     "dispatch",
     "train checkpoint",
     "division",

@@ -31,7 +31,7 @@ class Measurement(NamedTuple):
 
     Attributes:
       settings: the best ones.
-      trials: seconds a round of every setting that was tried, None where it failed.
+      trials: seconds a round of every setting that was tried, None where it failed or was given up.
       reports: one a pass; see `runners.job.report`.
       problem: why there is no report; further lines hold the last ones that the system printed.
       fault: how its work differs from that of the others.
@@ -128,6 +128,7 @@ def choose(run: Run, system: str, options: Sequence[Settings], rounds: int) -> M
         if outcome.report is not None:
             seconds = median([outcome.report], warmup=1)
             limit = min(limit, _PATIENCE * (time.perf_counter() - began) + _SLACK)
+        say("    given up" if seconds is None else f"    {seconds:.3g} s a round")
         trials.append((settings, seconds))
     known = [(seconds, i) for i, (_, seconds) in enumerate(trials) if seconds is not None]
     if not known:

@@ -130,8 +130,16 @@ def _manager(folder: Path) -> Any:
     # Its threads log tracebacks of errors that reach the caller anyway.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
+    here = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=_KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        max_to_keep=_KEEP,
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        # Of several processes one alone writes and reads: it must not wait for the others.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+        ),
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
+from fedjax_kd.distributed import leave
+
 TRACEBACK = "FEDJAX_KD_TRACEBACK"
 
 COMMANDS = {
@@ -48,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = _dispatch(args)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
-        code = 130
+        leave(130)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        code = _report(error)
+        leave(_report(error))
     sys.exit(code)
 
 

@@ -41,7 +41,7 @@ class TrainingConfig:
       chunk: clients trained at the same time on one device; measured or by rule if not given.
       rounds_per_dispatch: rounds that the device runs before the host hears of them, a divisor or a
         multiple of eval_every (evaluation then runs inside); by default a divisor up to 25.
-      devices: devices to divide each cohort over, >= 1.
+      devices: devices to divide each cohort over, >= 1; of several processes all devices take part.
       engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
       precision: of the clients' arithmetic: "float32"; "tf32", faster on GPUs; or "bfloat16", where
         weights and averages stay float32.
@@ -197,10 +197,7 @@ def algorithm_of(config: Config, task: Task) -> Algorithm:
 
 
 def _mesh(devices: int) -> Mesh | None:
-    """The devices of a run; None for the first one alone."""
-    available = jax.device_count()
-    if not 1 <= devices <= available:
-        raise ValueError(
-            f"devices is {devices}, but must be between 1 and the {available} that JAX sees here."
-        )
-    return None if devices == 1 else make_mesh(devices)
+    """The devices of a run; None for the first one alone. Of several processes all take part."""
+    if devices == 1 and jax.process_count() == 1:
+        return None
+    return make_mesh(None if devices == 1 else devices)

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: the first asks it to stop, the second ends the process at once."""
+"""Ctrl-C or SIGTERM in a training: the first asks it to stop, the second stops it at once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from contextlib import contextmanager
 
 EXIT_CODE = 130
 
+_ASKING = (signal.SIGINT, signal.SIGTERM)  # a cluster that wants its machines back sends the latter
+
 _FIRST = "\nStopping after this block of rounds; Ctrl-C again stops at once.\n"
 _SECOND = "\nStopped at once; the last checkpoint is kept.\n"
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C interrupts nothing; the value tells whether it was pressed.
+    """Within, Ctrl-C and SIGTERM interrupt nothing; the value tells whether one of them came.
 
     A thread reads the signals: Python itself would notice them only when a program on the device
     has ended, and a block of rounds may take minutes.
@@ -31,13 +33,14 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     writer.setblocking(False)
     watcher = threading.Thread(target=_watch, args=(reader, asked), daemon=True)
     watcher.start()
-    old_handler = signal.signal(signal.SIGINT, lambda number, frame: None)
+    old_handlers = {s: signal.signal(s, lambda number, frame: None) for s in _ASKING}
     old_writer = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield asked.is_set
     finally:
         signal.set_wakeup_fd(old_writer)
-        signal.signal(signal.SIGINT, old_handler)
+        for number, handler in old_handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         writer.close()
         watcher.join()
         reader.close()
@@ -46,7 +49,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 def _watch(reader: socket.socket, asked: threading.Event) -> None:
     """Waits for signals until the other end is closed."""
     while signals := reader.recv(1):
-        if signals[0] != signal.SIGINT:
+        if signals[0] not in _ASKING:
             continue
         if asked.is_set():
             sys.stderr.write(_SECOND)

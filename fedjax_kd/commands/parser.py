@@ -75,7 +75,8 @@ def folders(
     if most is not None and len(found) > most:
         raise ValueError(f"{prog} takes one run folder, but {len(found)} are given: give one.")
     for folder in found:
-        if not folder.is_dir():
+        # Of several processes, the first alone needs to see it.
+        if not folder.is_dir() and "--distributed" not in args:
             raise ValueError(f"There is no folder {folder}: give the path of a run folder.")
     return found, list(args[count:])
 

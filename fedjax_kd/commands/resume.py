@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fedjax_kd import runs
+from fedjax_kd import distributed, runs
 from fedjax_kd.commands.parser import Section, flag, folders, parse
-from fedjax_kd.commands.run import check_output, finish
+from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish
 from fedjax_kd.commands.training import Run
-from fedjax_kd.config import Config, build, longer
+from fedjax_kd.config import Config, build, from_json, longer, to_json
 from fedjax_kd.division import federation_of
 
 HELP = """Goes on with a run from its last checkpoint, or from its beginning if there is none yet.
@@ -29,6 +30,7 @@ _OUTPUT = Section(
         flag("checkpoint_every", type=int | None, help="rounds between two checkpoints"),
         flag("tensorboard", type=bool, default=False, help="also write scalars for TensorBoard"),
         flag("quiet", type=bool, default=False, help="show nothing but the result"),
+        DISTRIBUTED,
     ],
 )
 
@@ -37,23 +39,31 @@ def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     (parent,), rest = folders(args, "fedjax-kd resume", HELP, most=1)
     chosen = parse("fedjax-kd resume RUN", HELP, [_OUTPUT], rest)["output"]
-    members = runs.members(parent)
-    configs = {m: longer(runs.read_config(m), chosen["num_rounds"]) for m in members}
-    waiting = [m for m in members if not _has_ended(m, configs[m])]
-    if not waiting:
-        rounds = configs[members[0]].training.num_rounds
-        print(f"This run is finished, all {rounds} rounds; --num-rounds adds more.\n{parent}")
+    if chosen["distributed"]:
+        distributed.start()
+    found = distributed.by_first(lambda: _found(parent, chosen["num_rounds"]))
+    configs = {Path(folder): from_json(values) for folder, values, _ in found}
+    if all(ended for *_, ended in found):
+        rounds = next(iter(configs.values())).training.num_rounds
+        if distributed.is_first():
+            print(f"This run is finished, all {rounds} rounds; --num-rounds adds more.\n{parent}")
         return 0
     check_output(chosen)
-    _, federation = federation_of(configs[waiting[0]].data)
+    _, federation = federation_of(next(iter(configs.values())).data)
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
-    jobs = []
-    for folder in members:
-        config = configs[folder]
-        jobs.append(Run(config.method, folder, config, build(config, federation), **kept))
-    for job in jobs:
+    jobs = [
+        Run(config.method, folder, config, build(config, federation), **kept)
+        for folder, config in configs.items()
+    ]
+    for job in jobs if distributed.is_first() else ():
         runs.write_config(job.folder, job.config)
     return finish(parent, jobs, quiet=chosen["quiet"])
+
+
+def _found(parent: Path, num_rounds: int | None) -> list[tuple[str, dict[str, Any], bool]]:
+    """Folder and configuration of each run, and whether it has ended."""
+    configs = {m: longer(runs.read_config(m), num_rounds) for m in runs.members(parent)}
+    return [(str(m), to_json(config), _has_ended(m, config)) for m, config in configs.items()]
 
 
 def _has_ended(folder: Path, config: Config) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedjax_kd import display, runs, tensorboard
+from fedjax_kd import display, distributed, runs, tensorboard
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import sections
 from fedjax_kd.commands.parser import Section, flag, parse
 from fedjax_kd.commands.partition import data_config
-from fedjax_kd.commands.training import Run, carry_out
+from fedjax_kd.commands.training import Run, carry_out, follow
 from fedjax_kd.config import Config, TrainingConfig, build, with_model
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.division import federation_of
@@ -49,9 +50,18 @@ def main(args: Sequence[str]) -> int:
     tuned = {m: {**DEMO_SHARED, **DEMO[m]} if demo else {} for m in methods}
     prog = " ".join(["fedjax-kd run", *([] if demo else methods)])
     found = parse(prog, HELP, [*sections.of_run(tuned, rest), OUTPUT], rest)
+    if found["output"]["distributed"]:
+        distributed.start()
     configs = {m: _config(m, found, tuned[m]) for m in methods}
     return start(configs, found["output"])
 
+
+DISTRIBUTED = flag(
+    "distributed",
+    type=bool,
+    default=False,
+    help="train together with other processes, each started with this same command",
+)
 
 OUTPUT = Section(
     "output",
@@ -65,6 +75,7 @@ OUTPUT = Section(
         ),
         flag("tensorboard", type=bool, default=False, help="also write scalars for TensorBoard"),
         flag("quiet", type=bool, default=False, help="show nothing but the result"),
+        DISTRIBUTED,
     ],
 )
 
@@ -75,17 +86,27 @@ def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     first = next(iter(configs.values()))
     dataset, federation = federation_of(first.data)
     ready = {m: _with_simulation(config, federation) for m, config in configs.items()}
-    name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
-    parent = runs.create(output["out"], name)
-    folders = {m: parent / m if len(configs) > 1 else parent for m in configs}
-    for method, (config, _) in ready.items():
-        folders[method].mkdir(exist_ok=True)
-        runs.write_config(folders[method], config)
-    if dataset is not None:
-        partition.draw(dataset, federation.parts, parent / "partition.png")
+
+    def new_folder() -> str:
+        name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
+        parent = runs.create(output["out"], name)
+        for method, (config, _) in ready.items():
+            folder = _folder_of(method, parent, ready)
+            folder.mkdir(exist_ok=True)
+            runs.write_config(folder, config)
+        if dataset is not None:
+            partition.draw(dataset, federation.parts, parent / "partition.png")
+        return str(parent)
+
+    parent = Path(distributed.by_first(new_folder))
     kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
-    jobs = [Run(m, folders[m], *ready[m], **kept) for m in configs]
+    jobs = [Run(m, _folder_of(m, parent, ready), *ready[m], **kept) for m in ready]
     return finish(parent, jobs, quiet=output["quiet"])
+
+
+def _folder_of(method: str, parent: Path, methods: Sized) -> Path:
+    """A method's run folder: its own in that of a comparison."""
+    return parent / method if len(methods) > 1 else parent
 
 
 def check_output(output: Mapping[str, Any]) -> None:
@@ -99,9 +120,16 @@ def check_output(output: Mapping[str, Any]) -> None:
 
 def finish(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
     """Trains runs to their end, prints table and folder; returns the exit code."""
-    rounds = {job.name: job.simulation.num_rounds for job in jobs}
-    with asked_to_stop() as stop, display.progress(rounds, quiet=quiet) as show:
-        interrupted = any(carry_out(job, show, stop) == "interrupted" for job in jobs)
+    rounds, first = {job.name: job.simulation.num_rounds for job in jobs}, distributed.is_first()
+    with asked_to_stop() as asked, display.progress(rounds, quiet=quiet or not first) as show:
+
+        def stop() -> bool:
+            return distributed.any_of(asked())
+
+        train = partial(carry_out, show=show) if first else follow
+        interrupted = any(train(job, stop=stop) == "interrupted" for job in jobs)
+    if not first:
+        return EXIT_CODE if interrupted else 0
     done = [job.folder for job in jobs if runs.read_summary(job.folder)]
     if len(jobs) > 1:
         curves = [plots.Curve(folder.name, runs.read_rows(folder)) for folder in done]

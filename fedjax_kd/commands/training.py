@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_kd import checkpoint, display, runs, tensorboard
+import jax
+
+from fedjax_kd import checkpoint, display, distributed, runs, tensorboard
 from fedjax_kd.config import Config
 from fedjax_kd.core import State
 from fedjax_kd.report import plots
+from fedjax_kd.seating import Chunks
 from fedjax_kd.simulation import Simulation, initial_state, with_chunks
 from fedjax_kd.train import Progress, Row, Seconds, blocks
 
@@ -45,6 +48,7 @@ def carry_out(run: Run, show: display.Show, stop: Callable[[], bool]) -> str:
       The status: "finished" or "interrupted".
     """
     run, rows, state, finished = _beginning(run)
+    run, state, finished = _as_first(run, state, finished)
     earlier = _seconds(run.folder) if finished else Seconds()
     total, status = earlier, "finished"
     saved = Saved(finished, time.monotonic())
@@ -70,6 +74,29 @@ def carry_out(run: Run, show: display.Show, stop: Callable[[], bool]) -> str:
     _summarise(run, rows, total, status)
     plots.curve([plots.Curve(run.name, rows)], run.folder / "curve.png")
     return status
+
+
+def follow(run: Run, stop: Callable[[], bool]) -> str:
+    """The part in `carry_out` of every process but the first: it computes, and writes nothing.
+
+    Returns:
+      The status: "finished" or "interrupted".
+    """
+    run, state, finished = _as_first(run, initial_state(run.simulation), 0)
+    for progress in blocks(run.simulation, state, finished) if _remains(run, finished) else ():
+        if stop() and _remains(run, progress.finished):
+            return "interrupted"
+    return "finished"
+
+
+def _as_first(run: Run, state: State, finished: int) -> tuple[Run, State, int]:
+    """Chunks, state and finished rounds of the first process, in all processes."""
+    if jax.process_count() == 1:
+        return run, state, finished
+    begun, cut = distributed.by_first(lambda: (finished, list(run.simulation.layout.chunks)))
+    chunks = [Chunks(tuple(widths), tuple(costs)) for widths, costs in cut]
+    run = run._replace(simulation=with_chunks(run.simulation, chunks))
+    return run, distributed.arrays_by_first(state) if begun else state, begun
 
 
 def _remains(run: Run, finished: int) -> bool:

@@ -52,10 +52,19 @@ def start(
         return
     count = _from_environment(COUNT) if num_processes is None else num_processes
     number = _from_environment(NUMBER) if process_id is None else process_id
-    # JAX would catch SIGTERM for it; `fedjax_kd.interrupt` does.
+    address = address or os.environ.get(ADDRESS)
+    told = None not in (address, count, number)
+    # It would take SIGTERM away from `fedjax_kd.interrupt`.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(address, count, number, initialization_timeout=timeout)
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            # A shell within a SLURM job is no task of it, though its variables look so.
+            cluster_detection_method="deactivate" if told else None,
+            initialization_timeout=timeout,
+        )
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"The processes cannot meet ({error}), but each must know the others before it touches "

@@ -58,11 +58,12 @@ def shuffled(
 def steps_per_epochs(
     size: Int[Array, ""], batch_size: int, epochs: int, last_batch: LastBatch
 ) -> Int[Array, ""]:
-    """Local steps of ``epochs`` passes over ``size`` examples."""
+    """Local steps of ``epochs`` passes over ``size`` examples; NumPy's arrays will do too."""
     if last_batch == "wrap":
         return -(-size * epochs // batch_size)
     if last_batch == "drop":  # a client smaller than one batch would never train
-        return epochs * jnp.maximum(size // batch_size, jnp.minimum(size, 1))
+        alone = (size > 0) & (size < batch_size)
+        return epochs * (size // batch_size + alone.astype(size.dtype))
     return epochs * -(-size // batch_size)
 
 

@@ -149,20 +149,18 @@ def local_training(
 
     def length(size: Any) -> Any:
         if steps is not None or not batch_size:
-            return jnp.int32(epochs if steps is None else steps)
+            return (size > 0).astype(size.dtype) * (epochs if steps is None else steps)
         return steps_per_epochs(size, batch_size, epochs, last_batch)
 
     def gradients(sizes: Any) -> Any:
-        sizes = jnp.asarray(sizes)
-        pieces = 1 if batch_size else -(-sizes // _MICROBATCH)
-        return jnp.where(sizes > 0, length(sizes), 0) * pieces
+        return length(sizes) if batch_size else length(sizes) * -(-sizes // _MICROBATCH)
 
     def fit(key: Key, model: Variables, data: Data, objective: Objective, round: Round) -> Fitted:
         lr = learning_rate(round)
         opt = optimiser(lr)
         key_order, key_steps = jax.random.split(key)
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
-        count = jnp.where(data.size > 0, length(data.size), 0)
+        count = length(data.size)
 
         def step(i: Array, carry: tuple) -> tuple:
             model, opt_state, losses = carry

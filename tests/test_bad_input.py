@@ -168,7 +168,7 @@ def test_a_full_disk_is_said(
 def test_a_mistake_of_ours_is_not_blamed_on_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(checkpoint, "save", lambda folder, state, finished: int("x"))
+    monkeypatch.setattr(checkpoint, "save", lambda folder, state, finished, chunks: int("x"))
     assert command("run", "fedavg", *SMALL, "--quiet", "--out", str(tmp_path / "run")) == 1
     shown = capsys.readouterr().err
     assert "unexpected ValueError: invalid literal" in shown

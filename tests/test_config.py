@@ -114,7 +114,7 @@ def test_what_is_built_is_what_was_said() -> None:
     assert simulation.seed == 11
     assert simulation.dropout_rate == 0.25
     assert simulation.layout.devices == 2
-    assert simulation.layout.places == (4,)
+    assert simulation.layout.places(0) == 2  # of each device
     assert simulation.federation.num_clients == 5
 
 

@@ -60,7 +60,7 @@ def _python_phase(
         staged = _staged(algorithm, f"round {int(setting.round.number)}, client {number}")
         own = jax.tree.map(lambda a, place=place: a[place], clients)
         visits.append(visit(staged, setting, own, jnp.int32(number)))
-    return gather(algorithm, jax.tree.map(lambda *leaves: jnp.stack(leaves), *visits))
+    return gather(algorithm, jax.tree.map(lambda *leaves: jnp.stack(leaves), *visits), clients)
 
 
 def _staged(algorithm: Algorithm, where: str) -> Algorithm:

@@ -42,8 +42,7 @@ class Visit(NamedTuple):
     weight: Float[Array, ""]
     metrics: Metrics
     client: Client
-    used: Bool[Array, ""]
-    rejected: Bool[Array, ""]
+    present: Bool[Array, ""]  # whether this client has data, or is a client at all
 
 
 class Setting(NamedTuple):
@@ -145,8 +144,8 @@ def _at_once(
     one = partial(visit, algorithm, setting)
     if len(seats) == 1:  # not a vmap over one: loops keep their scalar conditions
         lone = one(*jax.tree.map(lambda a: a[0], (clients, seats)))
-        return gather(algorithm, jax.tree.map(lambda a: a[None], lone))
-    return gather(algorithm, jax.vmap(one)(clients, seats))
+        return gather(algorithm, jax.tree.map(lambda a: a[None], lone), clients)
+    return gather(algorithm, jax.vmap(one)(clients, seats), clients)
 
 
 def _nobody(
@@ -189,35 +188,57 @@ def _fill(algorithm: Algorithm, phase: Phase, chunk: Phase, first: Int[Array, ""
     )
 
 
-def gather(algorithm: Algorithm, visits: Visit) -> Phase:
-    """Reduces visits whose leaves have a leading client axis."""
-    used = visits.used.astype(jnp.float32)
-    return Phase(
-        reduce.lift(algorithm.aggregate, visits.message, visits.weight, used),
-        reduce.lift(mean, visits.metrics, visits.weight, used),
-        visits.client,
-        visits.used,
-        visits.rejected,
-    )
-
-
 def visit(algorithm: Algorithm, setting: Setting, client: Client, number: Int[Array, ""]) -> Visit:
-    """One client's round. An upload that is not finite, or of a client without data, counts for
-    nothing and leaves the client as it was.
-    """
+    """One client's round."""
     data = setting.pool.of(number)
     message = algorithm.broadcast(setting.server, number)
     key = jax.random.fold_in(setting.key, number)
     upload, new = algorithm.client_update(key, message, client, data, setting.round)
-    present = data.size > 0
     weight = jnp.asarray(upload.weight, jnp.float32)
-    finite = tree.is_finite((upload.message, weight, new))
-    used = present & finite
-    return Visit(
-        tree.where(used, upload.message, tree.zeros_like(upload.message)),
-        jnp.where(used, weight, 0),
-        tree.where(used, upload.metrics, tree.zeros_like(upload.metrics)),
-        tree.where(used, new, client),
-        used,
-        present & ~finite,
+    return Visit(upload.message, weight, upload.metrics, new, data.size > 0)
+
+
+def gather(algorithm: Algorithm, visits: Visit, before: Client) -> Phase:
+    """Reduces visits whose leaves have a leading client axis.
+
+    An upload that is not finite, or of a client without data, counts for nothing and leaves the
+    client as it was. Where all sums are finite, so is every upload: only else is each looked at.
+    """
+
+    def each() -> Phase:
+        sent = (visits.message, visits.weight, visits.client)
+        used = visits.present & jax.vmap(tree.is_finite)(sent)
+        clean = visits._replace(message=_or_zero(used, visits.message))
+        return _reduced(algorithm, clean, before, used)
+
+    phase = _reduced(algorithm, visits, before, visits.present)
+    fine = tree.is_finite((phase.sums, phase.clients))
+    return jax.lax.cond(fine, lambda: phase, each)
+
+
+def _reduced(algorithm: Algorithm, visits: Visit, before: Client, used: Bool[Array, " k"]) -> Phase:
+    """The visits that are used, reduced."""
+    there = used.astype(jnp.float32)
+    weight = _or_zero(used, visits.weight)
+    rules = algorithm.aggregate
+    # Kept messages have to be zero where nobody is; in sums, those have no vote.
+    message = jax.tree.map(
+        lambda rule, sent: _or_zero(used, sent) if rule.stacked else sent, rules, visits.message
     )
+    return Phase(
+        reduce.lift(rules, message, weight, there),
+        reduce.lift(mean, _or_zero(used, visits.metrics), weight, there),
+        _either(used, visits.client, before),
+        used,
+        visits.present & ~used,
+    )
+
+
+def _either(used: Bool[Array, " k"], a: PyTree, b: PyTree) -> PyTree:
+    """The clients' values of ``a`` where they are used, else those of ``b``."""
+    return jax.vmap(tree.where)(used, a, b)
+
+
+def _or_zero(used: Bool[Array, " k"], values: PyTree) -> PyTree:
+    """The clients' values where they are used, else zeros."""
+    return _either(used, values, tree.zeros_like(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -62,4 +63,5 @@ def _prefetched(load: Callable[[T], U], items: Iterator[T], ahead: int) -> Gener
             yield result
             del result  # the caller may be done with it, and it may be large
     finally:
-        thread.shutdown(wait=True, cancel_futures=True)
+        if not sys.is_finalizing():  # else the interpreter has ended the thread, and its queue
+            thread.shutdown(wait=True, cancel_futures=True)

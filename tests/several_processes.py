@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 from federations import federation, logistic
 
-from fedjax_kd import cli, distributed
+from fedjax_kd import cli, distributed, memory
 from fedjax_kd.algorithms import fedavg, scaffold
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data import open_store
@@ -28,9 +29,8 @@ def cases(store: Path) -> dict[str, tuple[Algorithm, Any, dict[str, Any]]]:
     """Algorithm, federation and options of each training, by name."""
     stored = streamed(open_store(store))
     return {
-        "fedavg": (fedavg(logistic(), FIT), federation(), {"chunk": (1, 2)}),
+        "fedavg": (fedavg(logistic(), FIT), stored, {"chunk": (1, 2)}),
         "scaffold": (scaffold(logistic(), FIT), federation(), {"rounds_per_dispatch": 4}),
-        "streamed": (scaffold(logistic(), FIT), stored, {}),
     }
 
 
@@ -54,6 +54,19 @@ def command(*args: str) -> int:
     raise AssertionError("a command exits")
 
 
+def refusing_once(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The check of a program's memory, of which the first says that there is too little."""
+    refused = []
+
+    def checked(program: Any) -> None:
+        if not refused:
+            refused.append(program)
+            raise memory.TooLargeError("too little")
+        check(program)
+
+    return checked
+
+
 def main(folder: Path) -> None:
     """One process: a run that is interrupted and resumed, then the trainings above."""
     distributed.start(timeout=60)
@@ -67,6 +80,7 @@ def main(folder: Path) -> None:
     told = distributed.arrays_by_first({"key": key, "odd": np.array([jax.process_index() == 0])})
     found["key"] = jax.random.key_data(told["key"]).tolist()
     found["odd"] = told["odd"].tolist()
+    memory.check = refusing_once(memory.check) if jax.process_index() == 1 else memory.check
     found["numbers"] = numbers(folder / "store", make_mesh())
     here.write_text(json.dumps(found))
 

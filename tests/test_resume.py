@@ -91,7 +91,8 @@ def test_ctrl_c_keeps_the_run_and_suggests_resume(alone: Path, tmp_path: Path) -
     assert numbers(folder) == numbers(alone)
 
 
-def test_a_second_ctrl_c_stops_at_once() -> None:
+@pytest.mark.parametrize("asking", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_or_sigterm_stops_at_once(asking: signal.Signals) -> None:
     code = (
         "import time\nfrom fedjax_kd.interrupt import asked_to_stop\n"
         "with asked_to_stop():\n  print('ready', flush=True)\n"
@@ -103,10 +104,10 @@ def test_a_second_ctrl_c_stops_at_once() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert process.stderr is not None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(asking)
     first = process.stderr.readline() + process.stderr.readline()
     assert "Ctrl-C again" in first
-    process.send_signal(signal.SIGINT)
+    process.send_signal(asking)
     assert process.wait(10) == 130
     process.communicate()
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
 from fedjax_kd.nn.conv import conv_general_dilated
+from fedjax_kd.nn.norm import GroupNorm
 from fedjax_kd.precision import Call, Precision, shorten_layers, with_precision
 from fedjax_kd.prng import cheap
 
@@ -91,6 +92,8 @@ def from_nnx(
             module.conv_general_dilated is jax.lax.conv_general_dilated
         ):
             module.conv_general_dilated = conv_general_dilated
+        elif type(module) is nnx.GroupNorm:
+            module.__class__ = GroupNorm  # of the same attributes
     if precision == "bfloat16":
         shorten_layers(model)
     model.train()

@@ -47,7 +47,7 @@ _SHORT_ACCELERATED_RUN = 1e15
 _TINY_STEP, _SOME, _OVERHEAD = 1e7, 32, 1.5
 _MANY, _LAUNCH = 256, 100.0  # no accelerator was measured: it is filled, and launches are dear
 
-_STEPS, _REPEATS, _LARGEST_PROBE, _WIDEST = 3, 3, 1e12, 4096
+_STEPS, _REPEATS, _TURNS, _LARGEST_PROBE, _WIDEST = 3, 5, 16, 1e12, 4096
 
 
 class Workload(NamedTuple):
@@ -196,7 +196,8 @@ def measure(load: Workload, flops: float) -> dict[int, float]:
         if flops * work * width > _LARGEST_PROBE or (room is not None and predicted > room / 2):
             break
         try:
-            seconds, used = _probe(load, sizes, width)
+            turns = int(min(max(_LARGEST_PROBE / (max(flops, 1) * work * width), 1), _TURNS))
+            seconds, used = _probe(load, sizes, width, turns)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise
@@ -219,19 +220,22 @@ def _short_clients(load: Workload) -> np.ndarray:
     return np.minimum(sizes, some[work <= max(_STEPS, work[0])][-1])
 
 
-def _probe(load: Workload, sizes: np.ndarray, width: int) -> tuple[float, int]:
-    """Seconds that one chunk of the clients with most examples takes, and the bytes it needs."""
+def _probe(load: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[float, int]:
+    """Seconds that one chunk of the clients with most examples takes, and the bytes it needs.
+
+    Several chunks run in turn, so that the start of the program does not count.
+    """
     algorithm, pool = load.algorithm, load.pool._replace(sizes=jnp.asarray(sizes, jnp.int32))
     most = np.argsort(-sizes, kind="stable")
-    seats = jnp.asarray(np.resize(most, width), jnp.int32)
+    seats = jnp.asarray(np.resize(most, width * turns), jnp.int32)
     key = jax.random.key(0)
     server = jax.jit(algorithm.server_init)(key)
     clients = jax.jit(jax.vmap(lambda k: algorithm.client_init(k, server)))(
-        jax.random.split(key, width)
+        jax.random.split(key, width * turns)
     )
 
     def phase(server: PyTree, clients: PyTree, pool: Pool, public: PyTree, seats: jax.Array) -> Any:
-        there = jnp.ones(width, jnp.float32)
+        there = jnp.ones(width * turns, jnp.float32)
         round = Round(jnp.int32(0), seats, there, len(sizes), public)
         setting = Setting(key, server, pool, round)
         return client_phase(
@@ -245,7 +249,7 @@ def _probe(load: Workload, sizes: np.ndarray, width: int) -> tuple[float, int]:
         began = time.perf_counter()
         jax.block_until_ready(program(*arguments))
         spent.append(time.perf_counter() - began)
-    return min(spent), memory.needed(program)
+    return min(spent) / turns, memory.needed(program)
 
 
 def remembered(name: str, measured: Callable[[], dict[int, float]]) -> dict[int, float]:

@@ -49,7 +49,7 @@ def test_a_measurement_takes_a_few_steps_of_each_client(local: dict[str, Any]):
 
 
 def test_too_little_memory_ends_the_measurement(monkeypatch: pytest.MonkeyPatch):
-    def probe(load: Any, sizes: Any, width: int) -> tuple[float, int]:
+    def probe(load: Any, sizes: Any, width: int, turns: int) -> tuple[float, int]:
         if width > 1:
             raise memory.TooLargeError("no room")
         return 1.0, 8
@@ -60,14 +60,14 @@ def test_too_little_memory_ends_the_measurement(monkeypatch: pytest.MonkeyPatch)
 
 def test_widths_that_are_predicted_not_to_fit_are_not_tried(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "free", lambda: 1000)
-    monkeypatch.setattr(chunking, "_probe", lambda load, sizes, width: (1.0, 200 * width))
+    monkeypatch.setattr(chunking, "_probe", lambda load, sizes, width, turns: (1.0, 200 * width))
     assert list(chunking.measure(workload(), flops=1e3)) == [1]
 
 
 def test_a_wider_chunk_that_does_not_pay_ends_the_measurement(monkeypatch: pytest.MonkeyPatch):
     tried = []
 
-    def probe(load: Any, sizes: Any, width: int) -> tuple[float, int]:
+    def probe(load: Any, sizes: Any, width: int, turns: int) -> tuple[float, int]:
         tried.append(width)
         return width**1.5, 1
 

@@ -34,7 +34,8 @@ _LOG = logging.getLogger("fedjax_kd")
 _MOST_WIDTHS = 3  # each of them is compiled
 _GAIN = 0.03  # of the cost, that a further width must save
 _WASTE, _PRICE = 1.15, 0.1  # share of computed steps to aim at, and what it may cost
-_TAXES = (0.0, 0.5, 1.0, 2.0, 4.0)  # on every lane of a chunk, in units of what a lane costs
+# A tax on every lane of a chunk, in units of what a lane costs, and the gain that counts then.
+_TAXES = ((0.0, _GAIN), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0))
 
 # Runs of fewer operations than this take seconds, in which there is nothing to win by measuring;
 # nor by compiling chunks of several widths.
@@ -100,8 +101,8 @@ def cheapest(costs: Costs, cohorts: Sequence[Sequence[float]], most: int = _MOST
     """
     lane = min(cost / width for width, cost in costs.items())
     found = [
-        _greedy({w: cost + tax * lane * w for w, cost in costs.items()}, cohorts, most)
-        for tax in _TAXES
+        _greedy({w: cost + tax * lane * w for w, cost in costs.items()}, cohorts, most, gain)
+        for tax, gain in _TAXES
     ]
     truly = [_spent(chunks, costs, cohorts) for chunks in found]
     lanes = {width: float(width) for width in costs}
@@ -112,8 +113,8 @@ def cheapest(costs: Costs, cohorts: Sequence[Sequence[float]], most: int = _MOST
     return found[0]
 
 
-def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int) -> Chunks:
-    """The best width, and one after another those that save most."""
+def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int, gain: float) -> Chunks:
+    """The best width, and one after another those that save most, if it is more than ``gain``."""
 
     def of(*widths: int) -> Chunks:
         return Chunks(tuple(sorted(widths)), tuple(costs[w] for w in sorted(widths)))
@@ -122,7 +123,7 @@ def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int) -> Chun
     while len(best.widths) < min(most, len(costs)):
         further = [of(*best.widths, width) for width in costs if width not in best.widths]
         candidate = min(further, key=lambda chunks: _spent(chunks, costs, cohorts))
-        if _spent(candidate, costs, cohorts) > (1 - _GAIN) * _spent(best, costs, cohorts):
+        if _spent(candidate, costs, cohorts) >= (1 - gain) * _spent(best, costs, cohorts):
             break
         best = candidate
     return best

@@ -48,7 +48,8 @@ _SHORT_ACCELERATED_RUN = 1e15
 _TINY_STEP, _SOME, _OVERHEAD = 1e7, 32, 1.5
 _MANY, _LAUNCH = 256, 100.0  # no accelerator was measured: it is filled, and launches are dear
 
-_STEPS, _REPEATS, _TURNS, _LARGEST_PROBE, _WIDEST = 3, 5, 16, 1e12, 4096
+_STEPS, _REPEATS, _TURNS, _WIDEST = 3, 3, 16, 4096
+_PROBE, _LARGEST_PROBE = 1e10, 1e12  # operations of one repeat: aimed at, and at most
 
 
 class Workload(NamedTuple):
@@ -197,7 +198,7 @@ def measure(load: Workload, flops: float) -> dict[int, float]:
         if flops * work * width > _LARGEST_PROBE or (room is not None and predicted > room / 2):
             break
         try:
-            turns = int(min(max(_LARGEST_PROBE / (max(flops, 1) * work * width), 1), _TURNS))
+            turns = int(min(max(_PROBE / (max(flops, 1) * work * width), 1), _TURNS))
             seconds, used = _probe(load, sizes, width, turns)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if not memory.ran_out(error):

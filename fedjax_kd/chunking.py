@@ -42,7 +42,7 @@ _TAXES = ((0.0, _GAIN), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0))
 _SHORT_RUN, _TINY_RUN = {"cpu": 1e13}, 1e11
 _SHORT_ACCELERATED_RUN = 1e15
 
-# benchmarks/README.md, 2 CPU cores: 32 clients at once against one after another gave 1.24 times
+# 2 CPU cores, jax 0.10: 32 clients at once against one after another gave 1.24 times
 # the examples/s at 1e6 operations a step (logistic regression), 1.05 at 2e7 (MLP 200-200) and 0.52
 # at 3e8 (a small CNN); 64 clients of an MLP 64-64-10 took the time of 26.
 _TINY_STEP, _SOME, _OVERHEAD = 1e7, 32, 1.5

@@ -7,7 +7,7 @@ cut into chunks of several widths: few clients at once where work differs, many 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +125,20 @@ class Layout:
     work: tuple[Work, ...]
     devices: int = 1
 
+    def cut(self, chunks: Sequence[Chunks]) -> Layout:
+        """The same layout in these chunks, one entry a group.
+
+        Raises:
+          ValueError: if widths are not positive and ascending.
+        """
+        for widths, _ in chunks:
+            if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
+                raise ValueError(
+                    f"chunk is {', '.join(map(str, widths))}, but at least 1 client must be "
+                    "trained at a time: give one width, or several that ascend."
+                )
+        return replace(self, chunks=tuple(chunks))
+
     def places(self, group: int) -> int:
         """Seats of one device, filled or not."""
         widths, room = self.chunks[group].widths, self.room[group]
@@ -147,10 +161,10 @@ class Layout:
     def deal(self, ids: Ids, sizes: NDArray[np.int64]) -> list[Ids]:
         """The clients of one cohort that sit on each device."""
         groups = range(len(self.members))
-        dealt = [[own for own, _ in self._deal_group(g, ids, sizes)] for g in groups]
+        dealt = [[own for own, _ in self.deal_group(g, ids, sizes)] for g in groups]
         return [np.concatenate(own) for own in zip(*dealt, strict=True)]
 
-    def _deal_group(
+    def deal_group(
         self, group: int, ids: Ids, sizes: NDArray[np.int64]
     ) -> list[tuple[Ids, NDArray[np.float64]]]:
         """Each device's clients of one group, the longest work first, and their work."""
@@ -174,7 +188,7 @@ class Layout:
         seats = np.full((self.devices, self.places(group)), self.population, np.int32)
         counts = np.zeros((self.devices, len(chunks.widths)), np.int32)
         each, needed, computed = Chunks(chunks.widths, chunks.widths), 0.0, 0.0
-        for device, (own, work) in enumerate(self._deal_group(group, ids, sizes)):
+        for device, (own, work) in enumerate(self.deal_group(group, ids, sizes)):
             longest = work.tolist()
             counts[device] = plan(longest, chunks)
             seats[device, : len(own)] = own
@@ -213,14 +227,8 @@ def lay_out(
       >>> effort.computed / effort.needed
       1.33
     """
-    for widths, _ in chunks:
-        if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
-            raise ValueError(
-                f"chunk is {', '.join(map(str, widths))}, but at least 1 client must be trained at "
-                "a time: give one width, or several that ascend."
-            )
-    room = [-(-min(cohort_size, len(m)) // devices) for m in members]
-    return Layout(population, tuple(members), tuple(room), tuple(chunks), tuple(work), devices)
+    room = tuple(-(-min(cohort_size, len(m)) // devices) for m in members)
+    return Layout(population, tuple(members), room, (), tuple(work), devices).cut(chunks)
 
 
 def schedule(

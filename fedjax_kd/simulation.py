@@ -113,7 +113,14 @@ def simulate(
     unseated = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
-        layout=Layout(population, members, (), (), tuple(a.work for a in groups)),
+        layout=seating.lay_out(
+            members,
+            population,
+            cohort_size,
+            (),
+            work=[a.work for a in groups],
+            devices=1 if mesh is None else mesh.shape[AXIS],
+        ),
         sampler=sampler or cohort.uniform(population, cohort_size),
         types=types,
         num_rounds=num_rounds,
@@ -124,58 +131,37 @@ def simulate(
         engine=engine,
         block=_block(rounds_per_dispatch, eval_every),
     )
-    return with_chunks(unseated, _chunks_of(unseated, cohort_size, chunk), cohort_size)
+    return with_chunks(unseated, _chunks_of(unseated, chunk))
 
 
-def with_chunks(
-    simulation: Simulation, chunks: Sequence[Chunks], cohort_size: int | None = None
-) -> Simulation:
-    """The same simulation, with other chunks; by default of cohorts as large as before."""
-    old, mesh = simulation.layout, simulation.mesh
-    devices = 1 if mesh is None else mesh.shape[AXIS]
-    most = max(old.room) * devices if cohort_size is None else cohort_size
-    layout = seating.lay_out(
-        old.members, old.population, most, chunks, work=old.work, devices=devices
-    )
-    return replace(simulation, layout=layout)
+def with_chunks(simulation: Simulation, chunks: Sequence[Chunks]) -> Simulation:
+    """The same simulation, its cohorts cut into other chunks."""
+    return replace(simulation, layout=simulation.layout.cut(chunks))
 
 
-def _chunks_of(
-    s: Simulation, cohort_size: int, chunk: int | Sequence[int] | None
-) -> tuple[Chunks, ...]:
+def _chunks_of(s: Simulation, chunk: int | Sequence[int] | None) -> tuple[Chunks, ...]:
     """The chunks of each group: as asked for, or chosen."""
-    devices = 1 if s.mesh is None else s.mesh.shape[AXIS]
     if chunk is not None:
         widths = (chunk,) if isinstance(chunk, int) else tuple(chunk)
-        rooms = [-(-min(cohort_size, len(m)) // devices) for m in s.layout.members]
-        return tuple(chunking.given(widths, room) for room in rooms)
-    looked_at = range(min(_LOOKED_AT, s.num_rounds))
+        return tuple(chunking.given(widths, room) for room in s.layout.room)
     cohorts = [
         cohort.attendance(s.sampler, s.layout.population, s.seed, n, s.dropout_rate)
-        for n in looked_at
+        for n in range(min(_LOOKED_AT, s.num_rounds))
     ]
-    pairs = zip(s.groups, s.types, strict=True)
-    return tuple(
-        chunking.choose(
-            Workload(
-                algorithm,
-                types,
-                s.federation.train,
-                s.federation.public,
-                [_work(s, g, ids)[::devices] for ids in cohorts],
-                s.num_rounds,
-            )
+    sizes = [s.federation.sizes_of(ids) for ids in cohorts]
+
+    def load(group: int) -> Workload:
+        dealt = [s.layout.deal_group(group, *who) for who in zip(cohorts, sizes, strict=True)]
+        return Workload(
+            s.groups[group],
+            s.types[group],
+            s.federation.train,
+            s.federation.public,
+            [work.tolist() for (_, work), *_ in dealt],
+            s.num_rounds,
         )
-        for g, (algorithm, types) in enumerate(pairs)
-    )
 
-
-def _work(s: Simulation, group: int, ids: Ids) -> list[float]:
-    """The work of those of the clients that belong to a group, the longest first."""
-    members = s.layout.members[group]
-    ours = ids if len(members) == s.layout.population else ids[np.isin(ids, members)]
-    work = np.asarray(s.layout.work[group](s.federation.sizes_of(ours)), np.float64)
-    return np.sort(work)[::-1].tolist()
+    return tuple(chunking.choose(load(group)) for group in range(len(s.groups)))
 
 
 def _block(asked: int | None, eval_every: int) -> int:

@@ -198,6 +198,10 @@ def test_apportion_adds_up(shares, least, extra):
     assert given_out.min() >= least
 
 
+def test_apportion_of_the_smallest_shares():
+    assert apportion(2, np.array([5e-324])).tolist() == [2]
+
+
 def test_natural_ids_and_domains():
     data = labelled()
     parts = NaturalIdPartitioner()(data)

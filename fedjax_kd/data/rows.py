@@ -125,8 +125,9 @@ def apportion(total: int, shares: Float[np.ndarray, " C"], least: int = 0) -> In
       [8, 1, 1]
     """
     raised = np.zeros(len(shares), bool)
+    parts = shares / shares.max()  # however small the shares are, no quotient below may underflow
     while True:
-        free = np.where(raised, 0.0, shares)
+        free = np.where(raised, 0.0, parts)
         exact = (total - least * raised.sum()) * free / max(free.sum(), np.finfo(float).tiny)
         low = ~raised & (exact < least)
         if not low.any():

@@ -139,13 +139,14 @@ def _commit() -> str | None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a file that is either the old one or the new one, whenever the process is killed."""
-    _replace(path, json.dumps(values, indent=2) + "\n")
+    replace(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: beside the old one first, then in its place."""
     partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -205,7 +206,7 @@ def truncate_rows(folder: Path, finished: int | None) -> list[Row]:
     rows = [] if finished is None else [r for r in read_rows(folder) if r["round"] <= finished]
     if rows:
         text = path.read_text(encoding="utf-8")
-        _replace(path, "".join(text.splitlines(keepends=True)[: len(rows) + 1]))
+        replace(path, "".join(text.splitlines(keepends=True)[: len(rows) + 1]).encode())
     else:
         path.unlink(missing_ok=True)
     return rows

@@ -28,7 +28,8 @@ LAYERS = (
     "train checkpoint",
     "division",
     "config",
-    "display runs tensorboard report",
+    "display runs tensorboard",
+    "report",
     "commands",
     "cli",
 )

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
-from fedjax_kd import metrics, tree
+from fedjax_kd import losses, metrics, tree
 from fedjax_kd.core import Algorithm, Client, Data, Key, Pool, PyTree, Server, State, keep
 from fedjax_kd.metrics import Tally
 
 Predict = Callable[[PyTree], Array]
-"""x ``[B, ...]`` -> logits ``[B, ..., L]``"""
+"""x ``[B, ...]`` -> logits ``[B, ..., L]``, or values of the shape of the targets"""
 
 _ROWS_AT_ONCE = 500
 _CLIENT_BATCH = 50
@@ -88,7 +88,8 @@ def _tally(predict: Predict, data: Data) -> Tally:
         rows = metrics.tally(predict(batch.x), batch.y, batch.mask)
         return tree.add(sums, metrics.total(rows))
 
-    return jax.lax.fori_loop(0, -(-data.size // _CLIENT_BATCH), add_batch, metrics.empty())
+    start = metrics.empty(of_labels=losses.are_labels(data.y))
+    return jax.lax.fori_loop(0, -(-data.size // _CLIENT_BATCH), add_batch, start)
 
 
 def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> bool:

@@ -1,10 +1,15 @@
-"""Loss functions: pure functions of arrays, one value an example, and how to average them."""
+"""Loss functions: pure functions of arrays, one value an example, and how to average them.
+
+Targets say by their dtype what they are: int32 numbers are labels; bytes and floats are values that
+the outputs should equal, bytes as pixels, which stand for [0, 1].
+"""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Num
 
 NO_LABEL = -1  # a position that no loss and no metric may count
 
@@ -16,11 +21,19 @@ def cross_entropy(logits: Float[Array, "*B L"], labels: Int[Array, "*B"]) -> Flo
       logits: unnormalised log-probabilities ``[B, ..., L]``.
       labels: classes ``[B, ...]`` in ``0 .. L - 1``, or -1 for "no label".
 
+    Raises:
+      ValueError: if there is not one label a row of logits.
+
     Example:
       >>> logits = jnp.array([[0.0, 0.0], [0.0, 5.0]])
       >>> cross_entropy(logits, jnp.array([0, -1]))
       Array([0.693, 0.   ], dtype=float32)
     """
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"The model's outputs have shape {logits.shape} and the labels {labels.shape}, but "
+            "there must be one label a row of logits: take a classifier."
+        )
     labels = labels.astype(jnp.int32)
     known = labels != NO_LABEL
     values = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -30,16 +43,52 @@ def cross_entropy(logits: Float[Array, "*B L"], labels: Int[Array, "*B"]) -> Flo
 
 
 def squared_error(
-    predictions: Float[Array, "B ..."], targets: Float[Array, "B ..."]
+    predictions: Float[Array, "B ..."], targets: Num[Array, "B ..."]
 ) -> Float[Array, " B"]:
     """The squared difference, averaged over all axes but the first: one value an example.
+
+    Args:
+      predictions: ``[B, ...]``.
+      targets: floats, or bytes that stand for [0, 1], of the same shape.
+
+    Raises:
+      ValueError: if the shapes differ.
 
     Example:
       >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[1.0, 1.0]]))
       Array([2.], dtype=float32)
     """
-    errors = optax.losses.squared_error(predictions, targets)
+    if predictions.shape != targets.shape:
+        raise ValueError(
+            f"The model's outputs have shape {predictions.shape}, but the values that they should "
+            f"equal {targets.shape}: take a model whose outputs have the shape of its targets, as "
+            "autoencoder has that of its inputs."
+        )
+    errors = optax.losses.squared_error(predictions, unit(targets).astype(predictions.dtype))
     return errors.reshape(errors.shape[0], -1).mean(axis=1)
+
+
+def unit(x: ArrayLike) -> Array:
+    """Bytes, which are pixels, as float32 in [0, 1]; anything else as it is.
+
+    Example:
+      >>> unit(jnp.array([0, 51, 255], jnp.uint8))
+      Array([0. , 0.2, 1. ], dtype=float32)
+    """
+    values = jnp.asarray(x)
+    if values.dtype != jnp.uint8:
+        return values
+    return values.astype(jnp.float32) / jnp.float32(255)
+
+
+def are_labels(targets: Array) -> bool:
+    """Whether targets are classes, and not values: whether they are integers but no bytes.
+
+    Example:
+      >>> are_labels(jnp.array([1, -1])), are_labels(jnp.zeros(2, jnp.uint8))
+      (True, False)
+    """
+    return jnp.issubdtype(targets.dtype, jnp.integer) and targets.dtype != jnp.uint8
 
 
 def masked_mean(values: Float[Array, "*B"], weights: Float[Array, "*B"]) -> Float[Array, ""]:

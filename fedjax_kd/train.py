@@ -124,7 +124,7 @@ def evaluation_row(seen: Evaluation) -> Row:
     for prefix, tally in (("client", seen.clients), ("personal", seen.personal)):
         if tally is not None:
             spread = metrics.over_clients(tally)
-            row |= {f"{prefix}_accuracy_{k}": v for k, v in spread.items()}
+            row |= {f"{prefix}_{metrics.measure(tally)}_{k}": v for k, v in spread.items()}
     return row
 
 

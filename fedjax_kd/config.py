@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from fedjax_kd import cohort
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Algorithm
+from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.division import DataConfig, Options, federation_of
 from fedjax_kd.engine import make_mesh
@@ -21,9 +22,10 @@ from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.precision import Precision
 from fedjax_kd.signature import check_finite, check_options, named, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
-from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
 FORMAT = 1
+OF_TASK = ("precision", "augment")  # fields of TrainingConfig that `task_of` uses, not `simulate`
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class TrainingConfig:
       engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
       precision: of the clients' arithmetic: "float32"; "tf32", faster on GPUs; or "bfloat16", where
         weights and averages stay float32.
+      augment: how training images are changed at random: "crop_flip", or "crop24_flip", whose
+        models see 24 x 24 pixels, in evaluation the central ones; by default not at all.
     """
 
     num_rounds: int = 100
@@ -58,6 +62,7 @@ class TrainingConfig:
     devices: int = 1
     engine: Engine = "jit"
     precision: Precision = "float32"
+    augment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,8 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         _, federation = federation_of(config.data)
     algorithm = algorithm_of(config, task_of(config, federation))
     chosen = asdict(config.training)
-    chosen.pop("precision")  # is the task's
+    for name in OF_TASK:
+        chosen.pop(name)
     mesh = _mesh(chosen.pop("devices"))
     sampler = cohort.named(chosen.pop("sampling"), federation.sizes, chosen["cohort_size"])
     return simulate(algorithm, federation, mesh=mesh, sampler=sampler, **chosen)
@@ -169,15 +175,39 @@ def task_of(config: Config, federation: Federation) -> Task:
     config = with_model(config, federation)
     factory = named("model", str(config.model), MODELS)
     check_options(f"model {config.model}", config.model_options, options(factory))
-    make = factory(federation.input_shape, federation.num_classes, **config.model_options)
-    return from_nnx(make, prepare=federation.prepare, precision=config.training.precision)
+    shape, prepare, augment = _images(config, federation)
+    make = factory(shape, federation.num_classes, **config.model_options)
+    return from_nnx(
+        make,
+        prepare=prepare,
+        augment=augment,
+        score=federation.score,
+        precision=config.training.precision,
+    )
+
+
+def _images(
+    config: Config, federation: Federation
+) -> tuple[tuple[int, ...], Prepare, Augment | None]:
+    """The shape of the model's input, and what is done to examples before."""
+    name = config.training.augment
+    if name is None:
+        return federation.input_shape, federation.prepare, None
+    if federation.target == "input":
+        raise ValueError(
+            f"augment is {name!r}, but the inputs are the targets, which would stay as they were: "
+            "train without augment, or with target 'label'."
+        )
+    augmentation = named("augmentation", name, AUGMENTATIONS)(federation.input_shape)
+    return augmentation.shape, augmentation.then(federation.prepare), augmentation.augment
 
 
 def with_model(config: Config, federation: Federation) -> Config:
     """The configuration, with the model that suits the data if none was chosen."""
     if config.model is not None:
         return config
-    name, given = default_model(federation.input_shape, federation.train.x.dtype)
+    f = federation
+    name, given = default_model(f.input_shape, f.train.x.dtype, f.target)
     return replace(config, model=name, model_options=given)
 
 

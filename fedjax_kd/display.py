@@ -39,9 +39,10 @@ def progress(rounds: Mapping[str, int], *, quiet: bool = False) -> Iterator[Show
 
 def known(rows: list[Row], seconds: float) -> dict[str, float]:
     """What the display tells of a run: its last evaluation, its speed, what was rejected."""
-    evaluated = [row for row in rows if "test_accuracy" in row]
+    evaluated = [row for row in rows if "test_loss" in row]
     rounds = sum(row["round"] > 0 for row in rows)
-    last = {k: evaluated[-1][k] for k in ("test_accuracy", "test_loss")} if evaluated else {}
+    last = evaluated[-1] if evaluated else {}
+    last = {k: last[k] for k in ("test_accuracy", "test_loss") if k in last}
     speed = {"rounds_per_second": rounds / seconds} if seconds > 0 else {}
     return last | speed | {"rejected": sum(row.get("rejected", 0) for row in rows)}
 
@@ -83,6 +84,8 @@ def _words(known: Mapping[str, float]) -> str:
     words = []
     if "test_accuracy" in known:
         words.append(f"accuracy {known['test_accuracy']:.3f}, loss {known['test_loss']:.3f}")
+    elif "test_loss" in known:
+        words.append(f"loss {known['test_loss']:.4g}")
     if "rounds_per_second" in known:
         words.append(f"{known['rounds_per_second']:.3g} rounds/s")
     if known.get("rejected"):

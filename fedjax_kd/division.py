@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store
-from fedjax_kd.data.federation import Federation, Partitioner, federate, streamed
+from fedjax_kd.data.federation import Federation, Partitioner, Target, federate, streamed
 from fedjax_kd.signature import REQUIRED, Option, check_options, named, options
 
 STORED = "stored"  # the partition of a client store, which is divided already
@@ -32,6 +32,8 @@ class DataConfig:
       client_test_fraction: share of each client's rows that is held out to test its own model, in
         [0, 1); with 0 the test set is dealt out among the clients.
       seed: of the division among clients; if not given, the seed of the run.
+      target: what a model is to say of an example: its "label", or the "input" itself, pixels in
+        [0, 1] (reconstruction, as by an autoencoder).
     """
 
     dataset: str = "digits"
@@ -41,6 +43,7 @@ class DataConfig:
     num_clients: int | None = 100
     client_test_fraction: float = 0.0
     seed: int | None = None
+    target: Target = "label"
 
 
 def partitioner_options(name: str) -> list[Option]:
@@ -86,8 +89,15 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
       ValueError: if the data cannot be read, or not be divided as asked.
     """
     if data.partition == STORED:
+        if data.target != "label":
+            raise ValueError(
+                f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
+                "targets: take target 'label', or a data set."
+            )
         return None, streamed(open_store(data.dataset))
     divide = partitioner(data)
     dataset = load(data.dataset, data_dir=data.data_dir)
     fraction, seed = data.client_test_fraction, data.seed or 0
-    return dataset, federate(dataset, divide, client_test_fraction=fraction, seed=seed)
+    return dataset, federate(
+        dataset, divide, client_test_fraction=fraction, seed=seed, target=data.target
+    )

@@ -74,8 +74,9 @@ def _prepare(args: Sequence[str]) -> int:
 def _pack(args: Sequence[str]) -> int:
     """``fedjax-kd data pack``."""
     data, partition = sections.of_data(args, {})
-    # Rows that are held out from a client would be lost: a store has a global test set alone.
-    kept = [o for o in data.options if o.name != "client_test_fraction"]
+    # Rows that are held out from a client would be lost: a store has a global test set alone. Its
+    # targets are labels.
+    kept = [o for o in data.options if o.name not in ("client_test_fraction", "target")]
     found = parse(
         "fedjax-kd data pack", _PACK, [data._replace(options=kept), partition, _STORE], args
     )

@@ -21,8 +21,8 @@ from fedjax_kd.train import evaluation_row
 
 HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
 
-Writes clients.csv into the run folder: a row a client, with its examples, accuracy and loss under
-the global model and, if the method has such, under its own.
+Writes clients.csv into the run folder: a row a client, with its examples, accuracy (if targets are
+labels) and loss under the global model and, if the method has such, under its own.
 
 Example:
   fedjax-kd evaluate runs/20260101-120000-fedavg-digits"""
@@ -69,6 +69,6 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
 
 
 def _results(prefix: str, sums: Tally) -> dict[str, NDArray]:
-    count = np.asarray(jax.device_get(sums.labels), np.float64)
-    loss = np.asarray(sums.loss, np.float64) / np.where(count == 0, np.nan, count)
-    return {f"{prefix}accuracy": metrics.client_accuracy(sums), f"{prefix}loss": loss}
+    sums = jax.device_get(sums)
+    right = {} if sums.correct is None else {f"{prefix}accuracy": metrics.client_accuracy(sums)}
+    return {**right, f"{prefix}loss": metrics.client_loss(sums)}

@@ -9,11 +9,12 @@ from docstring_parser import parse as parse_docstring
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands.parser import Section, flag, parse
 from fedjax_kd.data import PARTITIONERS, sources
+from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.models import MODELS
 from fedjax_kd.report import tables
 from fedjax_kd.signature import named
 
-HELP = """Lists methods, models, partitions and data sets.
+HELP = """Lists methods, models, partitions, augmentations and data sets.
 
 Examples:
   fedjax-kd list
@@ -32,6 +33,7 @@ def main(args: Sequence[str]) -> int:
         "methods": lambda: {name: against_fedavg(f) for name, f in REGISTRY.items()},
         "models": lambda: _summaries(MODELS),
         "partitions": lambda: _summaries(PARTITIONERS),
+        "augmentations": lambda: _summaries(AUGMENTATIONS),
         "datasets": lambda: sources(chosen["data_dir"]),
     }
     for kind in wanted:

@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
     members = [m for folder in given for m in runs.members(folder)]
     names = tables.labels([runs.read_config(m) for m in members], [str(m) for m in members])
     curves = [plots.Curve(n, runs.read_rows(m)) for n, m in zip(names, members, strict=True)]
-    metrics = ("test_accuracy", "test_loss") if chosen["metric"] is None else (chosen["metric"],)
+    metrics = () if chosen["metric"] is None else (chosen["metric"],)
     path = plots.curve(curves, chosen["out"], metrics)
     found = {n: runs.read_summary(m) for n, m in zip(names, members, strict=True)}
     tables.show(tables.summaries({n: s for n, s in found.items() if s}))

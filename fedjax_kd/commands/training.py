@@ -173,8 +173,6 @@ def _seconds(folder: Path) -> Seconds:
 
 
 def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> None:
-    evaluated = [row for row in rows if "test_accuracy" in row]
-    best = max(evaluated, key=lambda row: row["test_accuracy"])
     trained = [row for row in rows if row["round"] > 0]
     updates = sum(row["clients"] for row in trained)
     summary: dict[str, Any] = {
@@ -182,10 +180,7 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "method": run.config.method,
         "finished_rounds": int(rows[-1]["round"]),
         "num_rounds": run.simulation.num_rounds,
-        "final_test_accuracy": evaluated[-1]["test_accuracy"],
-        "final_test_loss": evaluated[-1]["test_loss"],
-        "best_test_accuracy": best["test_accuracy"],
-        "best_round": int(best["round"]),
+        **_quality(rows),
         "bytes_down": int(sum(row["bytes_down"] for row in trained)),
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
@@ -196,6 +191,21 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
     }
     finite = {k: None if _is_nan(v) else v for k, v in summary.items()}
     runs.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
+
+
+def _quality(rows: Sequence[Row]) -> dict[str, float]:
+    """The final and the best evaluation, by accuracy or, where there is none, by loss."""
+    evaluated = [row for row in rows if "test_loss" in row]
+    known = [name for name in ("test_accuracy", "test_loss") if name in evaluated[-1]]
+    if known[0] == "test_accuracy":
+        best = max(evaluated, key=lambda row: row["test_accuracy"])
+    else:
+        best = min(evaluated, key=lambda row: math.inf if _is_nan(row[known[0]]) else row[known[0]])
+    return {
+        **{f"final_{name}": evaluated[-1][name] for name in known},
+        f"best_{known[0]}": best[known[0]],
+        "best_round": int(best["round"]),
+    }
 
 
 def _waste(rows: Sequence[Row]) -> float | None:

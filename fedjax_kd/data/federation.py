@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpy.typing import NDArray
 
+from fedjax_kd import losses
 from fedjax_kd.core import Data, Pool
 from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.partition import client_test_split
@@ -22,6 +23,7 @@ _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and 
 
 Parts = Sequence[NDArray[np.int64]]
 Partitioner = Callable[[Dataset], Parts]
+Target = Literal["label", "input"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Federation:
       parts: training rows of each client in the data set's own order, for reports.
       public: unlabelled examples of the server, or None.
       store: the clients' examples on disk, where they are streamed to the device.
+      target: what a model is to say of an example: its label, or the input itself.
     """
 
     name: str
@@ -52,6 +55,12 @@ class Federation:
     parts: Parts
     public: Data | None = None
     store: ClientStore | None = None
+    target: Target = "label"
+
+    @property
+    def score(self) -> Callable[[Array, Any], Array]:
+        """The loss of every example, ``(outputs, targets) -> [B, ...]``."""
+        return losses.squared_error if self.target == "input" else losses.cross_entropy
 
     @property
     def num_clients(self) -> int:
@@ -77,6 +86,7 @@ def federate(
     client_test_fraction: float = 0.0,
     public_x: NDArray[Any] | None = None,
     seed: int = 0,
+    target: Target = "label",
 ) -> Federation:
     """Divides a data set over clients and puts it on the device.
 
@@ -91,9 +101,12 @@ def federate(
         natural ids where train and test share these, else in proportion to each client's labels.
       public_x: unlabelled inputs ``[P, ...]`` that the server and all clients may use.
       seed: of the division into training and test rows.
+      target: "label", or "input" for reconstruction: models are then given pixels in [0, 1], and
+        are to give them back. Labels still decide which client has which rows.
 
     Raises:
-      ValueError: if the fraction is out of range or the partitioner cannot do what it is asked.
+      ValueError: if the fraction is out of range, the partitioner cannot do what it is asked, or
+        the inputs are symbols and cannot be targets.
 
     Example:
       >>> from fedjax_kd.data import IidPartitioner, load
@@ -101,13 +114,17 @@ def federate(
       10
     """
     parts = partitioner(dataset)
-    test = _owned(_pool(dataset.test), [np.arange(len(dataset.test.y))])
+    if target not in get_args(Target):
+        raise ValueError(f"target is {target!r}, but must be one of {', '.join(get_args(Target))}.")
+    shown = _stretched(dataset) if target == "input" else dataset
+    test = _owned(_pool(shown.test, target), [np.arange(len(dataset.test.y))])
+    train = _pool(shown.train, target)
     if client_test_fraction != 0:
         parts, held_out = client_test_split(list(parts), client_test_fraction, seed)
-        train = _owned(_pool(dataset.train), parts)
+        train = _owned(train, parts)
         client_test = _owned(train, held_out)
     else:
-        train = _owned(_pool(dataset.train), parts)
+        train = _owned(train, parts)
         client_test = _owned(test, deal_test(dataset, parts, seed))
     return Federation(
         name=dataset.name,
@@ -116,9 +133,10 @@ def federate(
         train=train,
         test=test,
         client_test=client_test,
-        prepare=_prepare(dataset.train.x),
+        prepare=losses.unit if target == "input" else _prepare(dataset.train.x),
         parts=parts,
         public=None if public_x is None else unlabelled(public_x),
+        target=target,
     )
 
 
@@ -215,10 +233,27 @@ def _natural_column(dataset: Dataset, parts: Parts) -> str | None:
     return None
 
 
-def _pool(examples: Examples) -> Pool:
-    """Examples on the device that nobody owns yet."""
-    nobody = jnp.zeros(0, jnp.int32)
-    return Pool(jnp.asarray(examples.x), jnp.asarray(examples.y), nobody, nobody, nobody)
+def _pool(examples: Examples, target: Target = "label") -> Pool:
+    """Examples on the device that nobody owns yet; inputs that are targets too lie there once."""
+    x, nobody = jnp.asarray(examples.x), jnp.zeros(0, jnp.int32)
+    y = x if target == "input" else jnp.asarray(examples.y)
+    return Pool(x, y, nobody, nobody, nobody)
+
+
+def _stretched(dataset: Dataset) -> Dataset:
+    """The data set with pixels up to 255, whatever their largest value was (16 in the digits)."""
+    x = dataset.train.x
+    if x.dtype == np.int32:
+        raise ValueError(
+            f"The inputs of {dataset.name} are symbols, which have numbers but no distance, and "
+            "cannot be a target: take images, or target 'label'."
+        )
+    largest = int(x.max()) if x.dtype == np.uint8 else 255
+    if largest in (0, 255):
+        return dataset
+    values = np.rint(np.minimum(np.arange(256) * (255 / largest), 255)).astype(np.uint8)
+    parts = {part: getattr(dataset, part) for part in ("train", "test")}
+    return replace(dataset, **{part: e._replace(x=values[e.x]) for part, e in parts.items()})
 
 
 def _owned(pool: Pool, parts: Parts) -> Pool:

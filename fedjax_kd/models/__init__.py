@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import DTypeLike
 
+from fedjax_kd.models.autoencoder import autoencoder
 from fedjax_kd.models.cnn import cnn_cifar, cnn_emnist, cnn_mcmahan, cnn_small, lenet
 from fedjax_kd.models.lstm import char_lstm
 from fedjax_kd.models.mlp import logistic, mlp
@@ -28,15 +29,19 @@ MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
     "resnet18": resnet18,
     "char_lstm": char_lstm,
     "transformer": transformer,
+    "autoencoder": autoencoder,
 }
 
 
-def default_model(input_shape: tuple[int, ...], dtype: DTypeLike) -> tuple[str, dict[str, Any]]:
+def default_model(
+    input_shape: tuple[int, ...], dtype: DTypeLike, target: str = "label"
+) -> tuple[str, dict[str, Any]]:
     """A network that suits the data and learns in minutes on a CPU: its name and its options.
 
     Args:
       input_shape: shape of one example.
       dtype: of the examples as stored: int32 along one axis are symbols of a text, uint8 pixels.
+      target: "input" for a network that gives back its input.
 
     Example:
       >>> default_model((8, 8), np.uint8)
@@ -46,6 +51,8 @@ def default_model(input_shape: tuple[int, ...], dtype: DTypeLike) -> tuple[str, 
       >>> default_model((80,), np.int32)
       ('char_lstm', {})
     """
+    if target == "input":
+        return "autoencoder", {}
     if len(input_shape) == 1 and np.dtype(dtype) == np.int32:
         return "char_lstm", {}
     if len(input_shape) not in (2, 3) or max(input_shape[:2]) <= 12:

@@ -40,18 +40,19 @@ def line_style(number: int) -> dict[str, Any]:
 def curve(
     runs: Sequence[Curve],
     path: str | os.PathLike[str],
-    metrics: Sequence[str] = ("test_accuracy", "test_loss"),
+    metrics: Sequence[str] = (),
 ) -> Path:
     """Metrics by round as PNG, a panel a metric and a line a run.
 
     Args:
       runs: names and rows; a row without a metric is left out of its line.
       path: of the picture.
-      metrics: columns of metrics.csv.
+      metrics: columns of metrics.csv; by default accuracy (if there is any) and loss.
 
     Raises:
       ValueError: if no run has one of the metrics, or the picture's kind is unknown.
     """
+    metrics = metrics or _usual(runs)
     _check(runs, metrics)
     if Path(path).suffix not in _KINDS:
         raise ValueError(f"The picture is {path}, but must end in {', '.join(_KINDS)}.")
@@ -67,6 +68,17 @@ def curve(
     return Path(path)
 
 
+def _usual(runs: Sequence[Curve]) -> Sequence[str]:
+    """Accuracy and loss, or the loss alone where targets are no labels."""
+    return ("test_loss",) if _of_values(runs) else ("test_accuracy", "test_loss")
+
+
+def _of_values(runs: Sequence[Curve]) -> bool:
+    """Whether the runs were evaluated, but on targets that are values and no labels."""
+    known = {name for run in runs for row in run.rows for name in row}
+    return "test_loss" in known and "test_accuracy" not in known
+
+
 def _draw(axes: Axes, runs: Sequence[Curve], metric: str) -> None:
     """One panel."""
     for number, run in enumerate(runs):
@@ -79,7 +91,8 @@ def _draw(axes: Axes, runs: Sequence[Curve], metric: str) -> None:
                 marker="o" if len(points) == 1 else None,
             )
     axes.set_xlabel("round")
-    axes.set_ylabel(_NAMES.get(metric, metric.replace("_", " ")))
+    label = _NAMES.get(metric, metric.replace("_", " "))
+    axes.set_ylabel(label.replace("nats", "mean squared error") if _of_values(runs) else label)
     axes.grid(alpha=0.3)
     axes.margins(x=0.01)
     axes.legend(frameon=False, fontsize="small" if len(runs) < 6 else "x-small")

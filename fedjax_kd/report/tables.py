@@ -24,7 +24,9 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run")
-    for title in ("rounds", "accuracy", "best", "loss", "MB down", "MB up", "rejected", "waste"):
+    right = any("final_test_accuracy" in s for s in found.values())  # or else nothing has labels
+    accuracy = ("accuracy",) if right or not found else ()
+    for title in ("rounds", *accuracy, "best", "loss", "MB down", "MB up", "rejected", "waste"):
         table.add_column(title, justify="right")
     for title in ("rounds/s", "clients/s", "compile s", "train s", "evaluate s"):
         table.add_column(title, justify="right")
@@ -33,8 +35,8 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{summary['finished_rounds']}/{summary['num_rounds']}",
-            _number(summary["final_test_accuracy"], ".4f"),
-            f"{_number(summary['best_test_accuracy'], '.4f')} @{summary['best_round']}",
+            *(_number(summary.get("final_test_accuracy"), ".4f") for _ in accuracy),
+            f"{_best(summary)} @{summary['best_round']}",
             _number(summary["final_test_loss"], ".4g"),
             _number(summary["bytes_down"] / 1e6, ".1f"),
             _number(summary["bytes_up"] / 1e6, ".1f"),
@@ -125,6 +127,13 @@ def show(table: Table, title: str = "") -> None:
     console.print(table)
     if title:
         console.print()
+
+
+def _best(summary: Mapping[str, Any]) -> str:
+    """The best accuracy, or the lowest loss of a run without."""
+    if "best_test_accuracy" in summary:
+        return _number(summary["best_test_accuracy"], ".4f")
+    return _number(summary["best_test_loss"], ".4g")
 
 
 def _is_float(value: Any) -> bool:

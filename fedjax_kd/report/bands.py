@@ -1,0 +1,104 @@
+"""Curves of repeated runs: the mean over seeds, and a band for what differs between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from fedjax_kd.report import figures
+from fedjax_kd.report.estimates import number
+from fedjax_kd.report.plots import line_style
+from fedjax_kd.report.tidy import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Spread = Literal["range", "deviation"]
+Seeds = Sequence[Sequence[Row]]
+"""The rows of each seed."""
+
+
+class Band(NamedTuple):
+    """A metric over seeds, by round."""
+
+    rounds: list[int]
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def band(seeds: Seeds, metric: str, spread: Spread = "range") -> Band:
+    """Mean and spread of a metric in the rounds in which every seed has it and it is finite.
+
+    Args:
+      seeds: the rows of each seed.
+      metric: a column.
+      spread: "range" of the seeds, or one "deviation" (of the sample) to either side of the mean.
+
+    Example:
+      >>> seeds = [[{"round": 5, "loss": 1.0}], [{"round": 5, "loss": 2.0}]]
+      >>> band(seeds, "loss").mean.tolist()
+      [1.5]
+    """
+    curves = [
+        {int(number(row["round"])): number(row.get(metric)) for row in rows} for rows in seeds
+    ]
+    shared = set.intersection(*map(set, curves)) if curves else set()
+    rounds = sorted(n for n in shared if all(math.isfinite(curve[n]) for curve in curves))
+    values = np.array([[curve[n] for n in rounds] for curve in curves], np.float64)
+    if not rounds:
+        return Band([], *[np.zeros(0)] * 3)
+    mean = values.mean(axis=0)
+    if spread == "range" or len(seeds) == 1:
+        return Band(rounds, mean, values.min(axis=0), values.max(axis=0))
+    deviation = values.std(axis=0, ddof=1)
+    return Band(rounds, mean, mean - deviation, mean + deviation)
+
+
+def draw(
+    lines: Mapping[str, Seeds],
+    metrics: Sequence[str] = ("test_accuracy",),
+    *,
+    spread: Spread = "range",
+    title: str = "",
+    target: float | None = None,
+) -> Figure:
+    """Metrics by round, a panel a metric and a line a method.
+
+    Args:
+      lines: the rows of each seed, by name.
+      metrics: columns; those in which nothing is known leave their panel empty.
+      spread: see `band`.
+      title: of the whole.
+      target: of the first metric, drawn as a line.
+    """
+    from matplotlib.figure import Figure
+
+    with figures.style():
+        width = 6.4 if len(metrics) == 1 else 5.0 * len(metrics)
+        figure = Figure(figsize=(width, 4.0), dpi=150, layout="constrained")
+        places = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for place, metric in zip(places, metrics, strict=True):
+            _draw_panel(place, {n: band(s, metric, spread) for n, s in lines.items()}, metric)
+        if target is not None:
+            places[0].axhline(target, color=figures.GREY, linestyle=":", linewidth=1)
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
+    """One metric. The untrained model says nothing, and would squeeze the rest."""
+    for order, (name, (rounds, mean, low, high)) in enumerate(bands.items()):
+        start = 1 if len(rounds) > 1 and rounds[0] == 0 else 0
+        look = line_style(order) | {"marker": "o" if len(rounds) == 1 + start else None}
+        place.plot(rounds[start:], mean[start:], label=name, **look)
+        area = (rounds[start:], low[start:], high[start:])
+        place.fill_between(*area, color=look["color"], alpha=0.15, linewidth=0)
+    place.set(xlabel="round", ylabel=figures.spoken(metric))
+    place.grid(alpha=0.3)
+    place.margins(x=0.01)
+    place.legend(frameon=False, fontsize="small" if len(bands) < 6 else "x-small")

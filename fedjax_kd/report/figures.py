@@ -1,0 +1,129 @@
+"""One style for all figures of reports, and how they are saved or put into a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedjax_kd import runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GREY, ACCENT = "#777777", "#D55E00"
+
+_KINDS = (".png", ".pdf", ".svg")
+_STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "hatch.linewidth": 0.6,
+    "svg.hashsalt": "fedjax-kd",  # the same picture is the same file
+}
+_NAMES = {
+    "test_accuracy": "accuracy on the test set",
+    "test_loss": "loss on the test set",
+    "train_loss": "loss of local training",
+    "client_lr": "client learning rate",
+    "server_lr": "server learning rate",
+}
+_SLACK = 0.03  # of a decade: 0.03 and 0.3 stand for half decades
+
+
+def spoken(name: str) -> str:
+    """A metric or a parameter in words.
+
+    Example:
+      >>> spoken("test_accuracy"), spoken("batch_size")
+      ('accuracy on the test set', 'batch size')
+    """
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """In which figures are made."""
+    import matplotlib.style
+
+    with matplotlib.style.context(_STYLE):
+        yield
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes a figure, whole or not at all.
+
+    Args:
+      figure: to write.
+      path: of a PNG, PDF or SVG.
+
+    Raises:
+      ValueError: if the picture's kind is another one.
+    """
+    file = Path(path)
+    if file.suffix not in _KINDS:
+        raise ValueError(f"The picture is {path}, but must end in {', '.join(_KINDS)}: rename it.")
+    runs.replace(file, _encoded(figure, file.suffix[1:]))
+    return file
+
+
+def embedded(figure: Figure) -> str:
+    """A figure as the address of an image that holds its own data."""
+    return data_address(_encoded(figure, "svg"), "svg+xml")
+
+
+def data_address(content: bytes, kind: str = "png") -> str:
+    """An image file as an address that holds its data.
+
+    Example:
+      >>> data_address(b"abc")
+      'data:image/png;base64,YWJj'
+    """
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _encoded(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    with style():
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return file.getvalue()
+
+
+def is_log(values: Sequence[float]) -> bool:
+    """Whether values are better shown on a logarithmic axis: positive, and over a decade.
+
+    Example:
+      >>> is_log([0.01, 0.1, 1.0]), is_log([1, 2, 3]), is_log([0.0, 1.0])
+      (True, False, False)
+    """
+    return min(values, default=0) > 0 and max(values) >= 9.99 * min(values)
+
+
+def tick_labels(values: Sequence[float | None]) -> list[str]:
+    """What stands beside the cells of values: powers of ten if all are (half) decades.
+
+    Example:
+      >>> tick_labels([None, 0.1, 0.3, 1.0])
+      ['none', '$10^{-1}$', '$10^{-0.5}$', '$10^{0}$']
+      >>> tick_labels([0.05, 0.2])
+      ['0.05', '0.2']
+    """
+    known = [value for value in values if value is not None]
+    if not is_log(known) or not all(_is_half_decade(value) for value in known):
+        return ["none" if value is None else f"{value:.3g}" for value in values]
+    powers = [None if value is None else round(2 * math.log10(value)) / 2 for value in values]
+    return ["none" if power is None else f"$10^{{{power:g}}}$" for power in powers]
+
+
+def _is_half_decade(value: float) -> bool:
+    twice = 2 * math.log10(value)
+    return abs(twice - round(twice)) < 2 * _SLACK

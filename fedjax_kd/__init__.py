@@ -51,6 +51,9 @@ from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
 from fedjax_kd.simulation import Simulation, initial_state, simulate
+from fedjax_kd.sweeps.api import sweep
+from fedjax_kd.sweeps.axes import Range, grid, sample
+from fedjax_kd.sweeps.halving import Halving
 from fedjax_kd.task import Task, from_linen, from_nnx
 from fedjax_kd.train import Result, blocks, train
 
@@ -67,12 +70,14 @@ __all__ = [
     "DirichletPartitioner",
     "DomainPartitioner",
     "Federation",
+    "Halving",
     "IidPartitioner",
     "LogNormalPartitioner",
     "NaturalIdPartitioner",
     "PachinkoPartitioner",
     "PathologicalPartitioner",
     "PowerLawPartitioner",
+    "Range",
     "Result",
     "Round",
     "ShardPartitioner",
@@ -94,6 +99,7 @@ __all__ = [
     "from_arrays",
     "from_linen",
     "from_nnx",
+    "grid",
     "initial_state",
     "load",
     "local_training",
@@ -102,10 +108,12 @@ __all__ = [
     "mean",
     "metrics",
     "nn",
+    "sample",
     "scaffold",
     "server_opt",
     "simulate",
     "stack",
+    "sweep",
     "total",
     "train",
     "tree",

@@ -107,13 +107,7 @@ def _first_block(
 
 
 def _if_it_fits(s: Simulation, function: Callable[..., Any], *args: Any) -> Any:
-    """What comes of the function; a TooLargeError, which it is, if the device lacks memory."""
-    try:
-        return function(*args)
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not memory.ran_out(error) or s.engine == "python":
-            raise
-        return memory.TooLargeError(str(error))
+    return function(*args) if s.engine == "python" else memory.if_it_fits(function, *args)
 
 
 def _narrower(s: Simulation, lack: object) -> Simulation:
@@ -139,13 +133,26 @@ def _finished(run: BlockFn, s: Simulation, state: State, given: Feed) -> Any:
 
 def _run(run: BlockFn, s: Simulation, state: State, given: Feed) -> Any:
     """Starts a block; the result may not be there yet."""
-    return run(state, given.resident, _pools(s), given.seatings, np.int32(given.start))
+    return run(state, given.resident, pools_of(s), given.seatings, np.int32(given.start))
 
 
 def _compiled(s: Simulation, state: State, given: Feed) -> BlockFn:
     """The program of one block of rounds, or its counterpart in plain Python."""
     if s.engine == "python":
         return _python_block(s)
+    # The next block, compiled once, takes the state where this one leaves it.
+    program = jax.jit(block_of(s), donate_argnums=0, out_shardings=everywhere(s.mesh))
+    lowered = program.lower(state, given.resident, pools_of(s), given.seatings, np.int32(0))
+    compiled = lowered.compile()
+    memory.check(compiled)
+    return compiled
+
+
+def block_of(s: Simulation) -> BlockFn:
+    """One block of rounds as a pure function, to be jitted.
+
+    The algorithms and the seed of the simulation may be traced: then a block is a function of them.
+    """
     one_round, key = make_round(s.groups, s.layout, mesh=s.mesh), s.key("rounds")
     look = evaluation(s) if s.block > s.eval_every else None
 
@@ -167,12 +174,7 @@ def _compiled(s: Simulation, state: State, given: Feed) -> BlockFn:
         state, (reports, seen) = jax.lax.scan(several, state, now)
         return state, (jax.tree.map(lambda a: a.reshape(s.block, *a.shape[2:]), reports), seen)
 
-    # The next block, compiled once, takes the state where this one leaves it.
-    program = jax.jit(block, donate_argnums=0, out_shardings=everywhere(s.mesh))
-    lowered = program.lower(state, given.resident, _pools(s), given.seatings, np.int32(0))
-    compiled = lowered.compile()
-    memory.check(compiled)
-    return compiled
+    return block
 
 
 def _python_block(s: Simulation) -> BlockFn:
@@ -200,7 +202,8 @@ def _stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _pools(s: Simulation) -> Pools:
+def pools_of(s: Simulation) -> Pools:
+    """What an evaluation looks at."""
     return Pools(s.federation.train, s.federation.test, s.federation.client_test)
 
 
@@ -208,8 +211,8 @@ def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation
     """Compiles the evaluation of states like ``state`` on all test rows."""
     # The pools are arguments: as constants they would become part of the program.
     program = jax.jit(evaluation(s), out_shardings=everywhere(s.mesh))
-    compiled = program.lower(state, _pools(s)).compile()
-    return lambda state: compiled(state, _pools(s))
+    compiled = program.lower(state, pools_of(s)).compile()
+    return lambda state: compiled(state, pools_of(s))
 
 
 def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:

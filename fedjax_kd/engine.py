@@ -38,8 +38,12 @@ RoundFn = Callable[[Key, State, Resident, Sequence[Seating], Array], tuple[State
 """(key, state, resident data, seating of each group, round number) -> (state, report)"""
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """A mesh along the axis ``clients``, of all devices of all processes by default.
+def make_mesh(devices: int | None = None, axis: str = AXIS) -> Mesh:
+    """A mesh along one axis, of all devices of all processes by default.
+
+    Args:
+      devices: how many.
+      axis: ``"clients"`` to divide cohorts, ``"points"`` to divide the points of a sweep.
 
     Raises:
       ValueError: if there are not so many devices, or some of several processes' are left out.
@@ -52,7 +56,7 @@ def make_mesh(devices: int | None = None) -> Mesh:
             f"devices is {count}, but must be {rule}: JAX sees {available} devices in {processes} "
             "processes."
         )
-    return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((count,), (axis,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(mesh: Mesh | None) -> NamedSharding | None:

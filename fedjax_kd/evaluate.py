@@ -45,9 +45,9 @@ def tally_rows(predict: Predict, pool: Pool) -> Tally:
 def by_client(rows: Tally, pool: Pool) -> Tally:
     """The tallies of a pool's entries, added up client by client, leaves ``[C, ...]``."""
     num_clients = len(pool.sizes)
-    owner = jnp.repeat(
-        jnp.arange(num_clients, dtype=jnp.int32), pool.sizes, total_repeat_length=len(pool.rows)
-    )
+    ends = jnp.cumsum(pool.sizes)
+    # Entries after the last client's, which fill a pool up, are nobody's and count nothing.
+    owner = jnp.searchsorted(ends, jnp.arange(len(pool.rows)), side="right")
     return jax.tree.map(lambda a: jax.ops.segment_sum(a, owner, num_clients), rows)
 
 

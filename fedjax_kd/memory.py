@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,3 +51,13 @@ def ran_out(error: BaseException) -> bool:
         isinstance(error, jax.errors.JaxRuntimeError)
         and any(m in str(error) for m in out_of_memory)
     )
+
+
+def if_it_fits(function: Callable[..., Any], *args: Any) -> Any:
+    """What comes of a function; a TooLargeError, returned, if the device lacks memory for it."""
+    try:
+        return function(*args)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        return TooLargeError(str(error))

@@ -212,8 +212,20 @@ def gather(algorithm: Algorithm, visits: Visit, before: Client) -> Phase:
         return _reduced(algorithm, clean, before, used)
 
     phase = _reduced(algorithm, visits, before, visits.present)
-    fine = tree.is_finite((phase.sums, phase.clients))
+    fine = _everywhere(tree.is_finite((phase.sums, phase.clients)))
     return jax.lax.cond(fine, lambda: phase, each)
+
+
+@jax.custom_batching.custom_vmap
+def _everywhere(fine: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether all is fine in every run of a sweep: with one answer for all, a branch stays one."""
+    return fine
+
+
+@_everywhere.def_vmap
+def _in_a_sweep(size: int, batched: list[bool], fine: Bool[Array, " P"]) -> tuple[Array, bool]:
+    del size, batched
+    return fine.all(), False
 
 
 def _reduced(algorithm: Algorithm, visits: Visit, before: Client, used: Bool[Array, " k"]) -> Phase:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from fedjax_kd import metrics
 from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.dispatch import Block, Evaluation, dispatches, make_evaluation
-from fedjax_kd.engine import replicate
+from fedjax_kd.dispatch import Evaluation, dispatches, make_evaluation
+from fedjax_kd.engine import Report, replicate
+from fedjax_kd.feeding import Feed
 from fedjax_kd.simulation import Simulation, initial_state, simulate
 
 Row = dict[str, float]
@@ -103,8 +104,8 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
             compile=seconds.compile + block.compile_seconds, train=seconds.train + block.seconds
         )
         finished = min(block.feed.start + s.block, s.num_rounds)
-        rows = _rows(block, finished)
-        if block.seen is None and (finished % s.eval_every == 0 or finished == s.num_rounds):
+        rows = rows_of(s, block.feed, *jax.device_get((block.reports, block.seen)))
+        if evaluates_after(s, finished):
             row, spent = _looked(look, state)
             seconds = seconds._replace(evaluate=seconds.evaluate + spent)
             rows[-1] |= row
@@ -128,25 +129,31 @@ def evaluation_row(seen: Evaluation) -> Row:
     return row
 
 
-def _rows(block: Block, finished: int) -> list[Row]:
-    """One row a round; rounds are counted from 1 in what users see."""
-    s, (start, asked, effort, *_) = block.simulation, block.feed
-    reports, seen = jax.device_get((block.reports, block.seen))
+def rows_of(s: Simulation, given: Feed, reports: Report, seen: Evaluation | None) -> list[Row]:
+    """One row a round of a block; rounds are counted from 1 in what users see.
+
+    Args:
+      s: the simulation.
+      given: who took part.
+      reports: leaves ``[R, ...]``, on the host.
+      seen: the evaluations inside the block, leaves ``[evaluations, ...]``.
+    """
+    finished = min(given.start + s.block, s.num_rounds)
     rows = []
-    for i in range(finished - start):
-        down = sum(int(n) * t.bytes_down for n, t in zip(asked[i], s.types, strict=True))
+    for i in range(finished - given.start):
+        down = sum(int(n) * t.bytes_down for n, t in zip(given.asked[i], s.types, strict=True))
         sent = reports.used[i] + reports.rejected[i]
         up = sum(float(n) * t.bytes_up for n, t in zip(sent, s.types, strict=True))
         some = reports.used[i].any()
         rows.append(
             {
-                "round": start + i + 1,
+                "round": given.start + i + 1,
                 "clients": float(reports.used[i].sum()),
                 "rejected": float(reports.rejected[i].sum()),
                 "bytes_down": down,
                 "bytes_up": up,
-                "steps": effort[i].needed,
-                "steps_computed": effort[i].computed,
+                "steps": given.effort[i].needed,
+                "steps_computed": given.effort[i].computed,
                 **{
                     f"train_{name}": float(v[i]) if some else math.nan
                     for name, v in reports.metrics.items()
@@ -160,3 +167,9 @@ def _rows(block: Block, finished: int) -> list[Row]:
                 row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen))
                 rows[min(end, len(rows)) - 1] |= row
     return rows
+
+
+def evaluates_after(s: Simulation, finished: int) -> bool:
+    """Whether this block, in which nothing was evaluated, ends in a round that has to be."""
+    inside = s.block > s.eval_every
+    return not inside and (finished % s.eval_every == 0 or finished == s.num_rounds)

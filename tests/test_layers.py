@@ -30,6 +30,7 @@ LAYERS = (
     "config",
     "display runs tensorboard",
     "report",
+    "sweeps",
     "commands",
     "cli",
 )

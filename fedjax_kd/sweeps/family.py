@@ -1,0 +1,175 @@
+"""The points of a sweep that one program can run, and what it is given for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import UInt32
+
+from fedjax_kd.core import Algorithm, Pool, Scalar
+from fedjax_kd.dispatch import Pools, pools_of
+from fedjax_kd.engine import Resident, replicate
+from fedjax_kd.feeding import Feed
+from fedjax_kd.simulation import Simulation
+from fedjax_kd.sweeps.tiles import Tile
+
+Make = Callable[[Mapping[str, Scalar]], Algorithm]
+"""Values of hyper-parameters, which may be traced -> the algorithm."""
+
+
+class Member(NamedTuple):
+    """One point: a configuration, by number and by its hyper-parameters, and a seed."""
+
+    config: int
+    seed: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Points that one program can run: they differ in numbers and seeds alone.
+
+    Attributes:
+      make: the algorithm by its hyper-parameters.
+      members: the points by number.
+      simulations: by seed; all of one layout, with examples that all of them share.
+      mesh: devices to divide points over.
+    """
+
+    make: Make
+    members: Mapping[int, Member]
+    simulations: Mapping[int, Simulation]
+    mesh: Mesh | None = None
+
+    @property
+    def first(self) -> Simulation:
+        """The simulation that stands for all where they are alike."""
+        return next(iter(self.simulations.values()))
+
+    @property
+    def devices(self) -> int:
+        """Devices that points are divided over."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def rows(self, live: Collection[int]) -> dict[int, list[int]]:
+        """The points of each seed, of those that are left."""
+        return {
+            seed: [p for p in sorted(live) if self.members[p].seed == seed]
+            for seed in self.simulations
+        }
+
+
+class Point(NamedTuple):
+    """What tells a point from the others."""
+
+    values: dict[str, Any]  # float32 [S, H]
+    seed: UInt32[np.ndarray, " S"]
+
+
+class Given(NamedTuple):
+    """What the points of one seed have in common."""
+
+    resident: Resident
+    pools: Pools
+
+
+def family_of(
+    make: Make,
+    members: Mapping[int, Member],
+    simulations: Mapping[int, Simulation],
+    mesh: Mesh | None = None,
+) -> Family:
+    """Points whose examples are shared, on all devices.
+
+    Raises:
+      ValueError: if the seeds' simulations cannot run in one program.
+    """
+    first, *others = simulations.values()
+    _check(first, others)
+    shared = replicate((first.federation.train, first.federation.test), mesh)
+
+    def placed(s: Simulation) -> Simulation:
+        f, (train, test) = s.federation, shared
+        own = f.client_test
+        if own is not None:
+            source = test if own.x is f.test.x else train
+            own = own._replace(x=source.x, y=source.y)
+        train = f.train._replace(x=train.x, y=train.y)
+        public = replicate(f.public, mesh)
+        return replace(
+            s, federation=replace(f, train=train, test=test, client_test=own, public=public)
+        )
+
+    ready = {seed: placed(s) for seed, s in simulations.items()}
+    return Family(make, members, ready, mesh)
+
+
+def _check(first: Simulation, others: Sequence[Simulation]) -> None:
+    """Raises ValueError unless these simulations differ in who holds what, and in seeds, alone."""
+    if first.federation.store is not None:
+        raise ValueError(
+            "A sweep needs its examples on the device, but these clients are streamed from a "
+            "store: take fewer of them from arrays or files, or run the points one by one."
+        )
+    if len(first.groups) > 1 or first.engine == "python":
+        raise ValueError(
+            "A sweep runs one algorithm on the engine 'jit', not several groups of clients or the "
+            "engine 'python': run such points one by one."
+        )
+    for s in others:
+        for name in ("x", "y"):
+            ours, theirs = (getattr(f.federation.train, name) for f in (first, s))
+            if ours is not theirs and not np.array_equal(np.asarray(ours), np.asarray(theirs)):
+                raise ValueError(
+                    "The seeds of a sweep must divide the same examples among clients."
+                )
+        if s.layout.population != first.layout.population:
+            raise ValueError(
+                f"The split of seed {s.seed} makes {s.layout.population} clients, and that of seed "
+                f"{first.seed} {first.layout.population}: give the data a seed of its own "
+                "(--data-seed), so that all points share one split."
+            )
+
+
+def point_of(family: Family, tile: Tile) -> Point:
+    """The hyper-parameters and seeds of a tile."""
+    each = [[family.members[point].values for point in row] for row in tile.points]
+    values = {
+        name: np.array([[own[name] for own in row] for row in each], np.float32)
+        for name in each[0][0]
+    }
+    return Point(values, np.array(tile.seeds, np.uint32))
+
+
+def given_of(family: Family, tile: Tile) -> Given:
+    """The data of all seeds of a tile, each shared array once."""
+    every = {seed: pools_of(s) for seed, s in family.simulations.items()}
+    each, test = [every[seed] for seed in tile.seeds], every[tile.seeds[0]].test
+
+    def stacked(own: Callable[[Pools], Pool]) -> Pool:
+        longest = max(len(own(pools).rows) for pools in every.values())
+        return _stacked([own(pools) for pools in each], longest)
+
+    train, own = stacked(lambda pools: pools.train), None
+    if each[0].client_test is not None:
+        own = stacked(lambda pools: pools.client_test or pools.test)
+    public = family.first.federation.public
+    return Given(Resident(train, public), Pools(train, test, own))
+
+
+def _stacked(pools: Sequence[Pool], longest: int) -> Pool:
+    """Pools of the same examples, divided over clients in another way for each seed."""
+    rows = [jnp.pad(pool.rows, (0, longest - len(pool.rows))) for pool in pools]
+    starts, sizes = jnp.stack([p.starts for p in pools]), jnp.stack([p.sizes for p in pools])
+    return Pool(pools[0].x, pools[0].y, jnp.stack(rows), starts, sizes)
+
+
+def seatings_of(tile: Tile, feeds: Mapping[int, Feed]) -> Any:
+    """Who sits where in a block, for each seed of a tile."""
+    return jax.tree.map(lambda *a: np.stack(a), *[feeds[seed].seatings for seed in tile.seeds])

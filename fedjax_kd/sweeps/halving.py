@@ -1,0 +1,170 @@
+"""Which points of a sweep go on: scores, diverged points, successive halving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from fedjax_kd.train import Row
+
+Goal = Literal["max", "min"]
+
+
+class Score(NamedTuple):
+    """How good a point is: the mean of a metric over its last rounds.
+
+    Attributes:
+      metric: a column of metrics.csv.
+      goal: whether the largest or the smallest is best.
+      last: rounds, at the end, over which those that have the metric are averaged; if 0, the last
+        one that has it.
+    """
+
+    metric: str = "test_accuracy"
+    goal: Goal = "max"
+    last: int = 0
+
+
+class Halving(NamedTuple):
+    """Successive halving: of the configurations, the best ``1 / eta`` go on after each rung.
+
+    Attributes:
+      eta: >= 2; also the factor between the rounds of two rungs.
+      first: rounds before the first rung.
+
+    Source: Jamieson, Talwalkar, AISTATS 2016, arXiv:1502.07943.
+    """
+
+    eta: int
+    first: int
+
+
+def scoring(metric: str, last: int = 0) -> Score:
+    """The score by a metric: losses and errors are to be small, anything else large.
+
+    Raises:
+      ValueError: if ``last`` is negative.
+
+    Example:
+      >>> scoring("train_loss", last=100).goal
+      'min'
+    """
+    if last < 0:
+        raise ValueError(
+            f"last is {last}, but must be a number of rounds, or 0 for the last value."
+        )
+    small = metric.endswith(("loss", "ece", "error"))
+    return Score(metric, "min" if small else "max", last)
+
+
+def score(rows: Sequence[Row], how: Score) -> float | None:
+    """The score of a point; None if the metric is nowhere, or not finite.
+
+    Example:
+      >>> rows = [{"round": n, "train_loss": 1 / n} for n in (1, 2, 4)]
+      >>> score(rows, scoring("train_loss")), score(rows, scoring("train_loss", last=3))
+      (0.25, 0.375)
+    """
+    after = rows[-1]["round"] - how.last if rows and how.last else -math.inf
+    values = [row[how.metric] for row in rows if how.metric in row and row["round"] > after]
+    value = float(np.mean(values if how.last else values[-1:])) if values else math.nan
+    return value if math.isfinite(value) else None
+
+
+def diverged(rows: Sequence[Row]) -> bool:
+    """Whether a point is lost: its test loss is not finite, or no upload of a round was usable.
+
+    Example:
+      >>> diverged([{"round": 1, "clients": 0.0, "rejected": 10.0}])
+      True
+    """
+    return any(
+        not math.isfinite(row.get("test_loss", 0.0))
+        or (row.get("clients", 1.0) == 0 and row.get("rejected", 0.0) > 0)
+        for row in rows
+    )
+
+
+def rungs(halving: Halving | None, num_rounds: int, eval_every: int) -> list[int]:
+    """The rounds after which points are chosen, and the last one; all but that are evaluated.
+
+    Raises:
+      ValueError: if a number is out of its range.
+
+    Example:
+      >>> rungs(Halving(eta=3, first=8), num_rounds=100, eval_every=10)
+      [10, 30, 80, 100]
+    """
+    if halving is None:
+        return [num_rounds]
+    if halving.eta < 2 or not 1 <= halving.first < num_rounds:
+        raise ValueError(
+            f"Halving keeps one of {halving.eta} from round {halving.first} on, but must keep one "
+            f"of 2 or more, and begin between round 1 and the last one, {num_rounds}."
+        )
+    asked, found = halving.first, []
+    while asked < num_rounds:
+        found.append(-(-asked // eval_every) * eval_every)
+        asked *= halving.eta
+    return [*(r for r in dict.fromkeys(found) if r < num_rounds), num_rounds]
+
+
+def survivors(
+    scores: Mapping[int, Collection[float | None]], goal: Goal, eta: int, *, of: int
+) -> list[int]:
+    """The configurations that go on: the best ``of / eta``, rounded up, of those that are left.
+
+    Args:
+      scores: of each seed of each configuration; one that is None rules its configuration out.
+      goal: which of them are best.
+      eta: of the halving.
+      of: configurations that began together.
+
+    Example:
+      >>> survivors({0: [0.5, 0.6], 1: [0.9, None], 2: [0.7, 0.7]}, "max", 3, of=3)
+      [2]
+    """
+    sign = -1 if goal == "max" else 1
+    means = {
+        config: sign * float(np.mean([v for v in values if v is not None]))
+        for config, values in scores.items()
+        if values and None not in values
+    }
+    ranked = sorted(means, key=lambda config: (means[config], config))
+    return sorted(ranked[: max(-(-of // eta), 1)])
+
+
+def selected(
+    config_of: Mapping[int, int],
+    live: Collection[int],
+    rows: Mapping[int, Sequence[Row]],
+    how: Score,
+    eta: int,
+) -> list[int]:
+    """The points that go on after a rung: those of the best configurations.
+
+    Args:
+      config_of: the configuration of each point, of those that began together.
+      live: points that have reached the rung.
+      rows: of each point, so far.
+      how: their score.
+      eta: of the halving.
+    """
+    began = {config_of[p] for p in live}
+    scores: dict[int, list[float | None]] = {config: [] for config in began}
+    for point, config in config_of.items():
+        if config in began:
+            lost = diverged(rows[point])
+            scores[config].append(None if lost else score(rows[point], how))
+    best = survivors(scores, how.goal, eta, of=len(began))
+    return [p for p in sorted(live) if config_of[p] in best]
+
+
+def status(rows: Sequence[Row], num_rounds: int) -> str:
+    """What became of a point: "finished", "diverged", or "stopped" before the end."""
+    if diverged(rows):
+        return "diverged"
+    return "finished" if rows and rows[-1]["round"] == num_rounds else "stopped"

@@ -1,0 +1,287 @@
+"""Training the points of a sweep together, block by block of rounds."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from fedjax_kd import memory, tree
+from fedjax_kd.core import State
+from fedjax_kd.dispatch import Evaluation
+from fedjax_kd.engine import Report
+from fedjax_kd.feeding import Feed, feed
+from fedjax_kd.prefetch import prefetched
+from fedjax_kd.sweeps.family import Family, Given, Point, given_of, point_of, seatings_of
+from fedjax_kd.sweeps.halving import diverged
+from fedjax_kd.sweeps.program import Programs, compiled, spread_over
+from fedjax_kd.sweeps.tiles import Tile, Width, places, shaped, tiles
+from fedjax_kd.sweeps.widths import with_width
+from fedjax_kd.train import Row, Seconds, evaluates_after, evaluation_row, rows_of
+
+_SHARE = 0.25  # of the free memory may hold the states of all points
+
+States = Mapping[int, State]
+"""The state of each point, on the host."""
+
+Feeds = Mapping[int, Feed]
+"""What a block of rounds is given, by seed."""
+
+Rows = dict[int, list[Row]]
+"""Rows of a block, by point."""
+
+
+class Step(NamedTuple):
+    """Points after a block of rounds. ``states`` is valid until the next block begins."""
+
+    finished: int  # rounds
+    rows: Rows  # of this block; none of points that diverged before
+    seconds: Seconds  # since the training was started or resumed
+    states: Callable[[], dict[int, State]]  # of the points that are left
+
+
+class Load(NamedTuple):
+    """A tile and the states of its points, leaves ``[S, H, ...]``."""
+
+    tile: Tile
+    point: Point
+    given: Given
+    state: State
+
+
+class Came(NamedTuple):
+    """What came of a block of a tile."""
+
+    start: int  # its first round
+    state: State
+    reports: Report
+    inside: Evaluation | None  # evaluations in the block, leaves [S, H, evaluations, ...]
+    after: Evaluation | None  # the evaluation at its end
+
+
+class Ready(NamedTuple):
+    """Tiles, their programs, and the first tile's next block, which might not have fit."""
+
+    family: Family  # its cohorts cut into the chunks that fit
+    loads: list[Load]
+    programs: Programs
+    came: Came
+    seconds: float  # of compilation
+
+
+def rounds(
+    family: Family,
+    live: Collection[int],
+    width: Width,
+    *,
+    first: int = 0,
+    until: int,
+    states: States | None = None,
+) -> Iterator[Step]:
+    """Trains points from round ``first`` to round ``until``, and yields after every block.
+
+    Points whose training diverges are dropped. Before the first round, rows numbered 0 with the
+    evaluation of the initial models are yielded.
+
+    Args:
+      family: the points.
+      live: which of them are trained.
+      width: how many at once; fewer, after a warning, if the device has no memory for so many.
+      first: rounds that they have behind them.
+      until: a multiple of the block and of the rounds between evaluations, or the last round.
+      states: of the points, unless they begin.
+    """
+    left, finished, spent = set(live), first, Seconds()
+    ready = _ready(family, left, width, states, first)
+    spent = _plus(spent, compile=ready.seconds)
+    if states is None:
+        rows, seconds = _timed(_initial_rows, ready)
+        spent = _plus(spent, evaluate=seconds)
+        yield Step(0, rows, spent, partial(_states, ready.loads, left))
+    starts = range(first, until, family.first.block)
+    with closing(prefetched(partial(_feeds, ready.family), starts)) as blocks:
+        for feeds in blocks:
+            (rows, loads), seconds = _timed(_block, ready, feeds, left)
+            spent = _plus(spent, train=seconds)
+            left -= {point for point, new in rows.items() if diverged(new)}
+            finished = min(finished + family.first.block, until)
+            yield Step(finished, rows, spent, partial(_states, loads, left))
+            if not left:
+                return
+            ready = _closed_up(ready._replace(loads=loads), left)
+
+
+def _closed_up(ready: Ready, left: Collection[int]) -> Ready:
+    """The same points in fewer tiles, where enough of them were lost."""
+    laid = shaped(ready.family.rows(left), ready.loads[0].tile.shape)
+    if len(laid) == len(ready.loads):
+        return ready
+    states = _states(ready.loads, left)
+    givens = [given_of(ready.family, tile) for tile in laid]
+    return ready._replace(loads=_loads(ready.family, ready.programs, laid, givens, states))
+
+
+def _plus(spent: Seconds, **more: float) -> Seconds:
+    return spent._replace(**{name: getattr(spent, name) + value for name, value in more.items()})
+
+
+def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return function(*args), time.perf_counter() - began
+
+
+def _feeds(family: Family, start: int) -> Feeds:
+    return {seed: feed(s, start, None) for seed, s in family.simulations.items()}
+
+
+def _ready(
+    family: Family, live: Collection[int], width: Width, states: States | None, first: int
+) -> Ready:
+    """Everything for the next rounds, with as many points at once as the device has memory for."""
+    while True:
+        ready = memory.if_it_fits(_attempt, family, live, width, states, first)
+        if not isinstance(ready, memory.TooLargeError):
+            return ready
+        width = _narrower(width, ready)
+
+
+def _attempt(
+    family: Family, live: Collection[int], width: Width, states: States | None, first: int
+) -> Ready:
+    """Compiles the programs, and runs the first tile's block on a copy of its state."""
+    ours = {seed: with_width(s, width) for seed, s in family.simulations.items()}
+    family, began = replace(family, simulations=ours), time.perf_counter()
+    laid, feeds = tiles(family.rows(live), width, family.devices), _feeds(family, first)
+    givens = [given_of(family, tile) for tile in laid]
+    programs = compiled(family, laid[0], givens[0], seatings_of(laid[0], feeds))
+    seconds = time.perf_counter() - began
+    loads = _loads(family, programs, laid, givens, states)
+    trial = loads[0]._replace(state=jax.tree.map(jnp.copy, loads[0].state))
+    came = jax.block_until_ready(_advanced(family, programs, trial, feeds))
+    return Ready(family, loads, programs, came, seconds)
+
+
+def _loads(
+    family: Family,
+    programs: Programs,
+    laid: Sequence[Tile],
+    givens: Sequence[Given],
+    states: States | None,
+) -> list[Load]:
+    """Tiles with the states of their points, or in their first state."""
+    loads = []
+    for tile, given in zip(laid, givens, strict=True):
+        point = point_of(family, tile)
+        state = programs.start(point) if states is None else _placed(family, tile, states)
+        loads.append(Load(tile, point, given, _parked(state, len(laid))))
+    return loads
+
+
+def _narrower(width: Width, lack: memory.TooLargeError) -> Width:
+    """Half as many at once, after a warning."""
+    if width.lanes == 1:
+        raise memory.TooLargeError(
+            "The device has no memory to train one client of one point at a time: take a smaller "
+            f"model or batch_size. ({lack})"
+        )
+    if width.seeds > 1:
+        narrow = width._replace(seeds=width.seeds // 2)
+    elif width.clients > 1:
+        narrow = width._replace(clients=width.clients // 2)
+    else:
+        narrow = width._replace(configs=width.configs // 2)
+    warnings.warn(
+        f"The device has no memory for {width.lanes} local trainings at once: going on with "
+        f"{narrow.lanes}.",
+        stacklevel=2,
+    )
+    return narrow
+
+
+def _advanced(family: Family, programs: Programs, load: Load, feeds: Feeds) -> Came:
+    """A block of rounds of one tile."""
+    start = next(iter(feeds.values())).start
+    state, (reports, inside) = programs.block(
+        load.point, load.state, load.given, seatings_of(load.tile, feeds), np.int32(start)
+    )
+    s = family.first
+    due = evaluates_after(s, min(start + s.block, s.num_rounds))
+    return Came(
+        start, state, reports, inside, programs.look(load.point, state, load.given) if due else None
+    )
+
+
+def _block(ready: Ready, feeds: Feeds, left: Collection[int]) -> tuple[Rows, list[Load]]:
+    """A block of rounds of all tiles: its rows, and the tiles after it."""
+    rows: Rows = {}
+    loads = []
+    for n, load in enumerate(ready.loads):
+        if not any(point in left for _, _, point in places(load.tile)):
+            loads.append(load)
+            continue
+        begun = n == 0 and ready.came.start == next(iter(feeds.values())).start
+        came = ready.came if begun else _advanced(ready.family, ready.programs, load, feeds)
+        loads.append(load._replace(state=_parked(came.state, len(ready.loads))))
+        rows |= _rows(ready.family, load.tile, feeds, came)
+    return {point: new for point, new in rows.items() if point in left}, loads
+
+
+def _rows(family: Family, tile: Tile, feeds: Feeds, came: Came) -> Rows:
+    """The rows of each point of a tile."""
+    seen = jax.device_get((came.reports, came.inside, came.after))
+    rows = {}
+    for i, j, point in places(tile):
+        reports, inside, after = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
+        s = family.simulations[tile.seeds[i]]
+        rows[point] = rows_of(s, feeds[s.seed], reports, inside)
+        if after is not None:
+            rows[point][-1] |= evaluation_row(after)
+    return rows
+
+
+def _initial_rows(ready: Ready) -> Rows:
+    """The evaluation of the initial models."""
+    rows = {}
+    for load in ready.loads:
+        seen = jax.device_get(ready.programs.look(load.point, load.state, load.given))
+        for i, j, point in places(load.tile):
+            own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
+            rows[point] = [{"round": 0} | evaluation_row(own)]
+    return rows
+
+
+def _parked(state: State, num_tiles: int) -> State:
+    """The state of a tile, on the host if those of all tiles would take too much of the device."""
+    room = memory.free()
+    large = room is not None and tree.num_bytes(state) * num_tiles > _SHARE * room
+    return jax.device_get(state) if large and num_tiles > 1 else state
+
+
+def _states(loads: Sequence[Load], left: Collection[int]) -> dict[int, State]:
+    """The state of each point that is left, on the host."""
+    found = {}
+    for load in loads:
+        state = jax.device_get(load.state)
+        for i, j, point in places(load.tile):
+            if point in left:
+                found[point] = jax.tree.map(lambda a, i=i, j=j: a[i, j], state)
+    return found
+
+
+def _placed(family: Family, tile: Tile, states: States) -> State:
+    """The states of a tile's points, stacked on the device."""
+    each = [[states[point] for point in row] for row in tile.points]
+    rows = [jax.tree.map(lambda *a: np.stack(a), *row) for row in each]
+    whole = jax.tree.map(lambda *a: np.stack(a), *rows)
+    if family.mesh is None:
+        return jax.device_put(whole)
+    return jax.device_put(whole, NamedSharding(family.mesh, spread_over(tile.shape, family.mesh)))

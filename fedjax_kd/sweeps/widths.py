@@ -1,0 +1,133 @@
+"""How many points of a sweep run at once: by measuring, or by rule where that does not pay.
+
+Points of one seed share their examples and batches, and wait for nobody: so configurations come
+first, then clients of a chunk, then seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
+
+import jax
+import numpy as np
+
+from fedjax_kd import chunking, cohort, memory, seating
+from fedjax_kd.feeding import feed
+from fedjax_kd.simulation import Simulation
+from fedjax_kd.sweeps.family import Family, given_of, point_of, seatings_of
+from fedjax_kd.sweeps.program import compiled
+from fedjax_kd.sweeps.tiles import Width, tiles
+from fedjax_kd.validate import lowered_update
+
+_LOG = logging.getLogger("fedjax_kd")
+
+# 2 CPU cores, jax 0.10: four points of a small CNN at once took 0.84 of the time of one after
+# another, 24 took 1.25; an MLP 200-200 did not care; smaller ones gain up to some 30.
+_LANES = {"cpu": 4}
+_TINY_STEP, _TINY_LANES = 1e7, 32
+_ACCELERATED_LANES = 256  # no accelerator was measured: it is filled
+
+_SHORT_SWEEP = {"cpu": 1e13}  # operations, under which there is nothing to win by measuring
+_SHORT_ACCELERATED_SWEEP = 1e15
+_MOST_LANES, _REPEATS, _WORSE = 4096, 2, 1.1
+
+
+def operations(family: Family, live: Collection[int], rounds: int) -> tuple[float, float]:
+    """Operations of one local step, and about those of all points in so many rounds."""
+    s = family.first
+    federation = s.federation
+    program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
+    flops = float((program.cost_analysis() or {}).get("flops", 0.0))
+    some = range(min(rounds, 8))
+    asked = [cohort.attendance(s.sampler, s.layout.population, s.seed, n) for n in some]
+    work = [np.asarray(s.layout.work[0](federation.sizes_of(ids))).sum() for ids in asked]
+    return flops, flops * float(np.mean(work)) * rounds * len(live)
+
+
+def choose(family: Family, live: Collection[int], rounds: int) -> Width:
+    """How many points and clients run at once; measured where a sweep is long.
+
+    Args:
+      family: the points.
+      live: those that are left.
+      rounds: that are still to be trained.
+    """
+    flops, whole = operations(family, live, rounds)
+    backend = jax.default_backend()
+    if whole >= _SHORT_SWEEP.get(backend, _SHORT_ACCELERATED_SWEEP):
+        name = _name(family, live)
+        costs = chunking.remembered(name, partial(measure, family, live))
+        if costs:
+            return of_lanes(family, live, min(costs, key=lambda n: costs[n]))
+    tiny = backend == "cpu" and flops < _TINY_STEP
+    lanes = _TINY_LANES if tiny else _LANES.get(backend, _ACCELERATED_LANES)
+    return of_lanes(family, live, lanes)
+
+
+def of_lanes(family: Family, live: Collection[int], lanes: int) -> Width:
+    """About so many local trainings at once: configurations first, then clients, then seeds."""
+    rows = family.rows(live)
+    configs = min(max(map(len, rows.values())), lanes)
+    room = family.first.layout.room[0]
+    clients = min(room, max(lanes // configs, 1))
+    seeds = max(lanes // (configs * clients), 1) if clients == room else 1
+    return Width(configs, min(seeds, len(rows)), seating.even(room, clients))
+
+
+def measure(family: Family, live: Collection[int]) -> dict[int, float]:
+    """Seconds of a round of one point by lanes, until more of them stop to pay or to fit."""
+    costs: dict[int, float] = {}
+    step, lanes = (2 if jax.default_backend() == "cpu" else 4), 1
+    while lanes <= _MOST_LANES:
+        width = of_lanes(family, live, lanes)
+        seconds = memory.if_it_fits(_probe, family, live, width)
+        if isinstance(seconds, memory.TooLargeError):
+            break
+        costs[lanes] = seconds
+        _LOG.info("%s at once: %.3g s a round of a point", width, seconds)
+        if seconds > _WORSE * min(costs.values()) or width.lanes < lanes:
+            break
+        lanes *= step
+    return costs
+
+
+def with_width(s: Simulation, width: Width) -> Simulation:
+    """The simulation in chunks of so many clients."""
+    chunks = chunking.given((width.clients,), s.layout.room[0])
+    return replace(s, layout=s.layout.cut([chunks]))
+
+
+def _probe(family: Family, live: Collection[int], width: Width) -> float:
+    """Seconds of one round of one point, where a whole tile runs."""
+
+    def short(s: Simulation) -> Simulation:
+        return replace(with_width(s, width), block=1, eval_every=max(s.eval_every, 2))
+
+    brief = replace(family, simulations={k: short(s) for k, s in family.simulations.items()})
+    tile = tiles(brief.rows(live), width, family.devices)[0]
+    feeds = {seed: feed(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
+    given, seatings = given_of(brief, tile), seatings_of(tile, feeds)
+    programs, point = compiled(brief, tile, given, seatings), point_of(brief, tile)
+    spent = []
+    for _ in range(_REPEATS):
+        state = jax.block_until_ready(programs.start(point))
+        began = time.perf_counter()
+        jax.block_until_ready(programs.block(point, state, given, seatings, np.int32(0)))
+        spent.append(time.perf_counter() - began)
+    return min(spent) / (tile.shape[0] * tile.shape[1])
+
+
+def _name(family: Family, live: Collection[int]) -> str:
+    """One name for one program, its shapes, the number of points, device and version of JAX."""
+    s, device = family.first, jax.devices()[0]
+    federation = s.federation
+    program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
+    shapes = [str(a.shape) for a in jax.tree.leaves(federation.train)]
+    points = sorted(map(len, family.rows(live).values()))
+    about = ["sweep", program.as_text(), *shapes, s.layout.room, points, device, jax.__version__]
+    return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]

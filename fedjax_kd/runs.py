@@ -93,7 +93,7 @@ def read_config(folder: Path) -> Config:
     Raises:
       ValueError: if the folder is no run folder, or of another version.
     """
-    return from_json(_read_json(folder, "config.json"))
+    return from_json(read_json(folder, "config.json"))
 
 
 def environment() -> dict[str, Any]:
@@ -152,7 +152,12 @@ def replace(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A file of a run folder.
+
+    Raises:
+      ValueError: if it is not there, or damaged.
+    """
     path = folder / name
     if not path.is_file():
         raise ValueError(
@@ -167,7 +172,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """summary.json; empty if the run was killed before there was one."""
-    return _read_json(folder, "summary.json") if (folder / "summary.json").is_file() else {}
+    return read_json(folder, "summary.json") if (folder / "summary.json").is_file() else {}
 
 
 def append_rows(folder: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:

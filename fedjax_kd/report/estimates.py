@@ -77,20 +77,21 @@ def goal_of(metric: str) -> Goal:
 
 
 def score(rows: Iterable[Row], metric: str, last: int = 1) -> float:
-    """The mean of a metric over those of a point's last rounds that have it; NaN if none has.
+    """The mean of a metric over a point's last rounds; NaN if it was never seen.
 
     Args:
       rows: of one point.
       metric: a column.
-      last: how many rounds at the end, >= 1.
+      last: how many rounds, >= 1, counted back from the last one that has the metric.
 
     Example:
-      >>> score([{"round": 9, "test_loss": 3.0}, {"round": 10, "test_loss": 1.0}], "test_loss", 2)
-      2.0
+      >>> rows = [{"round": 9, "test_loss": 3.0}, {"round": 10, "test_loss": 1.0}, {"round": 11}]
+      >>> score(rows, "test_loss"), score(rows, "test_loss", last=2)
+      (1.0, 2.0)
     """
-    seen = [(number(row["round"]), row.get(metric)) for row in rows]
+    seen = [(number(row["round"]), row[metric]) for row in rows if row.get(metric) is not None]
     end = max((n for n, _ in seen), default=0)
-    known = [number(value) for n, value in seen if n > end - last and value is not None]
+    known = [number(value) for n, value in seen if n > end - last]
     return float(np.mean(known)) if known else math.nan
 
 

@@ -121,8 +121,7 @@ def _lines(points: Sequence[Row], axis: str, by: str | None, metric: str, goal: 
             _line(place, known, order, "" if name is None else str(name))
         tried = [number(p[axis]) for p in points if p.get(axis) is not None]
         _scale(place.set_xscale, tried)
-        # A line that is not drawn: crosses alone do not widen the axis.
-        place.plot([min(tried), max(tried)], [place.dataLim.ymin] * 2, linestyle="")
+        place.set_xlim(*_widened(tried))  # crosses alone do not widen the axis
         place.set(xlabel=figures.spoken(axis), ylabel=figures.spoken(metric))
         place.grid(alpha=0.3)
         if len(divided) > 1:
@@ -217,3 +216,13 @@ def _scale(setter: Callable[[str], None], values: Sequence[Value]) -> None:
     """A logarithmic axis where the values call for it."""
     if figures.is_log([number(value) for value in values if value is not None]):
         setter("log")
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    """The range of an axis: that of the values, and a twentieth more on either side."""
+    low, high = min(values), max(values)
+    if figures.is_log(values):
+        factor = (high / low) ** 0.05
+        return low / factor, high * factor
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin

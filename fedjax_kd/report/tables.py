@@ -93,10 +93,10 @@ def labels(configs: Sequence[Config], folders: Sequence[str]) -> list[str]:
       >>> labels([one, two], ["runs/one", "runs/two"])
       ['fedadam, eta 0.1', 'fedadam, eta 0.3']
     """
-    flat = [_flat(to_json(config)) for config in configs]
+    options = [flat(to_json(config)) for config in configs]
     names = []
-    for config, own, folder in zip(configs, flat, folders, strict=True):
-        peers = [other for other in flat if other["method"] == config.method]
+    for config, own, folder in zip(configs, options, folders, strict=True):
+        peers = [other for other in options if other["method"] == config.method]
         apart = [key for key in own if any(other.get(key) != own[key] for other in peers)]
         parts = [f"{key.split('.')[-1]} {own[key]}" for key in apart if own[key] is not None]
         name = ", ".join([config.method, *parts])
@@ -109,13 +109,18 @@ def _ending(folder: str) -> str:
     return folder if len(folder) <= 30 else f"…{folder[-30:]}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of mappings as one mapping by dotted names."""
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of mappings as one mapping by dotted names.
+
+    Example:
+      >>> flat({"data": {"seed": 3}})
+      {'data.seed': 3}
+    """
+    found: dict[str, Any] = {}
     for name, value in values.items():
         inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return found
 
 
 def show(table: Table, title: str = "") -> None:

@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": "go on with an interrupted run, or add rounds to a finished one",
     "evaluate": "results of every client of a run",
     "plot": "curves of several runs in one picture",
+    "report": "runs and sweeps as one HTML page: tables, curves, heat maps",
     "list": "methods, models, partitions and data sets",
     "describe": "one method: what it does, its options, what travels",
     "partition": "how examples are divided among clients, as table and picture",

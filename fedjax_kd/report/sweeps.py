@@ -2,7 +2,7 @@
 
 Pure functions of the table of points. It has a row for each point, a configuration trained with one
 seed: ``config``, ``seed``, the parameters, ``status``, ``finished_rounds`` and ``score``. Several
-runs are such a table too: `fedjax_kd.report.studies` makes it.
+runs are such a table too: `fedjax_kd.report.reading` makes it.
 """
 
 from __future__ import annotations

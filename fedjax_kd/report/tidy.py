@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedjax_kd import runs
 
 Value = str | int | float | bool | None
 Row = Mapping[str, Value]
+Where = Mapping[str, Collection[Value]]
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
@@ -50,26 +51,33 @@ def write(path: Path, rows: Sequence[Row], columns: Sequence[str] | None = None)
     return path
 
 
-def read(path: Path, columns: Iterable[str] | None = None) -> list[dict[str, Value]]:
+def read(
+    path: Path,
+    columns: Iterable[str] | None = None,
+    where: Where | None = None,
+) -> list[dict[str, Value]]:
     """The rows of a table; empty cells are None.
 
     Args:
       path: a file that ends in .csv or .parquet. In CSV, a column whose cells all look like
         integers, numbers or truth values holds such.
       columns: only these, as far as they are there; all if None.
+      where: only rows whose values in these columns are among the given ones.
 
     Raises:
       ValueError: if the file's kind is another one, or it is damaged.
       OSError: if it cannot be read.
     """
     decode = _kind(path, {".csv": _from_csv, ".parquet": _from_parquet})
-    wanted = None if columns is None else set(columns)
+    where = where or {}
+    wanted = None if columns is None else {*columns, *where}
     content = path.read_bytes()
     try:
-        table = decode(content, wanted)
+        table = decode(content, wanted, where)
     except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({error}): write it anew.") from error
-    return [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    return [row for row in rows if all(row[name] in kept for name, kept in where.items())]
 
 
 def _kind(path: Path, kinds: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
@@ -108,7 +116,7 @@ def _to_csv(table: Mapping[str, list[Value]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _from_csv(content: bytes, wanted: set[str] | None) -> dict[str, list[Value]]:
+def _from_csv(content: bytes, wanted: set[str] | None, _: Where) -> dict[str, list[Value]]:
     lines = csv.reader(io.StringIO(content.decode(), newline=""))
     names = next(lines, [])
     columns = list(zip(*([*line, *[""] * (len(names) - len(line))] for line in lines), strict=True))
@@ -141,9 +149,10 @@ def _to_parquet(table: Mapping[str, list[Value]]) -> bytes:
     return file.getvalue()
 
 
-def _from_parquet(content: bytes, wanted: set[str] | None) -> dict[str, list[Value]]:
+def _from_parquet(content: bytes, wanted: set[str] | None, where: Where) -> dict[str, list[Value]]:
     from pyarrow import parquet
 
-    file = parquet.ParquetFile(io.BytesIO(content))
-    names = [n for n in file.schema_arrow.names if wanted is None or n in wanted]
-    return file.read(columns=names).to_pydict()
+    names = parquet.read_schema(io.BytesIO(content)).names
+    chosen = [name for name in names if wanted is None or name in wanted]
+    filters = [(name, "in", list(kept)) for name, kept in where.items()] or None
+    return parquet.read_table(io.BytesIO(content), columns=chosen, filters=filters).to_pydict()

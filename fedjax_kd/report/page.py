@@ -1,0 +1,152 @@
+"""One self-contained HTML page: tables, curves, maps and partitions of sweeps and runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+from fedjax_kd.report import bands, figures, landscape, sections, words
+from fedjax_kd.report.sections import Chosen, Table
+from fedjax_kd.report.studies import Study
+from fedjax_kd.report.tidy import Value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FURTHER = ("test_accuracy", "test_loss", "train_loss")  # beside the metric itself
+
+
+class Picture(NamedTuple):
+    """An image that holds its own data. ``wide`` ones take the whole width."""
+
+    title: str
+    alt: str
+    address: str
+    note: str = ""
+    wide: bool = True
+
+
+class Part(NamedTuple):
+    """What the page shows of one study; ``documents`` are texts to be unfolded."""
+
+    title: str
+    facts: Mapping[str, str]
+    blocks: Sequence[Table | Picture]
+    partitions: Sequence[Picture]
+    unfolded: Sequence[Table]
+    documents: Mapping[str, str]
+
+
+def page(
+    studies: Sequence[Study], *, target: float | None = None, baseline: str | None = None
+) -> str:
+    """A page that needs nothing but itself: no network, no script, no other file.
+
+    Args:
+      studies: from `fedjax_kd.report.reading.read`.
+      target: of the tables of rounds; by default that of each sweep, and none for runs.
+      baseline: method (in runs: run) that others are compared with; by default "fedavg" or the
+        first.
+
+    Raises:
+      ValueError: if no study has the baseline.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    _check_baseline(studies, baseline)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        files("fedjax_kd.report").joinpath("page.html").read_text(encoding="utf-8")
+    )
+    return template.render(parts=[part(study, target, baseline) for study in studies])
+
+
+def part(study: Study, target: float | None = None, baseline: str | None = None) -> Part:
+    """What the page shows of a study; see `page`."""
+    chosen = sections.choose(study)
+    axes = landscape.axes_of(study.points, study.parameters) if study.is_sweep else ()
+    wanted = study.target if target is None else target
+    first = sections.best_table(study, chosen) if study.is_sweep else sections.runs_table(study)
+    blocks: list[Table | Picture] = [first, *_curves(study, chosen, wanted)]
+    if len(chosen) > 1:
+        base = _baseline(chosen, baseline)
+        blocks.append(sections.differences_table(study, chosen, base))
+    if wanted is not None:
+        blocks.append(sections.target_table(study, chosen, wanted))
+    if axes:
+        blocks.append(_landscape(study, chosen, axes))
+        blocks.append(sections.region_table(study, axes))
+        blocks += sections.influence_tables(study, axes)
+    return Part(
+        study.title,
+        sections.facts(study),
+        blocks,
+        [_partition(name, content) for name, content in study.pictures.items()],
+        [sections.configurations_table(study)] if study.is_sweep else [],
+        {name: json.dumps(value, indent=2) for name, value in study.documents.items()},
+    )
+
+
+def _check_baseline(studies: Sequence[Study], baseline: str | None) -> None:
+    """Raises ValueError if the baseline is in no study."""
+    names = dict.fromkeys(str(point[s.by]) for s in studies for point in s.points)
+    if baseline is not None and baseline not in names:
+        raise ValueError(
+            f"The baseline is {baseline!r}, but what is compared is {', '.join(names)}: name one."
+        )
+
+
+def _baseline(chosen: Chosen, wanted: str | None) -> Value:
+    """What the others of a study are compared with."""
+    return next((name for name in (wanted, "fedavg") if name in chosen), next(iter(chosen)))
+
+
+def _curves(study: Study, chosen: Chosen, target: float | None) -> list[Picture]:
+    """Curves of what is compared; none if nothing is left."""
+    lines = sections.seeds_of(study, chosen)
+    if not lines:
+        return []
+    known = {n for row in study.rounds for n, cell in row.items() if cell is not None}
+    further = [name for name in _FURTHER if name in known and name != study.metric][:1]
+    figure = bands.draw(lines, [study.metric, *further], target=target)
+    shown = " and ".join(figures.spoken(name) for name in (study.metric, *further))
+    note = "Lines are means over seeds, bands their range."
+    if study.is_sweep:
+        note += f" Each {study.by} with its best configuration."
+    return [_drawn(f"{shown.capitalize()} by round", figure, _ends(study, chosen), note)]
+
+
+def _landscape(study: Study, chosen: Chosen, axes: Sequence[str]) -> Picture:
+    """The picture of scores over parameters."""
+    figure = landscape.draw(study.points, axes, by=study.by, metric=study.metric, goal=study.goal)
+    over = " and ".join(map(figures.spoken, axes))
+    rest = [p for p in study.parameters if p not in (*axes, study.by)]
+    note = "Means over seeds."
+    if rest:
+        note += f" Over {', '.join(map(figures.spoken, rest))} the best value is taken."
+    title = f"{figures.spoken(study.metric).capitalize()} over {over}"
+    return _drawn(title, figure, _ends(study, chosen), note)
+
+
+def _ends(study: Study, chosen: Chosen) -> str:
+    """Where the methods end, for those who do not see the picture."""
+    unit = words.unit(study.metric).strip(" ()")
+    return "; ".join(
+        f"{name}: {words.outcome(best, study.metric)}{unit and ' '}{unit}"
+        for name, best in chosen.items()
+    )
+
+
+def _drawn(title: str, figure: Figure, content: str, note: str) -> Picture:
+    return Picture(title, f"{title}. Best scores: {content}.", figures.embedded(figure), note)
+
+
+def _partition(name: str, content: bytes) -> Picture:
+    """The picture of a split."""
+    title = f"Split of the data, {name.removeprefix('partition-').replace('seed', 'seed ')}"
+    alt = f"{title}: how many training rows of each label each client holds"
+    return Picture(title, alt, figures.data_address(content), wide=False)

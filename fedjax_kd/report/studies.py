@@ -1,0 +1,66 @@
+"""What a report is made of: points that can be compared, and what is known of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedjax_kd.report.estimates import Goal, score
+from fedjax_kd.report.sweeps import DIVERGED, groups
+from fedjax_kd.report.tidy import Row, Value
+
+
+class Study(NamedTuple):
+    """Points that can be compared with each other: those of a sweep, or runs on the same data.
+
+    ``points`` and ``rounds`` are the tables of `fedjax_kd.report.sweeps`. ``by`` is the column that
+    names what is compared: "method" in sweeps, and in runs "run", everything but the seed.
+    ``summaries`` has the run's summary.json, by the number of its point. ``pictures`` are PNG files
+    by name. ``documents`` are configurations and versions, by title.
+    """
+
+    title: str
+    is_sweep: bool
+    parameters: tuple[str, ...]
+    by: str
+    metric: str
+    goal: Goal
+    last: int
+    target: float | None
+    points: Sequence[Row]
+    rounds: Sequence[Row]
+    summaries: Mapping[int, Mapping[str, Any]]
+    pictures: Mapping[str, bytes]
+    documents: Mapping[str, Any]
+
+
+def check_metric(rounds: Sequence[Row], metric: str, where: object) -> None:
+    """Raises ValueError unless some row has the metric."""
+    if not any(row.get(metric) is not None for row in rounds):
+        raise ValueError(
+            f"{where} has no metric {metric!r}: name a column of its metrics.csv or results.csv, "
+            "such as test_accuracy, test_loss or train_loss."
+        )
+
+
+def scored(
+    points: Sequence[Row], rounds: Sequence[Row], metric: str, last: int = 1
+) -> list[dict[str, Value]]:
+    """Points with their scores by a metric; those whose score is not finite have diverged.
+
+    Args:
+      points: with ``point`` and ``status``.
+      rounds: with ``point``, ``round`` and the metric.
+      metric: a column.
+      last: over how many rounds a score is taken.
+    """
+    of_point, found = groups(rounds, "point"), []
+    for point in points:
+        rows = of_point.get(point["point"], [])
+        value = score(rows, metric, last)
+        lost = not math.isfinite(value) and any(row.get(metric) is not None for row in rows)
+        status = DIVERGED if lost else point["status"]
+        shown = value if math.isfinite(value) and status != DIVERGED else None
+        found.append({**point, "status": status, "score": shown})
+    return found

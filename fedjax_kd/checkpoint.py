@@ -22,7 +22,13 @@ FORMAT = 1
 _KEEP = 2
 
 
-def save(folder: Path, state: State, finished: int, chunks: Sequence[Chunks] = ()) -> None:
+def save(
+    folder: Path,
+    state: State,
+    finished: int,
+    chunks: Sequence[Chunks] = (),
+    points: Sequence[int] = (),
+) -> None:
     """Writes the state after ``finished`` rounds; the two newest checkpoints are kept.
 
     The checkpoint appears under its final name only when it is complete, so that a process may be
@@ -34,6 +40,7 @@ def save(folder: Path, state: State, finished: int, chunks: Sequence[Chunks] = (
       state: of the federation.
       finished: rounds, >= 0.
       chunks: that the run is cut into, for `chunks_of`; sums are rounded by them.
+      points: of a sweep, whose states the leading axis of every leaf counts, for `points_of`.
 
     Raises:
       OSError: if the folder cannot be written to.
@@ -42,7 +49,12 @@ def save(folder: Path, state: State, finished: int, chunks: Sequence[Chunks] = (
 
     leaves = {path: _to_numpy(leaf) for path, leaf in _leaves(state).items()}
     kinds = {p: _kind(a) for p, a in leaves.items()}
-    about = {"format": FORMAT, "leaves": kinds, "chunks": [c._asdict() for c in chunks]}
+    about = {
+        "format": FORMAT,
+        "leaves": kinds,
+        "chunks": [c._asdict() for c in chunks],
+        "points": list(points),
+    }
     # Orbax stores no empty arrays; their type says all about them.
     stored = {path: array for path, array in leaves.items() if array.size}
     parts = ocp.args.Composite(state=ocp.args.StandardSave(stored), about=ocp.args.JsonSave(about))
@@ -74,13 +86,16 @@ def drop(folder: Path, after: int) -> None:
                 manager.delete(finished)
 
 
-def restore(folder: Path, simulation: Simulation, finished: int | None = None) -> tuple[State, int]:
+def restore(
+    folder: Path, simulation: Simulation, finished: int | None = None, num_points: int | None = None
+) -> tuple[State, int]:
     """The newest checkpoint of a run, or the one after ``finished`` rounds.
 
     Args:
       folder: that `save` wrote to.
       simulation: whose state is expected; it decides the types.
       finished: rounds; the newest checkpoint if None.
+      num_points: of a sweep, whose states were saved together; None for a single run.
 
     Returns:
       The state, and the number of finished rounds.
@@ -97,6 +112,10 @@ def restore(folder: Path, simulation: Simulation, finished: int | None = None) -
         )
     step = known[-1] if finished is None else finished
     expected = jax.eval_shape(lambda: initial_state(simulation))
+    if num_points is not None:
+        expected = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((num_points, *a.shape), a.dtype), expected
+        )
     types = {path: _stored_type(leaf) for path, leaf in _leaves(expected).items()}
     about = _read(folder, step, "about", None)
     if about.get("format") != FORMAT:
@@ -121,6 +140,11 @@ def chunks_of(folder: Path, finished: int) -> tuple[Chunks, ...]:
     return tuple(
         Chunks(tuple(group["widths"]), tuple(group["costs"])) for group in about.get("chunks", ())
     )
+
+
+def points_of(folder: Path, finished: int) -> list[int]:
+    """The points of a sweep whose states a checkpoint holds."""
+    return list(_read(folder, finished, "about", None).get("points", ()))
 
 
 def _manager(folder: Path) -> Any:

@@ -16,7 +16,8 @@ TRACEBACK = "FEDJAX_KD_TRACEBACK"
 
 COMMANDS = {
     "run": "train one method, or compare several; without a method, a demo of a minute",
-    "resume": "go on with an interrupted run, or add rounds to a finished one",
+    "sweep": "train many configurations and seeds at once",
+    "resume": "go on with an interrupted run or sweep, or add rounds to a finished run",
     "evaluate": "results of every client of a run",
     "plot": "curves of several runs in one picture",
     "report": "runs and sweeps as one HTML page: tables, curves, heat maps",

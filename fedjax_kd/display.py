@@ -81,7 +81,7 @@ def _bars(console: Console, rounds: Mapping[str, int]) -> Iterator[Show]:
 
 def _words(known: Mapping[str, float]) -> str:
     """The numbers of a run in a few words."""
-    words = []
+    words = [f"{name} {v:.4g}" for name, v in known.items() if name.startswith(("points", "best "))]
     if "test_accuracy" in known:
         words.append(f"accuracy {known['test_accuracy']:.3f}, loss {known['test_loss']:.3f}")
     elif "test_loss" in known:

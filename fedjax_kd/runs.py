@@ -27,6 +27,7 @@ from fedjax_kd.config import Config, from_json, to_json
 from fedjax_kd.train import Row
 
 COUNTS = ("round", "clients", "rejected", "bytes_down", "bytes_up", "steps", "steps_computed")
+_WHOLE = ("point", *COUNTS)
 _LIBRARIES = ("fedjax-kd", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -220,4 +221,4 @@ def truncate_rows(folder: Path, finished: int | None) -> list[Row]:
 def _cell(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return str(int(value)) if name in COUNTS else repr(float(value))
+    return str(int(value)) if name in _WHOLE else repr(float(value))

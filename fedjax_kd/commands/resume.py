@@ -1,4 +1,4 @@
-"""``fedjax-kd resume``: an interrupted run goes on, a finished one gets more rounds."""
+"""``fedjax-kd resume``: an interrupted run or sweep goes on, a finished run gets more rounds."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_kd import distributed, runs
+from fedjax_kd.commands import sweeping
 from fedjax_kd.commands.parser import Section, flag, folders, parse
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish
 from fedjax_kd.commands.training import Run
 from fedjax_kd.config import Config, build, from_json, longer, to_json
 from fedjax_kd.division import federation_of
+from fedjax_kd.sweeps import drive
 
 HELP = """Goes on with a run from its last checkpoint, or from its beginning if there is none yet.
 
 The numbers are those of a run that was never interrupted. With --num-rounds, a finished run gets
-more rounds, or an interrupted one another end.
+more rounds, or an interrupted one another end. A sweep goes on where it was; what is finished is
+not trained again.
 
 Examples:
   fedjax-kd resume runs/20260101-120000-fedavg-digits
@@ -34,10 +37,17 @@ _OUTPUT = Section(
     ],
 )
 
+_OF_SWEEP = sweeping.OUTPUT._replace(
+    options=[option for option in sweeping.OUTPUT.options if option.name != "out"]
+)
+
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     (parent,), rest = folders(args, "fedjax-kd resume", HELP, most=1)
+    if drive.is_sweep(parent):
+        sweep = parse("fedjax-kd resume SWEEP", HELP, [_OF_SWEEP], rest)["output"]
+        return sweeping.go_on(parent, sweep)
     chosen = parse("fedjax-kd resume RUN", HELP, [_OUTPUT], rest)["output"]
     if chosen["distributed"]:
         distributed.start()

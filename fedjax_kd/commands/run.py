@@ -44,7 +44,7 @@ The options depend on the methods, the partition and the model: `fedjax-kd run f
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    methods, rest = _methods(args)
+    methods, rest = leading_methods(args)
     demo = not methods
     methods = methods or list(DEMO)
     tuned = {m: {**DEMO_SHARED, **DEMO[m]} if demo else {} for m in methods}
@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> int:
     found = parse(prog, HELP, [*sections.of_run(tuned, rest), OUTPUT], rest)
     if found["output"]["distributed"]:
         distributed.start()
-    configs = {m: _config(m, found, tuned[m]) for m in methods}
+    configs = {m: config_of(m, found, tuned[m]) for m in methods}
     return start(configs, found["output"])
 
 
@@ -141,7 +141,7 @@ def finish(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
     return EXIT_CODE if interrupted else 0
 
 
-def _methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
+def leading_methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """The methods, which come first, and the rest of the arguments."""
     count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     methods = list(args[:count])
@@ -152,7 +152,7 @@ def _methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return methods, list(args[count:])
 
 
-def _config(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -> Config:
+def config_of(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -> Config:
     """The configuration of one method from what was parsed."""
     training = TrainingConfig(**found["training"])
     model_options = dict(found["model"])

@@ -14,7 +14,7 @@ from fedjax_kd.simulation import Simulation, simulate
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.family import Family, Make, Member, family_of
-from fedjax_kd.sweeps.halving import Halving, Score, rungs, score, scoring, selected, status
+from fedjax_kd.sweeps.halving import Halving, Score, rungs, scoring, selected, status
 from fedjax_kd.sweeps.rounds import Step, rounds
 from fedjax_kd.sweeps.tiles import Width
 from fedjax_kd.train import Row
@@ -40,7 +40,7 @@ def sweep(
     *,
     seeds: Sequence[int] = (0,),
     metric: str = "test_accuracy",
-    last: int = 0,
+    last: int = 1,
     halving: Halving | None = None,
     width: Width | None = None,
     mesh: Mesh | None = None,
@@ -58,8 +58,8 @@ def sweep(
       federation: the clients, or those of each seed, where the split depends on it.
       settings: from `fedjax_kd.grid`, `fedjax_kd.sample`, or written down.
       seeds: of the initial model, the cohorts and the batches; points of one seed share them.
-      metric: column of a history that makes a point good: losses and errors small, others large.
-      last: rounds at the end over which it is averaged; 0 takes its last value.
+      metric: the column of a history that makes a point good: accuracies if large, others small.
+      last: rounds at the end over which it is averaged.
       halving: early stopping of hopeless settings, within each group.
       width: how much runs at once; by default measured, or by rule where that does not pay.
       mesh: devices to divide the points over, from ``fedjax_kd.engine.make_mesh(axis="points")``.
@@ -111,8 +111,7 @@ def sweep(
     def outcome(point: int) -> Trained:
         rows, (config, seed, _) = found[point], members[point]
         became = status(rows, options["num_rounds"])
-        value = None if became == "diverged" else score(rows, how)
-        return Trained(settings[config], seed, became, value, rows)
+        return Trained(settings[config], seed, became, how.of(rows), rows)
 
     return [outcome(point) for point in sorted(members)]
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt32
 
-from fedjax_kd.core import Algorithm, Pool, Scalar
+from fedjax_kd.core import Algorithm, Pool, PyTree, Scalar
+from fedjax_kd.data.federation import Federation
 from fedjax_kd.dispatch import Pools, pools_of
 from fedjax_kd.engine import Resident, replicate
 from fedjax_kd.feeding import Feed
@@ -92,22 +93,41 @@ def family_of(
     """
     first, *others = simulations.values()
     _check(first, others)
-    shared = replicate((first.federation.train, first.federation.test), mesh)
+    own = {seed: sharing(first.federation, s.federation) for seed, s in simulations.items()}
+    parts = {seed: (f.train, f.test, f.client_test, f.public) for seed, f in own.items()}
+    placed = replicate(parts, mesh)
 
-    def placed(s: Simulation) -> Simulation:
-        f, (train, test) = s.federation, shared
-        own = f.client_test
-        if own is not None:
-            source = test if own.x is f.test.x else train
-            own = own._replace(x=source.x, y=source.y)
-        train = f.train._replace(x=train.x, y=train.y)
-        public = replicate(f.public, mesh)
-        return replace(
-            s, federation=replace(f, train=train, test=test, client_test=own, public=public)
+    def ready(seed: int, s: Simulation) -> Simulation:
+        train, test, client_test, public = placed[seed]
+        changed = replace(own[seed], train=train, test=test, client_test=client_test, public=public)
+        return replace(s, federation=changed)
+
+    return Family(make, members, {seed: ready(seed, s) for seed, s in simulations.items()}, mesh)
+
+
+def sharing(first: Federation, other: Federation) -> Federation:
+    """The other federation, with the examples of the first where they are the same."""
+
+    def same(ours: PyTree, theirs: PyTree) -> bool:
+        return jax.tree.all(
+            jax.tree.map(
+                lambda a, b: a is b or np.array_equal(np.asarray(a), np.asarray(b)), ours, theirs
+            )
         )
 
-    ready = {seed: placed(s) for seed, s in simulations.items()}
-    return Family(make, members, ready, mesh)
+    def shared(ours: Pool, theirs: Pool) -> Pool:
+        alike = same((ours.x, ours.y), (theirs.x, theirs.y))
+        return theirs._replace(x=ours.x, y=ours.y) if alike else theirs
+
+    train, test, own = (
+        shared(first.train, other.train),
+        shared(first.test, other.test),
+        other.client_test,
+    )
+    if own is not None:
+        source = test if own.x is other.test.x else train
+        own = own._replace(x=source.x, y=source.y)
+    return replace(other, train=train, test=test, client_test=own)
 
 
 def _check(first: Simulation, others: Sequence[Simulation]) -> None:

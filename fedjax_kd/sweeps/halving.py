@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_kd.report.estimates import Goal, goal_of, score
 from fedjax_kd.train import Row
-
-Goal = Literal["max", "min"]
 
 
 class Score(NamedTuple):
-    """How good a point is: the mean of a metric over its last rounds.
-
-    Attributes:
-      metric: a column of metrics.csv.
-      goal: whether the largest or the smallest is best.
-      last: rounds, at the end, over which those that have the metric are averaged; if 0, the last
-        one that has it.
-    """
+    """How good a point is: the mean of a column of its metrics over its last rounds."""
 
     metric: str = "test_accuracy"
-    goal: Goal = "max"
-    last: int = 0
+    last: int = 1  # rounds at the end, of which those count that have the metric
+
+    @property
+    def goal(self) -> Goal:
+        """Whether the largest or the smallest is best."""
+        return goal_of(self.metric)
+
+    def of(self, rows: Sequence[Row]) -> float | None:
+        """The score of a point; None if it diverged or has none.
+
+        Example:
+          >>> Score("train_loss", last=2).of([{"round": n, "train_loss": 1 / n} for n in (1, 2, 4)])
+          0.25
+        """
+        value = math.nan if diverged(rows) else score(rows, self.metric, self.last)
+        return value if math.isfinite(value) else None
 
 
 class Halving(NamedTuple):
@@ -42,36 +48,15 @@ class Halving(NamedTuple):
     first: int
 
 
-def scoring(metric: str, last: int = 0) -> Score:
-    """The score by a metric: losses and errors are to be small, anything else large.
+def scoring(metric: str, last: int = 1) -> Score:
+    """The score by a metric.
 
     Raises:
-      ValueError: if ``last`` is negative.
-
-    Example:
-      >>> scoring("train_loss", last=100).goal
-      'min'
+      ValueError: if ``last`` is not positive.
     """
-    if last < 0:
-        raise ValueError(
-            f"last is {last}, but must be a number of rounds, or 0 for the last value."
-        )
-    small = metric.endswith(("loss", "ece", "error"))
-    return Score(metric, "min" if small else "max", last)
-
-
-def score(rows: Sequence[Row], how: Score) -> float | None:
-    """The score of a point; None if the metric is nowhere, or not finite.
-
-    Example:
-      >>> rows = [{"round": n, "train_loss": 1 / n} for n in (1, 2, 4)]
-      >>> score(rows, scoring("train_loss")), score(rows, scoring("train_loss", last=3))
-      (0.25, 0.375)
-    """
-    after = rows[-1]["round"] - how.last if rows and how.last else -math.inf
-    values = [row[how.metric] for row in rows if how.metric in row and row["round"] > after]
-    value = float(np.mean(values if how.last else values[-1:])) if values else math.nan
-    return value if math.isfinite(value) else None
+    if last < 1:
+        raise ValueError(f"last is {last}, but must be 1 round at least.")
+    return Score(metric, last)
 
 
 def diverged(rows: Sequence[Row]) -> bool:
@@ -157,8 +142,7 @@ def selected(
     scores: dict[int, list[float | None]] = {config: [] for config in began}
     for point, config in config_of.items():
         if config in began:
-            lost = diverged(rows[point])
-            scores[config].append(None if lost else score(rows[point], how))
+            scores[config].append(how.of(rows[point]))
     best = survivors(scores, how.goal, eta, of=len(began))
     return [p for p in sorted(live) if config_of[p] in best]
 

@@ -45,6 +45,7 @@ class Step(NamedTuple):
 
     finished: int  # rounds
     rows: Rows  # of this block; none of points that diverged before
+    left: frozenset[int]  # points that have not diverged
     seconds: Seconds  # since the training was started or resumed
     states: Callable[[], dict[int, State]]  # of the points that are left
 
@@ -106,7 +107,7 @@ def rounds(
     if states is None:
         rows, seconds = _timed(_initial_rows, ready)
         spent = _plus(spent, evaluate=seconds)
-        yield Step(0, rows, spent, partial(_states, ready.loads, left))
+        yield Step(0, rows, frozenset(left), spent, partial(_states, ready.loads, left))
     starts = range(first, until, family.first.block)
     with closing(prefetched(partial(_feeds, ready.family), starts)) as blocks:
         for feeds in blocks:
@@ -114,7 +115,7 @@ def rounds(
             spent = _plus(spent, train=seconds)
             left -= {point for point, new in rows.items() if diverged(new)}
             finished = min(finished + family.first.block, until)
-            yield Step(finished, rows, spent, partial(_states, loads, left))
+            yield Step(finished, rows, frozenset(left), spent, partial(_states, loads, left))
             if not left:
                 return
             ready = _closed_up(ready._replace(loads=loads), left)

@@ -1,0 +1,185 @@
+"""What of a run may be varied: its options by name, and values for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.config import Config, TrainingConfig, from_json, takes_local, to_json
+from fedjax_kd.division import DataConfig, counts_clients, partitioner_options
+from fedjax_kd.local import local_training
+from fedjax_kd.models import MODELS
+from fedjax_kd.signature import Option, named, nearest, options
+from fedjax_kd.sweeps.axes import Setting, Value
+
+METHOD = "method"
+
+# All points have these in common; seeds have an option of their own.
+_FIXED = (
+    "num_rounds",
+    "eval_every",
+    "seed",
+    "chunk",
+    "rounds_per_dispatch",
+    "devices",
+    "engine",
+)
+_NO = object()
+
+# These decide which other options there are.
+_FIRST = ("partition", "model")
+
+
+_PLACES: dict[str, tuple[str, ...]] = {
+    "top": (),
+    "method": ("method_options",),
+    "local": ("local",),
+    "training": ("training",),
+    "data": ("data",),
+    "partition": ("data", "partition_options"),
+    "model": ("model_options",),
+}
+
+
+class Parameter(NamedTuple):
+    """One option of a run, and the part of the configuration in which it stands."""
+
+    part: str
+    option: Option
+
+    @property
+    def traced(self) -> bool:
+        """Whether numbers for it are arguments of a compiled program."""
+        return self.part in ("method", "local")
+
+
+def known(config: Config) -> dict[str, Parameter]:
+    """What may be varied of a run, by name; ``server_lr`` is the server's rate of any method.
+
+    Example:
+      >>> [name for name in known(Config("fedadam")) if name.startswith("server")]
+      ['server_lr']
+    """
+    found = dict(_parameters(config))
+    if "eta" in found and "server_lr" not in found:
+        found["server_lr"] = found["eta"]
+    return found
+
+
+def _parameters(config: Config) -> Iterator[tuple[str, Parameter]]:
+    method = REGISTRY[config.method]
+    model = [] if config.model is None else options(named("model", config.model, MODELS))
+    kinds: dict[Any, list[Option]] = {
+        "model": model,
+        "partition": partitioner_options(config.data.partition),
+        "data": _data_options(config),
+        "training": [o for o in options(TrainingConfig) if o.name not in _FIXED],
+        "local": options(local_training) if takes_local(method) else [],
+        "method": options(method),
+    }
+    yield "model", Parameter("top", Option("model", str, None, ""))
+    for part, own in kinds.items():
+        for option in own:
+            yield option.name, Parameter(part, option)
+
+
+def _data_options(config: Config) -> list[Option]:
+    skipped = {"seed"} if counts_clients(config.data.partition) else {"seed", "num_clients"}
+    return [o for o in options(DataConfig) if o.name not in skipped]
+
+
+def applied(config: Config, setting: Setting) -> Config:
+    """The configuration with other values for some of its options.
+
+    Raises:
+      ValueError: if an option is unknown, or a value none that it can have.
+    """
+    for name in sorted(setting, key=lambda name: name not in _FIRST):
+        if name == METHOD:
+            continue
+        parameter = known(config).get(name)
+        if parameter is None:
+            raise ValueError(unknown(name, {config.method: config}))
+        config = _with(config, parameter, value_of(parameter.option, setting[name], name))
+    return config
+
+
+def _with(config: Config, parameter: Parameter, value: Value) -> Config:
+    values, name = to_json(config), parameter.option.name
+    _place(values, parameter)[name] = value
+    if name in _FIRST:  # the options of another one
+        _place(values, Parameter(name, parameter.option)).clear()
+    return from_json(values)
+
+
+def value_in(config: Config, name: str) -> Value:
+    """What a configuration has for an option."""
+    parameter = known(config)[name]
+    return _place(to_json(config), parameter)[parameter.option.name]
+
+
+def _place(values: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
+    """Where a parameter's value stands in a configuration as plain values."""
+    for key in _PLACES[parameter.part]:
+        values = values[key]
+    return values
+
+
+def unknown(name: str, configs: Mapping[str, Config]) -> str:
+    """What to say of a parameter that none of these methods has."""
+    names = sorted({n for config in configs.values() for n in known(config)})
+    return (
+        f"There is no parameter {name!r} of {', '.join(configs)} to vary{nearest(name, names)}. "
+        f"There are: {', '.join(names)}."
+    )
+
+
+def value_of(option: Option, value: Any, name: str) -> Value:
+    """A value of the option's kind from text or from a number.
+
+    Raises:
+      ValueError: if it is of another kind.
+
+    Example:
+      >>> value_of(Option("epochs", int, 1, ""), "5", "epochs")
+      5
+    """
+    whole = get_origin(option.type) in (Literal, tuple)
+    members = (option.type,) if whole else get_args(option.type) or (option.type,)
+    for member in members:
+        found = _as(member, value)
+        if found is not _NO:
+            return found
+    kinds = " or ".join(_named(member) for member in members)
+    raise ValueError(f"{name} is {value!r} in this sweep, but must be {kinds}: give such a value.")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """A value as one of a kind, or `_NO`."""
+    if get_origin(kind) is tuple:
+        return tuple(value) if isinstance(value, list | tuple) else _NO
+    if kind in (int, float):
+        return _number(kind, value)
+    fitting: dict[Any, dict[str, Any]] = {
+        bool: {"true": True, "false": False},
+        type(None): {"none": None},
+        str: {str(value).lower(): value} if isinstance(value, str) else {},
+    }
+    words = fitting.get(kind, {str(choice).lower(): choice for choice in get_args(kind)})
+    return words.get(str(value).lower(), _NO)
+
+
+def _number(kind: type, value: Any) -> Any:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return _NO
+    return number if kind is float else int(number) if number.is_integer() else _NO
+
+
+def _named(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(kind)))
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    return words.get(kind, "none" if kind is type(None) else "a list in a JSON table")

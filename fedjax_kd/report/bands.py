@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_STEEP = 100  # times the smallest value
+
 Spread = Literal["range", "deviation"]
 Seeds = Sequence[Sequence[Row]]
 """The rows of each seed."""
@@ -66,6 +68,7 @@ def draw(
     spread: Spread = "range",
     title: str = "",
     target: float | None = None,
+    size: tuple[float, float] = (6.4, 4.2),
 ) -> Figure:
     """Metrics by round, a panel a metric and a line a method.
 
@@ -75,12 +78,12 @@ def draw(
       spread: see `band`.
       title: of the whole.
       target: of the first metric, drawn as a line.
+      size: of a panel, in inches.
     """
     from matplotlib.figure import Figure
 
     with figures.style():
-        width = 6.4 if len(metrics) == 1 else 5.0 * len(metrics)
-        figure = Figure(figsize=(width, 4.0), dpi=150, layout="constrained")
+        figure = Figure((size[0] * len(metrics), size[1]), dpi=150, layout="constrained")
         places = figure.subplots(1, len(metrics), squeeze=False)[0]
         for place, metric in zip(places, metrics, strict=True):
             _draw_panel(place, {n: band(s, metric, spread) for n, s in lines.items()}, metric)
@@ -92,6 +95,8 @@ def draw(
 
 def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
     """One metric. The untrained model says nothing, and would squeeze the rest."""
+    from matplotlib.ticker import MaxNLocator
+
     for order, (name, (rounds, mean, low, high)) in enumerate(bands.items()):
         start = 1 if len(rounds) > 1 and rounds[0] == 0 else 0
         look = line_style(order) | {"marker": "o" if len(rounds) == 1 + start else None}
@@ -99,6 +104,14 @@ def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
         area = (rounds[start:], low[start:], high[start:])
         place.fill_between(*area, color=look["color"], alpha=0.15, linewidth=0)
     place.set(xlabel="round", ylabel=figures.spoken(metric))
+    if _is_steep([value for each in bands.values() for value in each.mean[1:]]):
+        place.set_yscale("log")
+    place.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     place.grid(alpha=0.3)
     place.margins(x=0.01)
     place.legend(frameon=False, fontsize="small" if len(bands) < 6 else "x-small")
+
+
+def _is_steep(values: Sequence[float]) -> bool:
+    """Whether a curve would be a line along the axis, but for its beginning."""
+    return min(values, default=0.0) > 0 and max(values) > _STEEP * min(values)

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 _FURTHER = ("test_accuracy", "test_loss", "train_loss")  # beside the metric itself
 
 
+class Image(NamedTuple):
+    """An image as an address that holds its data, and what it shows in words."""
+
+    address: str
+    alt: str
+
+
 class Picture(NamedTuple):
-    """An image that holds its own data. ``wide`` ones take the whole width."""
+    """Images that stand together."""
 
     title: str
-    alt: str
-    address: str
+    images: Sequence[Image]
     note: str = ""
-    wide: bool = True
 
 
 class Part(NamedTuple):
@@ -112,41 +117,38 @@ def _curves(study: Study, chosen: Chosen, target: float | None) -> list[Picture]
         return []
     known = {n for row in study.rounds for n, cell in row.items() if cell is not None}
     further = [name for name in _FURTHER if name in known and name != study.metric][:1]
-    figure = bands.draw(lines, [study.metric, *further], target=target)
-    shown = " and ".join(figures.spoken(name) for name in (study.metric, *further))
-    note = "Lines are means over seeds, bands their range."
-    if study.is_sweep:
-        note += f" Each {study.by} with its best configuration."
-    return [_drawn(f"{shown.capitalize()} by round", figure, _ends(study, chosen), note)]
+    images = []
+    for metric in (study.metric, *further):
+        goal = target if metric == study.metric else None
+        figure = bands.draw(lines, [metric], target=goal, size=(5.0, 3.4))
+        images.append(_image(figure, f"{figures.spoken(metric)} by round", study, chosen))
+    note = f"Each {study.by} with its best configuration. " if study.is_sweep else ""
+    if any(len(seeds) > 1 for seeds in lines.values()):
+        note += "Lines are means over seeds, bands their range."
+    return [Picture("Curves", images, note)]
 
 
 def _landscape(study: Study, chosen: Chosen, axes: Sequence[str]) -> Picture:
     """The picture of scores over parameters."""
     figure = landscape.draw(study.points, axes, by=study.by, metric=study.metric, goal=study.goal)
-    over = " and ".join(map(figures.spoken, axes))
     rest = [p for p in study.parameters if p not in (*axes, study.by)]
     note = "Means over seeds."
     if rest:
         note += f" Over {', '.join(map(figures.spoken, rest))} the best value is taken."
-    title = f"{figures.spoken(study.metric).capitalize()} over {over}"
-    return _drawn(title, figure, _ends(study, chosen), note)
+    title = f"{figures.spoken(study.metric)} over {' and '.join(map(figures.spoken, axes))}"
+    return Picture(title.capitalize(), [_image(figure, title, study, chosen)], note)
 
 
-def _ends(study: Study, chosen: Chosen) -> str:
-    """Where the methods end, for those who do not see the picture."""
-    unit = words.unit(study.metric).strip(" ()")
-    return "; ".join(
-        f"{name}: {words.outcome(best, study.metric)}{unit and ' '}{unit}"
-        for name, best in chosen.items()
-    )
-
-
-def _drawn(title: str, figure: Figure, content: str, note: str) -> Picture:
-    return Picture(title, f"{title}. Best scores: {content}.", figures.embedded(figure), note)
+def _image(figure: Figure, title: str, study: Study, chosen: Chosen) -> Image:
+    """A figure, and where the methods end for those who do not see it."""
+    percent = " %" if words.unit(study.metric) else ""
+    ends = (f"{name} {words.outcome(c, study.metric)}{percent}" for name, c in chosen.items())
+    alt = f"{title.capitalize()}. Best {figures.spoken(study.metric)}: {'; '.join(ends)}."
+    return Image(figures.embedded(figure), alt)
 
 
 def _partition(name: str, content: bytes) -> Picture:
     """The picture of a split."""
     title = f"Split of the data, {name.removeprefix('partition-').replace('seed', 'seed ')}"
     alt = f"{title}: how many training rows of each label each client holds"
-    return Picture(title, alt, figures.data_address(content), wide=False)
+    return Picture(title, [Image(figures.data_address(content), alt)])

@@ -87,7 +87,8 @@ def _train(study: Study, folder: Path, by: Cluster | None, watching: Watching) -
     with display.progress(rounds, quiet=watching.quiet) as show:
         if by is not None:
             look = workers.Look(
-                lambda job: show(names[job.part.folder], job.until, {}), watching.asked
+                lambda job: show(names[job.part.folder], job.until, {"points": len(job.live)}),
+                watching.asked,
             )
             return workers.by_ray(folder, study, groups, by, look)
 

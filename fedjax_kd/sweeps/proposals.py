@@ -69,7 +69,7 @@ def _next(
     count = min(search.batch, search.trials - len(tried))
     seed = np.random.SeedSequence([study.seeds[0], len(tried)]).generate_state(1)
     sampler = optuna.samplers.TPESampler(seed=int(seed[0]), constant_liar=True)
-    direction = "maximize" if study.how.goal == "max" else "minimize"
+    direction: Any = "maximize" if study.how.goal == "max" else "minimize"
     asked = optuna.create_study(sampler=sampler, direction=direction)
     distributions = _distributions(study.bases[method], search.axes[method])
     for number in tried:
@@ -108,7 +108,8 @@ def _distribution(option: Option, name: str, text: str) -> Any:
 
     values: Range | Sequence[Any] = axis(text)
     if not isinstance(values, Range):
-        return distributions.CategoricalDistribution([value_of(option, v, name) for v in values])
+        choices: list[Any] = [value_of(option, value, name) for value in values]
+        return distributions.CategoricalDistribution(choices)
     low, high = (value_of(option, end, name) for end in (values.low, values.high))
     if isinstance(low, int) and isinstance(high, int):
         return distributions.IntDistribution(low, high, log=values.log)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -115,7 +117,10 @@ def _connected(by: Cluster) -> Iterator[Any]:
     options: dict[str, Any] = {"address": by.address, "include_dashboard": False}
     if by.address is None:
         options["num_cpus"] = by.workers
-    ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    with warnings.catch_warnings():
+        # Ray forks to start its servers at once, where JAX's threads are not missed.
+        warnings.filterwarnings("ignore", message=".*os.fork", category=RuntimeWarning)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     try:
         yield ray
     finally:

@@ -1,4 +1,4 @@
-"""Sweep folders made from a formula, for tests of reports."""
+"""Folders of sweeps and runs made from a formula, for tests of reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fedjax_kd import runs
-from fedjax_kd.config import Config, to_json
+from fedjax_kd.config import Config, TrainingConfig, to_json
+from fedjax_kd.division import DataConfig
 from fedjax_kd.report import tidy
 
 HALF_DECADES = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -114,3 +115,23 @@ def write(
     for kind in ("csv", "parquet"):
         tidy.write(folder / f"results.{kind}", results)
     return folder
+
+
+def write_run(folder: Path, config: Config, *, rounds: int = 20) -> Path:
+    """The folder of a run that ended as `final` says."""
+    folder.mkdir(parents=True)
+    rows = history({"method": config.method}, config.training.seed, rounds, 5)
+    runs.write_config(folder, config)
+    runs.append_rows(folder, ("round", "train_loss", "test_accuracy", "test_loss"), rows)
+    last = {f"final_{name}": rows[-1][name] for name in ("test_accuracy", "test_loss")}
+    counts = {"bytes_down": 2_000_000, "bytes_up": 1_000_000, "rejected": 0}
+    seconds = {"compile": 1.0, "train": 2.0, "evaluate": 0.5}
+    about = {"status": "finished", "finished_rounds": rounds, "num_rounds": rounds}
+    runs.write_json(folder / "summary.json", about | last | counts | {"seconds": seconds})
+    return folder
+
+
+def with_seed(method: str, seed: int, partition: str = "dirichlet") -> Config:
+    """The configuration of a run whose split goes with its seed."""
+    data, training = DataConfig(partition=partition, seed=seed), TrainingConfig(seed=seed)
+    return Config(method, data=data, training=training)

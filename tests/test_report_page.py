@@ -122,7 +122,7 @@ def test_tables_of_a_sweep(swept: Path) -> None:
     assert [row[0] for row in table(found, "Differences to fedavg").rows] == ["fedadam"]
     target = table(found, "Rounds to 80 % accuracy")
     assert [row[2] for row in target.rows] == ["3 of 3", "3 of 3"]
-    never = target_table(found, choose(study), 0.999)
+    never = target_table(study, choose(study), 0.999)
     assert [row[1:] for row in never.rows] == [["-", "0 of 3", "-, -, -"]] * 2
     region = table(found, "Width of the good region")
     assert [row[2] for row in region.rows] == ["25", "25"]

@@ -12,7 +12,7 @@ import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from functools import reduce, wraps
+from functools import cache, reduce, wraps
 from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -78,6 +78,12 @@ def options(factory: Callable[..., Any]) -> list[Option]:
     only Python can give (functions, optimisers) are left out. The help is the ``Args:`` line of the
     docstring in which the option is explained; the default of a required one is `REQUIRED`.
     """
+    return list(_options(factory))
+
+
+@cache
+def _options(factory: Callable[..., Any]) -> tuple[Option, ...]:
+    """Read once a factory: sweeps ask at every point, and docstrings take time to parse."""
     found = []
     for parameter in _keyword_only(factory):
         owner = _owner(factory, parameter.name)
@@ -86,7 +92,7 @@ def options(factory: Callable[..., Any]) -> list[Option]:
             found.append(
                 Option(parameter.name, plain, parameter.default, _help(owner, parameter.name))
             )
-    return found
+    return tuple(found)
 
 
 def plain_type(annotation: Any) -> Any:

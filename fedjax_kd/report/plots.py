@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedjax_kd.report.figures import spoken
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -14,11 +16,6 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _KINDS = (".png", ".pdf", ".svg")
 _DASHES = ("-", "--", ":", "-.")
-_NAMES = {
-    "test_accuracy": "accuracy on the test set",
-    "test_loss": "loss on the test set (nats)",
-    "train_loss": "loss of local training (nats)",
-}
 
 
 class Curve(NamedTuple):
@@ -91,8 +88,8 @@ def _draw(axes: Axes, runs: Sequence[Curve], metric: str) -> None:
                 marker="o" if len(points) == 1 else None,
             )
     axes.set_xlabel("round")
-    label = _NAMES.get(metric, metric.replace("_", " "))
-    axes.set_ylabel(label.replace("nats", "mean squared error") if _of_values(runs) else label)
+    unit = " (mean squared error)" if _of_values(runs) else " (nats)"
+    axes.set_ylabel(spoken(metric) + (unit if metric in ("test_loss", "train_loss") else ""))
     axes.grid(alpha=0.3)
     axes.margins(x=0.01)
     axes.legend(frameon=False, fontsize="small" if len(runs) < 6 else "x-small")

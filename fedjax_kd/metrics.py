@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 from numpy.typing import NDArray
 
+from fedjax_kd import tree
+from fedjax_kd.core import PyTree
 from fedjax_kd.losses import are_labels, cross_entropy, label_weights, squared_error
 
 _BINS = 15
@@ -49,14 +51,36 @@ def tally(
     confidence = jax.nn.softmax(logits).max(-1)
     right = logits.argmax(-1) == y.reshape(weights.shape)
     correct = weights * right.astype(jnp.float32)
-    place = jnp.clip(jnp.ceil(confidence * _BINS) - 1, 0, _BINS - 1).astype(jnp.int32)
-    sums = jnp.stack([weights, weights * confidence, correct], axis=1)
     return Tally(
         weights.sum(1),
         (weights * loss.astype(jnp.float32)).sum(1),
         correct.sum(1),
-        sums @ jax.nn.one_hot(place, _BINS, dtype=jnp.float32),
+        binned(weights, confidence, correct, _BINS),
     )
+
+
+def binned(
+    weights: Float[Array, "B T"],
+    confidence: Float[Array, "B T"],
+    correct: Float[Array, "B T"],
+    bins: int,
+) -> Float[Array, "B 3 {bins}"]:
+    """Sums over equal bins (low, high] of confidence: counts, confidences and correct predictions.
+
+    Args:
+      weights: what each prediction counts.
+      confidence: the largest probability, in [0, 1].
+      correct: the weight again where the prediction is right, else 0.
+      bins: how many.
+
+    Example:
+      >>> one = jnp.ones((1, 2))
+      >>> binned(one, jnp.array([[0.4, 0.9]]), one, 2)[0, 0]
+      Array([1., 1.], dtype=float32)
+    """
+    place = jnp.clip(jnp.ceil(confidence * bins) - 1, 0, bins - 1).astype(jnp.int32)
+    sums = jnp.stack([weights, weights * confidence, correct], axis=1)
+    return sums @ jax.nn.one_hot(place, bins, dtype=sums.dtype)
 
 
 def total(tallies: Tally) -> Tally:
@@ -85,12 +109,22 @@ def summary(sums: Tally) -> dict[str, float]:
     loss = float(sums.loss) / count
     if sums.correct is None:
         return {"loss": loss}
-    _, confidence, correct = np.asarray(sums.bins)
     return {
         "loss": loss,
         "accuracy": float(sums.correct) / count,
-        "ece": float(np.abs(correct - confidence).sum()) / count,
+        "ece": calibration_error(np.asarray(sums.bins), count),
     }
+
+
+def calibration_error(bins: NDArray[np.floating], count: float) -> float:
+    """The mean of |accuracy - confidence| over the bins of `binned`, weighted by their counts.
+
+    Example:
+      >>> calibration_error(np.array([[1.0, 1.0], [0.4, 0.9], [0.0, 1.0]]), 2)
+      0.25
+    """
+    _, confidence, correct = bins
+    return float(np.abs(correct - confidence).sum()) / count
 
 
 def measure(sums: Tally) -> Literal["accuracy", "loss"]:
@@ -141,3 +175,81 @@ def _mean(values: Array | None, sums: Tally) -> NDArray[np.float64]:
     """A sum of each client, over what was counted."""
     count = np.asarray(sums.labels, np.float64)
     return np.asarray(values, np.float64) / np.where(count == 0, np.nan, count)
+
+
+class ClassTally(NamedTuple):
+    """Sums over predictions, class by class; two tallies are added leaf by leaf."""
+
+    labels: Float[Array, " L"]  # how many of each class were counted
+    correct: Float[Array, " L"]
+
+
+def class_tally(
+    logits: Float[Array, " B *T L"], y: Int[Array, " B *T"], mask: Float[Array, " B"]
+) -> ClassTally:
+    """The tally of a batch by the labels' classes; labels of -1 and rows with mask 0 count nothing.
+
+    Example:
+      >>> rows = class_tally(jnp.array([[9.0, 0.0], [9.0, 0.0]]), jnp.array([0, 1]), jnp.ones(2))
+      >>> rows.labels.tolist(), rows.correct.tolist()
+      ([1.0, 1.0], [1.0, 0.0])
+    """
+    labels = y.astype(jnp.int32)
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    own = own * label_weights(labels, mask).astype(jnp.float32)[..., None]
+    right = (logits.argmax(-1) == labels).astype(jnp.float32)[..., None]
+    rows = tuple(range(labels.ndim))
+    return ClassTally(own.sum(rows), (own * right).sum(rows))
+
+
+def class_accuracy(sums: ClassTally) -> Float[Array, "*R L"]:
+    """Accuracy of each class in [0, 1]; NaN where nothing of a class was counted."""
+    counted = sums.labels > 0
+    return jnp.where(counted, sums.correct / jnp.where(counted, sums.labels, 1), jnp.nan)
+
+
+def forgetting(accuracy: Float[Array, "R L"]) -> Float[Array, ""]:
+    """FedNTD's F: how much of each class's best accuracy the last round has lost.
+
+        F = mean_l max_{r < R - 1} (accuracy[r, l] - accuracy[R - 1, l])
+
+    Args:
+      accuracy: of each class after each round, by the server's model, see `class_accuracy`. A class
+        that is NaN in any round is left out.
+
+    Raises:
+      ValueError: if there are fewer than two rounds.
+
+    Example:
+      >>> forgetting(jnp.array([[0.9, 0.2], [0.5, 0.4], [0.6, 0.3]]))
+      Array(0.2, dtype=float32)
+
+    Source: Lee, Jeong, Shin, Bae, Yun, NeurIPS 2022, arXiv:2106.03097.
+    """
+    if len(accuracy) < 2:
+        raise ValueError(
+            f"There are {len(accuracy)} rounds, but only what a round before the last has known "
+            "can be forgotten: give the accuracies of at least 2."
+        )
+    lost = accuracy[:-1].max(0) - accuracy[-1]
+    known = ~jnp.isnan(lost)
+    return jnp.where(known, lost, 0).sum() / known.sum().astype(lost.dtype)
+
+
+def weight_divergence(model: PyTree, reference: PyTree) -> Float[Array, ""]:
+    """How far two models lie apart, in units of the second: ``||w - v|| / ||v||``.
+
+    The reference is a model that was trained on all data at once, from the same initial one, for as
+    many steps. ``jax.tree.map(weight_divergence, model, reference)`` compares parameter by
+    parameter. Infinite if only the reference is zero, 0 if both are.
+
+    Example:
+      >>> weight_divergence({"w": jnp.array([3.0, 8.0])}, {"w": jnp.array([3.0, 4.0])})
+      Array(0.8, dtype=float32)
+
+    Source: Zhao, Li, Lai, Suda, Civin, Chandra, 2018, arXiv:1806.00582.
+    """
+    apart = jnp.sqrt(tree.sq_norm(tree.sub(model, reference)))
+    size = jnp.sqrt(tree.sq_norm(reference))
+    against_zero = jnp.where(apart > 0, jnp.inf, 0).astype(apart.dtype)
+    return jnp.where(size > 0, apart / jnp.where(size > 0, size, 1), against_zero)

@@ -20,7 +20,7 @@ LAYERS = (
     "core signature compile_cache distributed interrupt memory prefetch prng",
     "tree losses batching reduce cohort nn server_opt precision",
     "metrics models local task data validate seating",
-    "evaluate phase",
+    "evaluate phase fidelity",
     "engine chunking algorithms",
     "debug simulation",
     "feeding",

@@ -1,0 +1,118 @@
+"""Loss functions: pure functions of arrays, one value an example, and how to average them.
+
+Nothing here knows of a federation. Values are ``[B]`` (or one a label, ``[B, ...]``), and
+`masked_mean` weighs them; a loss that compares examples takes the batch's mask, too. Values and
+gradients are finite for logits of 1e4, zero features, equal singular values and batches of one.
+
+=================== ===============================================================================
+`supervised`        against labels and values; averages
+`distillation`      against a teacher's logits, or those of an ensemble (FedDF)
+`received`          against the received model: FedNTD, FedLSD, MOON
+`mutual`            models that teach each other: FedKD, FedGKT
+`features`          against features and attention maps; FRSKD
+`relations`         against relations of examples or tokens: RKD, similarity; FedGEN's diversity
+`flow`, `singular`  between stages of a network: FSP, KD-SVD, KD-EID
+`lipschitz`         FedAlign's term
+`mixing`            mixup: mixed batches
+=================== ===============================================================================
+"""
+
+from fedjax_kd.losses.distillation import (
+    ensemble_divergence,
+    ensemble_logits,
+    kl_divergence,
+    log_probabilities,
+    logit_mse,
+    relative_entropy,
+    soft_cross_entropy,
+)
+from fedjax_kd.losses.features import (
+    attention_map,
+    attention_transfer,
+    feature_cosine,
+    feature_mse,
+    refined_self_distillation,
+)
+from fedjax_kd.losses.flow import flow_matching, fsp_matrix
+from fedjax_kd.losses.lipschitz import (
+    as_large_as,
+    lipschitz_alignment,
+    spectral_norm,
+    transmitting_matrix,
+)
+from fedjax_kd.losses.mixing import Mixed, mixed_loss, mixed_with, mixup
+from fedjax_kd.losses.mutual import Mutual, adaptive_mutual, group_transfer
+from fedjax_kd.losses.received import model_contrastive, not_true, self_distillation
+from fedjax_kd.losses.relations import (
+    diversity,
+    relational_angles,
+    relational_distances,
+    similarity_preserving,
+    token_relations,
+)
+from fedjax_kd.losses.singular import (
+    aligned,
+    right_singular_vectors,
+    singular_correlation,
+    singular_distillation,
+)
+from fedjax_kd.losses.supervised import (
+    NO_LABEL,
+    are_labels,
+    cross_entropy,
+    label_weights,
+    masked_mean,
+    squared_error,
+    unit,
+)
+from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
+
+__all__ = [
+    "NO_LABEL",
+    "Mixed",
+    "Mutual",
+    "adaptive_mutual",
+    "aligned",
+    "are_labels",
+    "as_large_as",
+    "attention_map",
+    "attention_transfer",
+    "cosine_similarity",
+    "cross_entropy",
+    "diversity",
+    "ensemble_divergence",
+    "ensemble_logits",
+    "feature_cosine",
+    "feature_mse",
+    "flow_matching",
+    "fsp_matrix",
+    "group_transfer",
+    "kl_divergence",
+    "label_weights",
+    "length",
+    "lipschitz_alignment",
+    "log_probabilities",
+    "logit_mse",
+    "masked_mean",
+    "mixed_loss",
+    "mixed_with",
+    "mixup",
+    "model_contrastive",
+    "normalised",
+    "not_true",
+    "refined_self_distillation",
+    "relational_angles",
+    "relational_distances",
+    "relative_entropy",
+    "right_singular_vectors",
+    "self_distillation",
+    "similarity_preserving",
+    "singular_correlation",
+    "singular_distillation",
+    "soft_cross_entropy",
+    "spectral_norm",
+    "squared_error",
+    "token_relations",
+    "transmitting_matrix",
+    "unit",
+]

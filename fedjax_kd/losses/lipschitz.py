@@ -1,0 +1,119 @@
+"""FedAlign's term: the Lipschitz constants of a block at full and at reduced width."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from fedjax_kd.losses.vectors import length, normalised
+
+
+def lipschitz_alignment(
+    narrow: tuple[Float[Array, "B H W c"], Float[Array, "B h w D"]],
+    full: tuple[Float[Array, "B H W C"], Float[Array, "B h w D"]],
+    steps: int = 10,
+) -> Float[Array, " B"]:
+    """The squared difference of a block's spectral norms, narrow and full.
+
+    FedAlign adds ``mu`` times the batch mean of this to its loss, scaled by `as_large_as` to the
+    cross-entropy. The full width is a constant; so must be the narrow block's input.
+
+    Args:
+      narrow: input and output of the block at reduced width.
+      full: those at full width.
+      steps: of the power iteration, >= 1.
+
+    Raises:
+      ValueError: if ``steps`` is less than 1.
+
+    Example:
+      >>> maps = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 2, 2, 3))
+      >>> lipschitz_alignment(maps, maps)
+      Array([0.], dtype=float32)
+
+    Source: Mendieta, Yang, Wang, Lee, Ding, Chen, CVPR 2022, arXiv:2111.14213.
+    """
+    own = spectral_norm(transmitting_matrix(*narrow), steps)
+    given = jax.lax.stop_gradient(spectral_norm(transmitting_matrix(*full), steps))
+    return jnp.square(own - given.astype(own.dtype))
+
+
+def transmitting_matrix(
+    first: Float[Array, "B H W C"], second: Float[Array, "B h w D"]
+) -> Float[Array, "B C D"]:
+    """Inner products of two maps' channels, averaged over places.
+
+    The first map is brought to the second's size by averaging: pixel i of h covers the rows from
+    ``floor(i H / h)`` to ``ceil((i + 1) H / h)``.
+
+    Example:
+      >>> transmitting_matrix(jnp.full((1, 4, 4, 1), 3.0), jnp.full((1, 2, 2, 1), 2.0))
+      Array([[[6.]]], dtype=float32)
+    """
+    rows, columns = (
+        jnp.asarray(_averaging(first.shape[axis], second.shape[axis]), first.dtype)
+        for axis in (1, 2)
+    )
+    small = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, first)
+    places = second.shape[1] * second.shape[2]
+    return jnp.einsum("bijc,bijd->bcd", small, second) / jnp.asarray(places, first.dtype)
+
+
+def spectral_norm(matrices: Float[Array, "B C D"], steps: int = 10) -> Float[Array, " B"]:
+    """The largest singular value of each matrix, by power iteration from a vector of ones.
+
+    Good for the matrices of non-negative features, as after a ReLU; never more than the true value.
+    A matrix of zeros has 0, without a gradient.
+
+    Args:
+      matrices: one an example.
+      steps: of the iteration, >= 1.
+
+    Raises:
+      ValueError: if ``steps`` is less than 1.
+
+    Example:
+      >>> spectral_norm(jnp.array([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]))
+      Array([3., 0.], dtype=float32)
+    """
+    if steps < 1:
+        raise ValueError(
+            f"steps is {steps}, but the power iteration needs at least 1; 10 is usual."
+        )
+    # The norm is proportional to the matrix: a constant scale keeps fourth powers from overflowing.
+    largest = jax.lax.stop_gradient(jnp.abs(matrices).max((1, 2)))
+    scaled = matrices / jnp.where(largest > 0, largest, 1)[:, None, None]
+
+    def times(vector: Float[Array, "B C"]) -> Float[Array, "B C"]:
+        return jnp.einsum("bcd,bd->bc", scaled, jnp.einsum("bcd,bc->bd", scaled, vector))
+
+    start = normalised(jnp.ones(matrices.shape[:2], matrices.dtype))
+    vector = jax.lax.fori_loop(0, steps - 1, lambda _, v: normalised(times(v)), start)
+    square = length(times(vector))
+    return largest * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def as_large_as(term: Float[Array, ""], reference: Float[Array, ""]) -> Float[Array, ""]:
+    """A loss term with the value of another one, and its own gradient scaled alike.
+
+    Zero stays zero. The scale is a constant to gradients and grows without bound as the term
+    vanishes, so FedAlign clips gradients (to norm 10).
+
+    Example:
+      >>> as_large_as(jnp.array(0.01), jnp.array(2.0))
+      Array(2., dtype=float32)
+    """
+    scale = reference.astype(term.dtype) / jnp.maximum(jnp.abs(term), 1e-12)
+    return jax.lax.stop_gradient(scale) * term
+
+
+def _averaging(size: int, target: int) -> NDArray[np.float64]:
+    """The matrix that averages ``size`` values to ``target`` values."""
+    matrix = np.zeros((target, size))
+    for i in range(target):
+        start, stop = i * size // target, -(-(i + 1) * size // target)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix

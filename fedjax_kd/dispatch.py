@@ -220,7 +220,7 @@ def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
     federation, key = s.federation, s.key("evaluate")
     own = federation.client_test
     test_is_dealt = own is not None and own.x is federation.test.x
-    x = jax.tree.map(lambda a: a[:2], federation.test.x)
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), federation.test.x)
     own_models = own is not None and any(
         evaluate.has_personal_model(a, t.server, t.client, x)
         for a, t in zip(s.groups, s.types, strict=True)

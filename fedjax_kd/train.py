@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_kd import metrics
 from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.dispatch import Evaluation, dispatches, make_evaluation
+from fedjax_kd.dispatch import Evaluation, dispatches, evaluation, make_evaluation, pools_of
 from fedjax_kd.engine import Report, replicate
 from fedjax_kd.feeding import Feed
 from fedjax_kd.simulation import Simulation, initial_state, simulate
@@ -127,6 +128,13 @@ def evaluation_row(seen: Evaluation) -> Row:
             spread = metrics.over_clients(tally)
             row |= {f"{prefix}_{metrics.measure(tally)}_{k}": v for k, v in spread.items()}
     return row
+
+
+def columns_of(s: Simulation) -> list[str]:
+    """The columns that training and evaluation fill, found out without running them."""
+    trained = [f"train_{name}" for name in sorted(s.types[0].upload.metrics)]
+    seen = jax.eval_shape(lambda: evaluation(s)(initial_state(s), pools_of(s)))
+    return [*trained, *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen))]
 
 
 def rows_of(s: Simulation, given: Feed, reports: Report, seen: Evaluation | None) -> list[Row]:

@@ -27,7 +27,7 @@ of the server, whatever a method calls it.
 Examples:
   fedjax-kd sweep fedadam --grid server-lr=1e-3:1e1:log5 --grid client-lr=0.03,0.1,0.3 --seeds 3
   fedjax-kd sweep fedavg fedyogi --grid client-lr=1e-2:1:log --samples 20 --halving 3
-  fedjax-kd sweep fedprox --table points.csv --num-rounds 200 --target 0.9
+  fedjax-kd sweep fedprox --table points.csv --num-rounds 200 --reach 0.9
 
 Values are a list (0.01,0.1), points between two ends (1e-3:1e1:log5, 0:1:lin3), or, with --samples
 or --trials, two ends to draw from (1e-3:1e1:log, 0:1:lin). `fedjax-kd resume` goes on with a sweep
@@ -45,7 +45,7 @@ WHAT = Section(
         flag("seeds", type=int, default=1, help="seeds of every configuration, from --seed on"),
         flag("metric", type=str, default="test_accuracy", help="column that makes a point good"),
         flag("last", type=int, default=1, help="rounds at the end over which it is averaged"),
-        flag("target", type=float | None, help="of the metric, for the table of rounds to it"),
+        flag("reach", type=float | None, help="of the metric, for the table of rounds to it"),
         flag(
             "halving",
             type=int | None,
@@ -117,7 +117,7 @@ def _study(bases: Mapping[str, Config], found: Mapping[str, Any]) -> Study:
         seeds=tuple(range(first.seed, first.seed + asked["seeds"])),
         how=scoring(asked["metric"], asked["last"]),
         halving=_halving(asked, first.num_rounds),
-        target=asked["target"],
+        target=asked["reach"],
         shares=max(found["output"]["workers"] or 1, 1),
         search=search,
     )

@@ -26,6 +26,7 @@ from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.division import DataConfig, federation_of
 from fedjax_kd.engine import make_mesh
+from fedjax_kd.signature import nearest
 from fedjax_kd.simulation import Simulation
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.family import Family, Make, Member, family_of, sharing
@@ -34,7 +35,7 @@ from fedjax_kd.sweeps.program import POINTS
 from fedjax_kd.sweeps.rounds import States, Step, rounds
 from fedjax_kd.sweeps.study import Study, numbers
 from fedjax_kd.sweeps.tiles import Width
-from fedjax_kd.train import Row, Seconds
+from fedjax_kd.train import Row, Seconds, columns_of
 
 Load = Callable[[DataConfig], Federation]
 
@@ -102,8 +103,18 @@ def family_for(study: Study, configs: Sequence[int], load: Load) -> Family:
         for p in study.points_of(configs)
         for n in [study.config_number(p)]
     }
+    _check_metric(study.how.metric, simulations[study.seeds[0]])
     first = simulations[study.seeds[0]].federation
     return family_of(_maker(config, first), members, simulations, mesh)
+
+
+def _check_metric(metric: str, s: Simulation) -> None:
+    known = columns_of(s)
+    if metric not in known:
+        raise ValueError(
+            f"There is no metric {metric!r} to judge points by{nearest(metric, known)}. There are: "
+            f"{', '.join(known)}."
+        )
 
 
 def _maker(config: Config, federation: Federation) -> Make:
@@ -164,7 +175,7 @@ def _record(
     part, columns, earlier = job.part, _header(job.part), about["seconds"]
     at, cost = time.monotonic(), 0.0
     for step in steps:
-        columns = columns or _columns(s, step)
+        columns = columns or ["point", *runs.COUNTS, *columns_of(s)]
         new = [{"point": p, **row} for p, own in step.rows.items() for row in own]
         runs.append_rows(part.folder, columns, new)
         watch.show(step.finished, step.rows)
@@ -211,13 +222,6 @@ def _header(part: Part) -> list[str]:
 
 def _note(part: Part, about: dict[str, Any]) -> None:
     runs.write_json(part.folder / "part.json", about)
-
-
-def _columns(s: Simulation, step: Step) -> list[str]:
-    """The columns of metrics.csv, known since the evaluation of the initial models."""
-    trained = [f"train_{name}" for name in sorted(s.types[0].upload.metrics)]
-    first = next(iter(step.rows.values()))[0]
-    return ["point", *runs.COUNTS, *trained, *(name for name in first if name != "round")]
 
 
 def _save(part: Part, step: Step) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 Size = Literal["small", "paper"]
 Options = Mapping[str, str | int | float | tuple[int, ...]]
 
+METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
+ADAPTIVE = ("fedadagrad", "fedadam", "fedyogi")
 HALF_DECADE = 10**0.5
 
 
@@ -21,8 +24,9 @@ class Preset:
       num_rounds: to train.
       eval_every: rounds between two evaluations.
       grid: what is tried, by name of the option.
-      measure: metric of the final score, and what tables multiply it by.
+      measure: metric of the final score.
       target: of the column "rounds to".
+      tuning_every: rounds between two evaluations while tuning, which looks at the training loss.
     """
 
     options: Options
@@ -31,6 +35,7 @@ class Preset:
     grid: Mapping[str, str]
     measure: str
     target: float
+    tuning_every: int
 
     @property
     def last(self) -> int:
@@ -48,9 +53,13 @@ PAPER_GRID = {
     "server-lr": "1e-3:1e1:log9",
     "tau": "1e-5:1e-1:log5",
 }
-"""Half decades; the paper's."""
+"""Half decades of the rates and decades of tau: the paper's."""
 
-COARSE = {"client-lr": "1e-2:1:log5", "server-lr": "1e-3:1e1:log5", "tau": "1e-4,1e-2"}
+
+def coarse(clients: str, taus: str = "1e-5,1e-3,1e-1") -> dict[str, str]:
+    """Half decades of the client's rate near its best, decades of the server's, some tau."""
+    return {"client-lr": clients, "server-lr": "1e-3:1e1:log5", "tau": taus}
+
 
 MNIST: Options = {"dataset": "mnist", "partition": "natural", "batch_size": 20}
 AUTOENCODER: Options = {**MNIST, "target": "input", "model": "autoencoder"}
@@ -73,47 +82,66 @@ SHAKESPEARE: Options = {
 ACCURACY, ERROR = "test_accuracy", "test_loss"
 
 PAPER: Mapping[str, Preset] = {
-    "mnist": Preset({**MNIST, "model": "cnn_emnist"}, 1500, 25, PAPER_GRID, ACCURACY, 0.98),
+    "mnist": Preset({**MNIST, "model": "cnn_emnist"}, 1500, 25, PAPER_GRID, ACCURACY, 0.98, 25),
     "mnist_ae": Preset(
         AUTOENCODER,
         3000,
         25,
         {**PAPER_GRID, "client-lr": f"1e-3:{10 * HALF_DECADE!r}:log10"},
         ERROR,
-        0.01,
+        0.02,
+        25,
     ),
-    "cifar100": Preset({**CIFAR, "model": "resnet18"}, 4000, 50, PAPER_GRID, ACCURACY, 0.4),
-    "shakespeare": Preset(SHAKESPEARE, 1200, 25, PAPER_GRID, ACCURACY, 0.5),
+    "cifar100": Preset({**CIFAR, "model": "resnet18"}, 4000, 50, PAPER_GRID, ACCURACY, 0.4, 50),
+    "shakespeare": Preset(SHAKESPEARE, 1200, 25, PAPER_GRID, ACCURACY, 0.5, 25),
 }
 """Rounds, batch sizes, grids and networks of the paper; 10 clients in a round everywhere."""
 
 SMALL: Mapping[str, Preset] = {
-    "mnist": Preset({**MNIST, "model": "lenet"}, 50, 5, COARSE, ACCURACY, 0.95),
+    "mnist": Preset(
+        {**MNIST, "model": "lenet"},
+        30,
+        3,
+        coarse(f"{0.1 / HALF_DECADE!r}:{HALF_DECADE / 10!r}:log3"),
+        ACCURACY,
+        0.93,
+        30,
+    ),
     "mnist_ae": Preset(
-        {**AUTOENCODER, "hidden": (256, 128)},
-        100,
+        {**AUTOENCODER, "hidden": (64,), "bottleneck": 16},
+        200,
         10,
-        {**COARSE, "client-lr": f"1:{10 * HALF_DECADE!r}:log4"},
+        coarse(f"{HALF_DECADE!r}:{10 * HALF_DECADE!r}:log3"),
         ERROR,
         0.05,
+        200,
     ),
-    "cifar100": Preset({**CIFAR, "model": "cnn_small"}, 50, 5, COARSE, ACCURACY, 0.1),
+    "cifar100": Preset(
+        {**CIFAR, "model": "cnn_small"},
+        50,
+        5,
+        coarse(f"{0.1 / HALF_DECADE!r}:{HALF_DECADE / 10!r}:log3"),
+        ACCURACY,
+        0.1,
+        50,
+    ),
     "shakespeare": Preset(
         {**SHAKESPEARE, "units": 64, "layers": 1},
-        40,
-        10,
-        {**COARSE, "client-lr": f"1e-1:{HALF_DECADE!r}:log4"},
+        30,
+        5,
+        coarse(f"{1 / HALF_DECADE!r}:{HALF_DECADE!r}:log3", taus="1e-3,1e-1"),
         ACCURACY,
         0.3,
+        30,
     ),
 }
 """For two CPU cores: the same clients and batches, smaller networks, fewer rounds, coarser grid."""
 
 SMOKE_MODELS: Mapping[str, Options] = {
-    "mnist": {"model": "lenet"},
+    "mnist": {"model": "mlp", "hidden": (16,)},
     "mnist_ae": {"hidden": (32,)},
-    "cifar100": {"model": "cnn_small", "widths": (8, 8, 8)},
-    "shakespeare": {"units": 16, "layers": 1},
+    "cifar100": {"model": "cnn_small", "widths": (4, 4)},
+    "shakespeare": {"units": 8, "layers": 1},
 }
 SMOKE_GRID = {"client-lr": "0.1", "server-lr": "0.1,1", "tau": "1e-3"}
 
@@ -129,7 +157,8 @@ def preset(task: str, size: Size = "small", *, smoke: bool = False) -> Preset:
     if not smoke:
         return found
     options = {**SMALL[task].options, "cohort_size": 3, **SMOKE_MODELS[task]}
-    return replace(found, options=options, num_rounds=4, eval_every=2, grid=SMOKE_GRID)
+    shrunk = replace(found, num_rounds=4, eval_every=4, tuning_every=4)
+    return replace(shrunk, options=options, grid=SMOKE_GRID)
 
 
 def words(options: Options) -> list[str]:
@@ -143,34 +172,40 @@ def words(options: Options) -> list[str]:
     return [w for k, v in each.items() for w in (k, *map(str, v if isinstance(v, tuple) else [v]))]
 
 
-def command(
-    task: Preset, methods: Sequence[str], grid: Mapping[str, str], seeds: Sequence[int]
-) -> list[str]:
-    """The words after ``fedjax-kd sweep``.
+def tuning(task: Preset, methods: Sequence[str], seed: int) -> list[str]:
+    """The words after ``fedjax-kd sweep`` of the first stage.
 
     Args:
       task: the preset.
-      methods: to sweep.
-      grid: a specification of values by name; ``tau`` is for the methods that have one.
-      seeds: in a row.
+      methods: to tune.
+      seed: of everything random.
 
     Example:
-      >>> command(preset("mnist"), ["fedavg"], {"client-lr": "0.1"}, [100])[:5]
-      ['fedavg', '--grid', 'client-lr=0.1', '--seeds', '1']
+      >>> tuning(preset("mnist", smoke=True), ["fedavg"], 100)[:5]
+      ['fedavg', '--grid', 'client-lr=0.1', '--grid', 'server-lr=0.1,1']
     """
-    axes = [w for name, values in grid.items() for w in ("--grid", f"{name}={values}")]
-    goal = ["--metric", "train_loss", "--last", str(task.last)]
-    rounds = {"num_rounds": task.num_rounds, "eval_every": task.eval_every}
-    options = words({**task.options, **rounds, "seed": seeds[0]})
-    return [*methods, *axes, "--seeds", str(len(seeds)), *goal, *options]
+    adaptive = set(methods) & set(ADAPTIVE)
+    axes = {name: values for name, values in task.grid.items() if adaptive or name != "tau"}
+    grid = [word for name, values in axes.items() for word in ("--grid", f"{name}={values}")]
+    every = {"eval_every": task.tuning_every, "seed": seed}
+    return [*methods, *grid, *_shared(task), *words(every)]
 
 
-def grid_for(methods: Sequence[str], grid: Mapping[str, str]) -> dict[str, str]:
-    """A grid without tau if none of the methods has it.
+def finals(task: Preset, methods: Sequence[str], table: Path, seed: int, seeds: int) -> list[str]:
+    """The words after ``fedjax-kd sweep`` of the second stage.
 
-    Example:
-      >>> grid_for(["fedavg"], {"client-lr": "0.1", "tau": "1e-3"})
-      {'client-lr': '0.1'}
+    Args:
+      task: the preset.
+      methods: that were tuned.
+      table: a file with the best configuration of each.
+      seed: the first one.
+      seeds: how many.
     """
-    adaptive = any(method not in ("fedavg", "fedavgm") for method in methods)
-    return {name: values for name, values in grid.items() if adaptive or name != "tau"}
+    every = {"eval_every": task.eval_every, "seed": seed, "seeds": seeds}
+    return [*methods, "--table", str(table), *_shared(task), *words(every)]
+
+
+def _shared(task: Preset) -> list[str]:
+    """Options of both stages; the best has the lowest loss of local training."""
+    rule: Options = {"metric": "train_loss", "last": task.last, "num_rounds": task.num_rounds}
+    return words({**rule, **task.options})

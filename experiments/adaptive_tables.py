@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedjax_kd.report import estimates, sweeps
@@ -57,17 +57,6 @@ def rescored(found: Found, measure: Measure) -> list[Row]:
     return [{**point, "score": score(point)} for point in found.points]
 
 
-def merged(found: Mapping[str, Found]) -> Found:
-    """Several sweeps of one configuration each as one: each becomes a configuration of its own."""
-    points: list[Row] = []
-    results: list[Row] = []
-    for config, (method, part) in enumerate(found.items()):
-        own: dict[str, Value] = {"config": config, "method": method}
-        points += [{**row, **own, "point": f"{method} {row['point']}"} for row in part.points]
-        results += [{**row, **own, "point": f"{method} {row['point']}"} for row in part.results]
-    return Found(points, results)
-
-
 def reached(found: Found, method: str, measure: Measure, target: float) -> Reached:
     """The first round at the target of each seed of a method."""
     rows = [row for row in found.results if row["method"] == method]
@@ -86,9 +75,10 @@ def final_table(found: Found, measure: Measure, target: float) -> str:
     name, goal = measure.metric.replace("_", " "), f"{measure.factor * target:g}"
     times = "" if measure.factor == 100 else f" × {measure.factor:g}"
     unit = " (%)" if measure.factor == 100 else times
-    titles = ("method", "client lr", "server lr", "tau", f"{name}{unit}", "less FedAvg's, paired")
-    lines = _head(*titles, f"rounds to {goal}")
     known = sweeps.configurations(points)
+    apart_from = f"less that of {known[0].point['method']}, paired"
+    titles = ("method", "client lr", "server lr", "tau", f"{name}{unit}", apart_from)
+    lines = _head(*titles, f"rounds to {goal}")
     for one in known:
         method = str(one.point["method"])
         apart = sweeps.difference(points, one.config, known[0].config)
@@ -192,7 +182,7 @@ def _apart(apart: Estimate, factor: float) -> str:
     """A mean difference, and the interval of the mean over seeds."""
     if not apart.seeds:
         return "-"
-    digits = "+.1f" if factor == 100 else "+.2g"
+    digits = "+.1f" if factor == 100 else "+.3g"
     mean = format(factor * apart.mean, digits)
     if apart.interval is None:
         return mean

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import fake_sweeps
+import numpy as np
 import pytest
 
+from experiments import adaptive_federated_optimization as study
 from experiments import adaptive_presets as presets
 from experiments import adaptive_tables as tables
 from experiments.adaptive_tables import Found, Measure
@@ -30,17 +33,11 @@ def tuning(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 @pytest.fixture(scope="module")
 def final(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """Two methods with three seeds each."""
-    parent, found = tmp_path_factory.mktemp("sweeps"), {}
-    for method in METHODS:
-        (parent / method).parent.mkdir(exist_ok=True)
-        fake_sweeps.write(
-            parent / method, [{"method": method, "client_lr": 0.1, "server_lr": 0.01}], seeds=3
-        )
-        found[method] = Found(
-            tidy.read(parent / method / "points.csv"), tidy.read(parent / method / "results.csv")
-        )
-    return tables.merged(found)
+    """One configuration of two methods with three seeds each."""
+    folder = tmp_path_factory.mktemp("sweeps") / "final"
+    settings = [{"method": m, "client_lr": 0.1, "server_lr": 0.01} for m in METHODS]
+    fake_sweeps.write(folder, settings, seeds=3)
+    return Found(tidy.read(folder / "points.csv"), tidy.read(folder / "results.csv"))
 
 
 @pytest.mark.parametrize(("task", "size"), EVERY)
@@ -68,11 +65,56 @@ def test_the_paper_is_what_it_says() -> None:
     assert "cohort_size" not in presets.PAPER["mnist"].options  # 10 is the default
 
 
-def test_a_command_names_methods_grid_and_rule() -> None:
-    words = presets.command(presets.SMALL["mnist"], METHODS, {"tau": "1e-3"}, [7, 8])
-    assert words[:6] == [*METHODS, "--grid", "tau=1e-3", "--seeds", "2"]
-    assert words[words.index("--last") + 1] == "10"
-    assert words[-2:] == ["--seed", "7"]
+def test_commands_name_methods_grid_and_rule() -> None:
+    mnist = presets.SMALL["mnist"]
+    first = presets.tuning(mnist, METHODS, 7)
+    assert first[:2] == METHODS
+    assert first.count("--grid") == 3
+    assert presets.tuning(mnist, ["fedavgm"], 7).count("--grid") == 2
+    second = presets.finals(mnist, METHODS, Path("best.csv"), 0, 3)
+    assert second[2:4] == ["--table", "best.csv"]
+    for words, seed in ((first, "7"), (second, "0")):
+        assert words[words.index("--metric") + 1] == "train_loss"
+        assert words[words.index("--last") + 1] == "6"
+        assert words[words.index("--seed") + 1] == seed
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random pictures in the file that the presets read."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    np.savez(
+        folder / "mnist.npz",
+        train_x=rng.integers(0, 256, (400, 28, 28, 1), np.uint8),
+        train_y=np.arange(400) % 10,
+        train_client=np.arange(400) // 40,
+        test_x=rng.integers(0, 256, (50, 28, 28, 1), np.uint8),
+        test_y=np.arange(50) % 10,
+    )
+    return folder
+
+
+def test_a_study_ends_with_tables_and_goes_on(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, methods = "mnist_ae", ["fedavgm", "fedadam"]
+    options = {"data_dir": str(data_dir), "methods": methods, "out": tmp_path, "smoke": True}
+    study.main(task, **options)
+    text = (tmp_path / f"{task}-smoke/tables.md").read_text()
+    assert text in capsys.readouterr().out
+    assert [text.count(f"| {m} | 0.1 |") for m in methods] == [1] * len(methods)
+    assert "nan" not in text
+    for name in ("plane.png", "curves.png", "tuning/points.csv", "final/results.csv"):
+        assert (tmp_path / f"{task}-smoke" / name).exists()
+    best = tidy.read(tmp_path / f"{task}-smoke/best.csv")
+    tuned = tidy.read(tmp_path / f"{task}-smoke/tuning/points.csv")
+    for row in best:
+        own = [p for p in tuned if p["method"] == row["method"]]
+        assert row["server_lr"] == min(own, key=lambda p: p["score"])["server_lr"]
+    before = (tmp_path / f"{task}-smoke/final/sweep.json").stat().st_mtime_ns
+    study.main(task, **options)
+    assert (tmp_path / f"{task}-smoke/final/sweep.json").stat().st_mtime_ns == before
+    assert text in capsys.readouterr().out
 
 
 def test_points_are_scored_by_another_metric(tuning: Found) -> None:
@@ -95,7 +137,7 @@ def cells(line: str) -> list[str]:
 
 def test_the_final_table(final: Found) -> None:
     head, _, avg, adam = tables.final_table(final, ACCURACY, target=0.6).splitlines()
-    assert cells(head)[4:] == ["test accuracy (%)", "less FedAvg's, paired", "rounds to 60"]
+    assert cells(head)[4:] == ["test accuracy (%)", "less that of fedavg, paired", "rounds to 60"]
     assert cells(avg)[0] == "fedavg"
     assert cells(avg)[1:4] == ["0.1", "0.01", ""]
     assert cells(avg)[5] == ""

@@ -18,11 +18,14 @@ from fedjax_kd.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.report import partition, tables, tidy
 from fedjax_kd.report.sweeps import best_by
 from fedjax_kd.sweeps import drive, proposals, workers
+from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.parameters import METHOD
 from fedjax_kd.sweeps.part import Load, Part, Watch, family_for, loader
 from fedjax_kd.sweeps.study import Study
 from fedjax_kd.sweeps.workers import Cluster
 from fedjax_kd.train import Row
+
+_PICTURES = 3  # of splits
 
 OUTPUT = Section(
     "output",
@@ -46,7 +49,7 @@ def start(study: Study, output: Mapping[str, Any]) -> int:
         announce(study, families, quiet=output["quiet"])
     folder = runs.create(output["out"], "-".join(["sweep", *study.bases]))
     drive.write(folder, study)
-    _draw_partition(study, folder)
+    _draw_partitions(study, folder)
     return go_on(folder, output, load)
 
 
@@ -65,6 +68,8 @@ def go_on(folder: Path, output: Mapping[str, Any], load: Load | None = None) -> 
     tables.show(_best(folder, study))
     if not finished:
         display.errors().print(f"Interrupted; go on with: fedjax-kd resume {folder}", markup=False)
+    elif not output["quiet"]:
+        display.errors().print(f"A page of it: fedjax-kd report {folder}", markup=False)
     print(folder)
     return 0 if finished else EXIT_CODE
 
@@ -118,17 +123,16 @@ def _known(study: Study, rows: Mapping[int, Sequence[Row]]) -> dict[str, float]:
     return {"points": len(rows), **({f"best {metric}": best(finite)} if finite else {})}
 
 
-def _draw_partition(study: Study, folder: Path) -> None:
-    """The picture of the split among clients, for the first seed."""
-    if not study.settings:
-        data = next(iter(study.bases.values())).data
-        data = replace(data, seed=study.seeds[0] if data.seed is None else data.seed)
-    else:
-        data = study.config(0, study.seeds[0]).data
-    dataset, federation = federation_of(data)
-    if dataset is not None:
-        picture = folder / f"partition-seed{study.seeds[0]}.png"
-        partition.draw(dataset, federation.parts, picture)
+def _draw_partitions(study: Study, folder: Path) -> None:
+    """Pictures of the split among clients: of the first seeds, where it depends on them."""
+    nothing: Setting = {METHOD: next(iter(study.bases))}
+    first = study.settings[0] if study.settings else nothing
+    known = replace(study, settings=(first,))
+    follows = next(iter(study.bases.values())).data.seed is None
+    for seed in study.seeds[: _PICTURES if follows else 1]:
+        dataset, federation = federation_of(known.config(0, seed).data)
+        if dataset is not None:
+            partition.draw(dataset, federation.parts, folder / f"partition-seed{seed}.png")
 
 
 def _best(folder: Path, study: Study) -> Table:

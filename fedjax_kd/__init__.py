@@ -32,6 +32,7 @@ from fedjax_kd.core import (
     uniform_mean,
 )
 from fedjax_kd.data import (
+    AUGMENTATIONS,
     PARTITIONERS,
     Dataset,
     DirichletPartitioner,
@@ -60,6 +61,7 @@ from fedjax_kd.train import Result, blocks, train
 __version__ = version("fedjax-kd")
 
 __all__ = [
+    "AUGMENTATIONS",
     "MODELS",
     "PARTITIONERS",
     "REGISTRY",

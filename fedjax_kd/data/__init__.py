@@ -1,5 +1,6 @@
 """Data sets and their division among clients, on the host."""
 
+from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.dataset import Dataset, Examples, from_arrays
 from fedjax_kd.data.partition import (
     PARTITIONERS,
@@ -22,6 +23,7 @@ from fedjax_kd.data.window import Capacity, Window, capacity, make_window
 from fedjax_kd.data.writer import pack, write_store
 
 __all__ = [
+    "AUGMENTATIONS",
     "PARTITIONERS",
     "Capacity",
     "ClientStore",

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache, reduce, wraps
+from numbers import Real
 from operator import or_
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -178,6 +179,22 @@ def check_options(owner: str, given: Mapping[str, Any], known: Sequence[Option])
                 f"{owner} has no option {name!r}{nearest(name, names)}. It has: {', '.join(names)}."
             )
     check_finite(owner, given)
+
+
+def check_range(
+    name: str, value: Any, advice: str, *, least: float = 0.0, most: float = math.inf
+) -> None:
+    """Raises ValueError if a number is not in ``[least, most]``; a traced value passes.
+
+    Example:
+      >>> check_range("mu", -1.0, "it weighs a penalty.")
+      Traceback (most recent call last):
+      ...
+      ValueError: mu is -1.0, but must be >= 0: it weighs a penalty.
+    """
+    if isinstance(value, Real) and not (least <= value <= most and math.isfinite(value)):
+        allowed = f">= {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
+        raise ValueError(f"{name} is {value}, but must be {allowed}: {advice}")
 
 
 def check_finite(owner: str, given: Mapping[str, Any]) -> None:

@@ -42,7 +42,8 @@ class Task(NamedTuple):
 
     With ``key=None`` a model runs in evaluation mode: no dropout, no augmentation, BatchNorm by its
     running statistics, and the statistics come back unchanged. With a key it runs in training mode;
-    the key is consumed.
+    the key is consumed. A teacher that is to see what the model in training sees, in evaluation mode,
+    gets ``augment(key, x)``.
     """
 
     init: Callable[[Key], Variables]
@@ -50,6 +51,7 @@ class Task(NamedTuple):
     features: Callable[..., Array]  # (variables, x, key=None) -> input of the last layer [B, D]
     score: Score  # (logits, y) -> loss of every example or position [B, ...]
     loss: Callable[[Variables, Batch, Key | None], tuple[Array, PyTree]]  # masked mean, new stats
+    augment: Augment = lambda key, x: x  # what `apply` makes of x first, given this key
 
 
 def from_nnx(
@@ -185,12 +187,14 @@ def _task(
     augment: Augment | None,
     score: Score,
 ) -> Task:
-    """The five functions from a way to make variables and a way to call a method of the module."""
+    """The functions of a task from how to make variables and how to call a method of the module."""
+
+    def augmented(key: Key, x: PyTree) -> PyTree:
+        return x if augment is None else augment(jax.random.split(key)[1], x)
 
     def run(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         if key is not None and augment is not None:
-            key, key_augment = jax.random.split(key)
-            x = augment(key_augment, x)
+            x, key = augmented(key, x), jax.random.split(key)[0]
         return call(variables, x if prepare is None else prepare(x), key, method)
 
     def apply(variables: Variables, x: PyTree, key: Key | None = None) -> tuple[Array, PyTree]:
@@ -201,23 +205,9 @@ def _task(
 
     def loss(variables: Variables, batch: Batch, key: Key | None = None) -> tuple[Array, PyTree]:
         logits, stats = apply(variables, batch.x, key)
-        values = score(logits, batch.y)
-        return losses.masked_mean(values, _weights(values, batch)), stats
+        return losses.batch_mean(score(logits, batch.y), batch), stats
 
-    return Task(init, apply, features, score, loss)
-
-
-def _weights(values: Float[Array, "B ..."], batch: Batch) -> Float[Array, "B ..."]:
-    """What each value of a batch counts; only integer targets, one a value, can say "no label"."""
-    y = batch.y
-    if (
-        isinstance(y, jax.Array)
-        and y.shape == values.shape
-        and jnp.issubdtype(y.dtype, jnp.integer)
-    ):
-        return losses.label_weights(y, batch.mask)
-    rows = batch.mask.reshape(batch.mask.shape + (1,) * (values.ndim - 1))
-    return jnp.broadcast_to(rows, values.shape)
+    return Task(init, apply, features, score, loss, augmented)
 
 
 def _variables(module: nnx.Module) -> Variables:

@@ -18,6 +18,7 @@ gradients are finite for logits of 1e4, zero features, equal singular values and
 """
 
 from fedjax_kd.losses.distillation import (
+    check_temperature,
     ensemble_divergence,
     ensemble_logits,
     kl_divergence,
@@ -59,6 +60,7 @@ from fedjax_kd.losses.singular import (
 from fedjax_kd.losses.supervised import (
     NO_LABEL,
     are_labels,
+    batch_mean,
     cross_entropy,
     label_weights,
     masked_mean,
@@ -77,6 +79,8 @@ __all__ = [
     "as_large_as",
     "attention_map",
     "attention_transfer",
+    "batch_mean",
+    "check_temperature",
     "cosine_similarity",
     "cross_entropy",
     "diversity",

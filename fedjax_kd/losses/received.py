@@ -21,7 +21,7 @@ from fedjax_kd.losses.distillation import (
     log_probabilities,
     relative_entropy,
 )
-from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy
+from fedjax_kd.losses.supervised import NO_LABEL, check_labels, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity
 
 Classes = Literal["all", "not_true"]
@@ -164,6 +164,7 @@ def _term(
     check_choice("classes", classes, Classes)
     check_choice("form", form, Form)
     check_pair(logits, teacher)
+    check_labels(logits, labels)
     labels = labels.astype(jnp.int32)
     teacher = jax.lax.stop_gradient(teacher).astype(logits.dtype)
     if classes == "not_true":

@@ -6,10 +6,13 @@ the outputs should equal, bytes as pixels, which stand for [0, 1].
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
+
+from fedjax_kd.core import Batch
 
 NO_LABEL = -1  # a position that no loss and no metric may count
 
@@ -29,17 +32,22 @@ def cross_entropy(logits: Float[Array, "*B L"], labels: Int[Array, "*B"]) -> Flo
       >>> cross_entropy(logits, jnp.array([0, -1]))
       Array([0.693, 0.   ], dtype=float32)
     """
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"The model's outputs have shape {logits.shape} and the labels {labels.shape}, but "
-            "there must be one label a row of logits: take a classifier."
-        )
+    check_labels(logits, labels)
     labels = labels.astype(jnp.int32)
     known = labels != NO_LABEL
     values = optax.losses.softmax_cross_entropy_with_integer_labels(
         logits, jnp.where(known, labels, 0)
     )
     return jnp.where(known, values, 0)
+
+
+def check_labels(logits: Array, labels: Array) -> None:
+    """Raises ValueError if there is not one label a row of logits."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"The model's outputs have shape {logits.shape} and the labels {labels.shape}, but "
+            "there must be one label a row of logits: take a classifier."
+        )
 
 
 def squared_error(
@@ -105,6 +113,29 @@ def masked_mean(values: Float[Array, "*B"], weights: Float[Array, "*B"]) -> Floa
     weights = weights.astype(values.dtype)
     total = weights.sum()
     return (values * weights).sum() / jnp.where(total == 0, 1, total)
+
+
+def batch_mean(values: Float[Array, "B ..."], batch: Batch) -> Float[Array, ""]:
+    """The mean of a batch's values over real rows and, if its targets are labels, known labels.
+
+    Args:
+      values: one an example or one a label ``[B, ...]``.
+      batch: whose ``y`` says "no label" by -1, if it is integers of the shape of ``values``.
+
+    Example:
+      >>> batch = Batch(x=None, y=jnp.array([2, -1, 0]), mask=jnp.array([1.0, 1.0, 0.0]))
+      >>> batch_mean(jnp.array([3.0, 5.0, 7.0]), batch)
+      Array(3., dtype=float32)
+    """
+    y = batch.y
+    if (
+        isinstance(y, jax.Array)
+        and y.shape == values.shape
+        and jnp.issubdtype(y.dtype, jnp.integer)
+    ):
+        return masked_mean(values, label_weights(y, batch.mask))
+    rows = batch.mask.reshape(batch.mask.shape + (1,) * (values.ndim - 1))
+    return masked_mean(values, jnp.broadcast_to(rows, values.shape))
 
 
 def label_weights(labels: Int[Array, "B ..."], mask: Float[Array, " B"]) -> Float[Array, "B ..."]:

@@ -183,6 +183,7 @@ def task_of(config: Config, federation: Federation) -> Task:
         augment=augment,
         score=federation.score,
         precision=config.training.precision,
+        example_x=jax.tree.map(lambda pool: pool[:1], federation.train.x),
     )
 
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
-from fedjax_kd.nn.conv import conv_general_dilated
+from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
+from fedjax_kd.nn.kinds import linen_norms, nnx_norms
 from fedjax_kd.nn.norm import GroupNorm
 from fedjax_kd.precision import Call, Precision, shorten_layers, with_precision
 from fedjax_kd.prng import cheap
@@ -42,8 +43,8 @@ class Task(NamedTuple):
 
     With ``key=None`` a model runs in evaluation mode: no dropout, no augmentation, BatchNorm by its
     running statistics, and the statistics come back unchanged. With a key it runs in training mode;
-    the key is consumed. A teacher that is to see what the model in training sees, in evaluation mode,
-    gets ``augment(key, x)``.
+    the key is consumed. A teacher in evaluation mode, which is to see what the model in training
+    sees, gets ``augment(key, x)`` of the same key.
     """
 
     init: Callable[[Key], Variables]
@@ -52,6 +53,9 @@ class Task(NamedTuple):
     score: Score  # (logits, y) -> loss of every example or position [B, ...]
     loss: Callable[[Variables, Batch, Key | None], tuple[Array, PyTree]]  # masked mean, new stats
     augment: Augment = lambda key, x: x  # what `apply` makes of x first, given this key
+    example: PyTree = None  # shapes and dtypes of a batch as stored, if known
+    # Of each value of a model, the kind of normalisation layer it is in, "" if none; if known.
+    norms: Callable[[], Variables] | None = None
 
 
 def from_nnx(
@@ -61,6 +65,7 @@ def from_nnx(
     augment: Augment | None = None,
     score: Score = losses.cross_entropy,
     precision: Precision | None = None,
+    example_x: PyTree = None,
 ) -> Task:
     """A task from a Flax NNX module.
 
@@ -74,6 +79,8 @@ def from_nnx(
       augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
       score: ``(logits, y) -> [B, ...]``, the loss of every example.
       precision: of the arithmetic, see :mod:`fedjax_kd.precision`; by default as JAX is set.
+      example_x: a batch as stored ``[B, ...]``, of which only shape and dtype matter, for methods
+        that take the model apart (FedPer).
 
     Raises:
       ValueError: if ``precision`` is unknown.
@@ -116,7 +123,10 @@ def from_nnx(
             return outputs, variables.stats
         return outputs, _variables(module).stats
 
-    return _task(init, with_precision(call, precision), prepare, augment, score)
+    task = _task(init, with_precision(call, precision), prepare, augment, score)
+    return task._replace(
+        example=_types(example_x), norms=lambda: nnx_norms(model, _variables(model))
+    )
 
 
 def from_linen(
@@ -157,7 +167,7 @@ def from_linen(
     def init(key: Key) -> Variables:
         x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example_x)
         x = x if prepare is None else prepare(x)
-        with linen.intercept_methods(_with_matrix_products):
+        with linen.intercept_methods(with_matrix_products):
             collections = dict(module.init(key, x, **flags(module, False)))
         collections.pop("intermediates", None)
         return Variables(collections.pop("params", {}), collections)
@@ -165,7 +175,7 @@ def from_linen(
     def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         collections = {"params": variables.params, **variables.stats}
         arguments = flags(_method(module, method), key is not None)
-        with linen.intercept_methods(_with_matrix_products):
+        with linen.intercept_methods(with_matrix_products):
             # Streams that are not given fall back on "params": so every name has a key.
             outputs, stats = module.apply(
                 collections,
@@ -177,7 +187,8 @@ def from_linen(
             )
         return outputs, variables.stats if key is None else stats
 
-    return _task(init, with_precision(call, precision), prepare, augment, score)
+    task = _task(init, with_precision(call, precision), prepare, augment, score)
+    return task._replace(example=_types(example_x), norms=lambda: linen_norms(init))
 
 
 def _task(
@@ -208,6 +219,11 @@ def _task(
         return losses.batch_mean(score(logits, batch.y), batch), stats
 
     return Task(init, apply, features, score, loss, augmented)
+
+
+def _types(batch: PyTree) -> PyTree:
+    """The shapes and dtypes of a batch."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
 
 
 def _variables(module: nnx.Module) -> Variables:
@@ -263,24 +279,3 @@ def _flags(module: linen.Module, name: str | None) -> Callable[[Callable[..., An
         return {known: TRAIN_ARGUMENTS[known] == train for known in found if known in takes}
 
     return flags
-
-
-def _with_matrix_products(
-    call: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-    context: linen.module.InterceptorContext,
-) -> Any:
-    """Calls a Linen method; an ordinary convolution is replaced by one of our own."""
-    module = context.module
-    if (
-        isinstance(module, linen.Conv)
-        and context.method_name == "__call__"
-        and module.conv_general_dilated is None
-        and module.conv_general_dilated_cls is None
-    ):
-        own = module.clone(
-            parent=module.scope, name=None, conv_general_dilated=conv_general_dilated
-        )
-        return own(*arguments, **options)
-    return call(*arguments, **options)

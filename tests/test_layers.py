@@ -20,7 +20,7 @@ LAYERS = (
     "core signature compile_cache distributed interrupt memory prefetch prng",
     "tree losses batching reduce cohort nn server_opt precision",
     "metrics models local task data validate seating",
-    "evaluate phase fidelity",
+    "evaluate phase fidelity parts",
     "engine chunking algorithms",
     "debug simulation",
     "feeding",
@@ -35,7 +35,8 @@ LAYERS = (
     "cli",
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
-MAY_IMPORT = {"algorithms": {"core", "tree", "local", "task", "server_opt", "signature"}}
+_METHODS_USE = "core tree batching losses local parts task server_opt signature"
+MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

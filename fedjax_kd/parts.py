@@ -1,0 +1,90 @@
+"""Parts of a model: which values they are, and how to take a model apart and put it together.
+
+A part is named by a tree of booleans like the model's `Variables`. Where a value belongs to the
+other part, a tree holds None, which JAX takes for nothing at all: it has no bytes and no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jax.interpreters import partial_eval
+
+from fedjax_kd.core import PyTree, Variables
+from fedjax_kd.task import Task
+
+Part = Variables
+"""Booleans, one a value of the model: whether it belongs to the part."""
+
+
+def head(task: Task) -> Part:
+    """What the model uses, but not for its features: normally the last layer.
+
+    Raises:
+      TypeError: if the module has no ``features``.
+      ValueError: if the task does not know the shape of its examples.
+    """
+    if task.example is None:
+        raise ValueError(
+            "This task does not know the shape of its examples, without which its head cannot be "
+            "told from the rest: give `from_nnx` an `example_x`, a batch of the data."
+        )
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    used = _reads(lambda model, x: task.apply(model, x)[0], model, task.example)
+    below = _reads(task.features, model, task.example)
+    return jax.tree.map(lambda all_of_it, body: all_of_it and not body, used, below)
+
+
+def normalisation(task: Task, *kinds: str) -> Part:
+    """The values of normalisation layers, parameters and statistics.
+
+    Args:
+      task: whose model is meant.
+      kinds: of normalisation, from `fedjax_kd.nn.kinds.NORMS`; all of them if none is given.
+
+    Raises:
+      ValueError: if the model has no such layer, or the task cannot tell.
+    """
+    if task.norms is None:
+        raise ValueError(
+            "This task does not know which values belong to normalisation layers: make it with "
+            "`from_nnx` or `from_linen`, or give it `norms`."
+        )
+    part = jax.tree.map(lambda kind: bool(kind) and kind in (kinds or (kind,)), task.norms())
+    if not any(jax.tree.leaves(part)):
+        wanted = f"{' or '.join(kinds)} " if kinds else ""
+        raise ValueError(
+            f"The model has no {wanted}normalisation layer with values of its own: take a model "
+            "that has one, such as resnet8 with norm='batch'."
+        )
+    return part
+
+
+def split(part: Part, model: PyTree) -> tuple[PyTree, PyTree]:
+    """``(the rest, the part)`` of a model, each with None in place of the other's values.
+
+    Example:
+      >>> split({"b": True, "w": False}, {"b": 2.0, "w": 1.0})
+      ({'b': None, 'w': 1.0}, {'b': 2.0, 'w': None})
+    """
+    rest = jax.tree.map(lambda here, value: None if here else value, part, model)
+    return rest, jax.tree.map(lambda here, value: value if here else None, part, model)
+
+
+def join(a: PyTree, b: PyTree) -> PyTree:
+    """The model of two trees from `split`.
+
+    Example:
+      >>> join({"b": None, "w": 1.0}, {"b": 2.0, "w": None})
+      {'b': 2.0, 'w': 1.0}
+    """
+    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def _reads(function: Callable[..., PyTree], model: Variables, x: PyTree) -> Part:
+    """Which values of the model the result of ``function(model, x)`` depends on."""
+    program = jax.make_jaxpr(function)(model, x).jaxpr
+    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    leaves, structure = jax.tree.flatten(model)
+    return jax.tree.unflatten(structure, used[: len(leaves)])

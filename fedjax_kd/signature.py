@@ -192,7 +192,7 @@ def check_range(
       ...
       ValueError: mu is -1.0, but must be >= 0: it weighs a penalty.
     """
-    if isinstance(value, Real) and not (least <= value <= most and math.isfinite(value)):
+    if isinstance(value, Real) and not (math.isfinite(value) and least <= float(value) <= most):
         allowed = f">= {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
         raise ValueError(f"{name} is {value}, but must be {allowed}: {advice}")
 

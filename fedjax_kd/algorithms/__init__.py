@@ -8,6 +8,7 @@ from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
+from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedyogi import fedyogi
@@ -23,6 +24,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedyogi": fedyogi,
     "fedprox": fedprox,
     "scaffold": scaffold,
+    "fedntd": fedntd,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
@@ -32,6 +34,7 @@ __all__ = [
     "fedadam",
     "fedavg",
     "fedavgm",
+    "fedntd",
     "fedprox",
     "fedsgd",
     "fedyogi",

@@ -1,0 +1,191 @@
+"""Methods in which the received model teaches: FedNTD, and what can go wrong in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import CLASSES, COHORTS, federation, gap, logistic, play, task_of
+from flax import nnx
+from vectors import golden, keys_of, number
+
+from fedjax_kd import losses, tree
+from fedjax_kd.algorithms import REGISTRY, fedavg, fedntd
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Round, Variables
+from fedjax_kd.local import Fitted, Objective, gradient, local_training
+from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.validate import check_algorithm
+
+TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
+FILLING = 3  # rows of a batch that count nothing
+FIT = local_training(client_lr=0.1, batch_size=4)
+TEACHERS = pytest.mark.parametrize("name", ["fedntd"])
+KEY = jax.random.key(3)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def wide(a: np.ndarray) -> jax.Array:
+    return jnp.asarray(a, jnp.float64 if a.dtype.kind == "f" else jnp.int32)
+
+
+def local_loss(
+    make: Callable[[Any], Algorithm], received: Variables, model: Any, x: Any, y: Any, **at: Any
+) -> tuple[jax.Array, Any]:
+    """What a client would minimise, at ``model``: its value on all rows, and its gradient."""
+    numbers = jnp.arange(len(y), dtype=jnp.int32)
+    data = Data(x, y, numbers, jnp.int32(0), jnp.int32(len(y)))
+
+    def look(key: Key, start: Variables, data: Data, loss: Objective, round: Round) -> Fitted:
+        positions = jnp.arange(len(y) + FILLING, dtype=jnp.int32)
+        batch = data.take(positions, (positions < len(y)).astype(jnp.float32))
+        value, stats, grads = gradient(loss, Variables(model, start.stats), batch, key)
+        moved = Variables(tree.sub(start.params, grads), stats)
+        return Fitted(moved, value, jnp.int32(1), jnp.float32(1))
+
+    number = jnp.int32(at.get("number", 0))
+    round = Round(number, jnp.zeros(1, jnp.int32), jnp.ones(1), 1, None)
+    update = jax.jit(lambda *args: make(look).client_update(*args, round)[0])
+    upload = update(KEY, received, at.get("client", ()), data)
+    return upload.metrics["loss"], tree.neg(upload.message.params)
+
+
+def table(rows: int, classes: int) -> Task:
+    """A model that knows the logits of every row by heart; ``x`` is the row's number."""
+
+    def init(key: Key) -> Variables:
+        return Variables(jnp.zeros((rows, classes)))
+
+    return task_of(init, lambda model, x, key=None: (model.params[x], model.stats))
+
+
+def at_vectors(
+    factory: Callable[..., Algorithm], vectors: dict[str, np.ndarray], **given: Any
+) -> tuple[jax.Array, Any]:
+    """`local_loss` of a method at the logits of a file of vectors."""
+    logits, teacher = wide(vectors["in_logits"]), Variables(wide(vectors["in_global_logits"]))
+    x = jnp.arange(len(logits), dtype=jnp.int32)
+    task = table(*logits.shape)
+    make = partial(factory, task, **given)
+    return local_loss(make, teacher, logits, x, wide(vectors["in_targets"]))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("key", "parts"), keys_of("ntd_loss", r"out_loss_tau(\w+)_beta(\w+)"))
+def test_golden_fedntd(key: str, parts: tuple[str, str]):
+    vectors, (tau, beta) = golden("ntd_loss"), map(number, parts)
+    value, grads = at_vectors(fedntd, vectors, tau=tau, beta=beta)
+    np.testing.assert_allclose(value, vectors[key], **TORCH)
+    np.testing.assert_allclose(grads, vectors[key.replace("loss", "grad")], **TORCH)
+
+
+def test_fedntd_with_two_classes_is_fedavg():
+    """There is but one class that is not the label."""
+    rows = jnp.arange(20, dtype=jnp.int32)
+    pool = Pool(rows, rows % 2, rows, jnp.array([0, 8], jnp.int32), jnp.array([8, 12], jnp.int32))
+    one, other = (
+        play(factory(table(20, 2), FIT), pool, [(0, 1)] * 2)[0]
+        for factory in (partial(fedntd, beta=3.0), fedavg)
+    )
+    assert gap(one, other) < 1e-7
+
+
+@TEACHERS
+@pytest.mark.parametrize("sizes", [(1, 1, 0), (2, 3, 4)])
+def test_few_examples_and_a_class_that_nobody_holds(name: str, sizes: tuple[int, ...]):
+    """Here the last class has no examples, and no client has all the others."""
+    data = federation(sizes)
+    y = jnp.where(data.train.y == CLASSES - 1, 0, data.train.y)
+    cohorts = [range(len(sizes))] * 3
+    state, (report, *_) = play(REGISTRY[name](logistic(5), FIT), data.train._replace(y=y), cohorts)
+    assert bool(tree.is_finite(state))
+    assert float(report.rejected.sum()) == 0
+
+
+@TEACHERS
+def test_large_logits_stay_finite(name: str):
+    pool = federation().train
+    state, reports = play(REGISTRY[name](logistic(5), FIT), pool._replace(x=1e4 * pool.x), COHORTS)
+    assert bool(tree.is_finite(state))
+    assert all(float(r.rejected.sum()) == 0 for r in reports)
+
+
+@TEACHERS
+def test_rows_without_a_label_count_for_nothing(name: str):
+    data = federation((6, 9))
+    y = data.train.y.at[jnp.array([0, 7, 8])].set(-1)
+    fit = local_training(client_lr=0.1, batch_size=0, epochs=2)
+    unlabelled = data.train._replace(y=y)
+    poisoned = unlabelled._replace(x=data.train.x.at[jnp.array([0, 7, 8])].set(77.0))
+    one, other = (
+        play(REGISTRY[name](logistic(5), fit), pool, [(0, 1)])[0] for pool in (unlabelled, poisoned)
+    )
+    assert gap(one, other) == 0
+
+
+def shifted(key: Key, x: jax.Array) -> jax.Array:
+    return x + jax.random.normal(key, (1, x.shape[1]))
+
+
+class Dropping(nnx.Module):
+    """A network with dropout."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.body, self.head = nnx.Linear(4, 16, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return self.drop(jnp.tanh(self.body(x)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.features(x))
+
+
+def test_the_teacher_sees_the_same_view_in_evaluation_mode():
+    task = from_nnx(Dropping, augment=shifted)
+    model, received = task.init(KEY), task.init(jax.random.key(4))
+    x, y = jax.random.normal(KEY, (8, 4)), jnp.arange(8, dtype=jnp.int32) % 3
+    seen = []
+
+    def fit(key: Key, start: Variables, data: Data, loss: Objective, round: Any) -> Fitted:
+        batch = Batch(x, y, jnp.ones(8))
+        seen.append(loss(model, batch, key)[0])
+        return Fitted(start, seen[0], jnp.int32(1), jnp.float32(1))
+
+    data = Data(x, y, jnp.arange(8, dtype=jnp.int32), jnp.int32(0), jnp.int32(8))
+    fedntd(task, fit, beta=2.0, tau=3.0).client_update(KEY, received, (), data, None)
+    logits, teacher = task.apply(model, x, KEY)[0], task.apply(received, task.augment(KEY, x))[0]
+    term = losses.cross_entropy(logits, y) + 2 * losses.not_true(logits, teacher, y, 3.0)
+    np.testing.assert_allclose(seen[0], term.mean(), rtol=1e-6)
+    for other in (task.apply(received, x)[0], task.apply(received, x, KEY)[0]):
+        term = losses.cross_entropy(logits, y) + 2 * losses.not_true(logits, other, y, 3.0)
+        assert abs(seen[0] - term.mean()) > 1e-3
+
+
+WRONG = [
+    ("fedntd", {"beta": -1.0}, "beta is -1.0, but must be >= 0"),
+    ("fedntd", {"tau": 0.0}, "tau is 0.0, but a temperature must be > 0"),
+    ("fedntd", {"beta": float("nan")}, "beta is nan"),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "message"), WRONG)
+def test_numbers_out_of_range(name: str, given: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        REGISTRY[name](logistic(), FIT, **given)
+
+
+@TEACHERS
+def test_a_model_that_is_no_classifier(name: str):
+    data = federation((5, 5)).train
+    with pytest.raises(TypeError, match="one label a row of logits"):
+        check_algorithm(REGISTRY[name](logistic(5), FIT), data._replace(y=data.x))

@@ -1,12 +1,12 @@
 """A sweep in one program against the same runs one after another, compilation included.
 
     python -m benchmarks.sweep
-    python -m benchmarks.sweep --work mnist --data DIR --singles 12
+    python -m benchmarks.sweep --work mnist --data DIR --singles 8
 
 24 settings of FedAdam (server and client learning rate) with 3 seeds. The single runs are calls of
 ``train`` in this process, without the cache of compiled programs, which neither side uses;
 ``--singles`` runs some of the 72, evenly chosen, and scales. "arithmetic" is the ratio without
-compilation on both sides. ``DIR`` holds ``mnist.npz``.
+compilation on both sides: what is left of it where runs are very long. ``DIR`` holds ``mnist.npz``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from fedjax_kd.metrics import Tally
 Predict = Callable[[PyTree], Array]
 """x ``[B, ...]`` -> logits ``[B, ..., L]``, or values of the shape of the targets"""
 
-_ROWS_AT_ONCE = 500
+# The patches of more rows leave a CPU's cache: 10,000 images through the EMNIST CNN took 2 s at 25
+# rows, 6.7 s from 100 on (2 cores). An accelerator wants to be filled.
+_ROWS_AT_ONCE, _ROWS_AT_ONCE_ON_CPU = 500, 25
 _CLIENT_BATCH = 50
 _CLIENTS_AT_ONCE = 50
 
@@ -31,10 +33,11 @@ def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
 def tally_rows(predict: Predict, pool: Pool) -> Tally:
     """One tally for each entry of ``pool.rows``, leaves ``[R, ...]``."""
     everyone = Data(pool.x, pool.y, pool.rows, jnp.int32(0), jnp.int32(len(pool.rows)))
-    batches = -(-len(pool.rows) // _ROWS_AT_ONCE)
+    at_once = _ROWS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else _ROWS_AT_ONCE
+    batches = -(-len(pool.rows) // at_once)
 
     def one_batch(i: Array) -> Tally:
-        positions = i * _ROWS_AT_ONCE + jnp.arange(_ROWS_AT_ONCE, dtype=jnp.int32)
+        positions = i * at_once + jnp.arange(at_once, dtype=jnp.int32)
         batch = everyone.take(positions, (positions < everyone.size).astype(jnp.float32))
         return metrics.tally(predict(batch.x), batch.y, batch.mask)
 

@@ -68,7 +68,12 @@ def _start(family: Family, point: Point) -> State:
 
 
 def _look(family: Family, point: Point, state: State, given: Given) -> Evaluation:
-    return evaluation(_simulation(family, point))(state, given.pools)
+    # One point after another: the rows of a test set fill any device by themselves.
+    @jax.custom_batching.sequential_vmap
+    def look(point: Point, state: State, given: Given) -> Evaluation:
+        return evaluation(_simulation(family, point))(state, given.pools)
+
+    return look(point, state, given)
 
 
 def _block(family: Family, point: Point, state: State, given: Given, *now: Any) -> Any:

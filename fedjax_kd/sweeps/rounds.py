@@ -76,7 +76,8 @@ class Ready(NamedTuple):
     loads: list[Load]
     programs: Programs
     came: Came
-    seconds: float  # of compilation
+    compiling: float  # seconds
+    trying: float  # seconds that the first tile's block took
 
 
 def rounds(
@@ -103,7 +104,7 @@ def rounds(
     """
     left, finished, spent = set(live), first, Seconds()
     ready = _ready(family, left, width, states, first)
-    spent = _plus(spent, compile=ready.seconds)
+    spent = _plus(spent, compile=ready.compiling, train=ready.trying)
     if states is None:
         rows, seconds = _timed(_initial_rows, ready)
         spent = _plus(spent, evaluate=seconds)
@@ -167,8 +168,9 @@ def _attempt(
     seconds = time.perf_counter() - began
     loads = _loads(family, programs, laid, givens, states)
     trial = loads[0]._replace(state=jax.tree.map(jnp.copy, loads[0].state))
+    began = time.perf_counter()
     came = jax.block_until_ready(_advanced(family, programs, trial, feeds))
-    return Ready(family, loads, programs, came, seconds)
+    return Ready(family, loads, programs, came, seconds, time.perf_counter() - began)
 
 
 def _loads(

@@ -56,13 +56,31 @@ def logistic(hidden: int = 0) -> Task:
         ]
         return Variables(layers)
 
-    def apply(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
-        *body, head = variables.params
-        for layer in body:
+    def features(variables: Variables, x: jax.Array, key: Key | None = None) -> jax.Array:
+        for layer in variables.params[:-1]:
             x = jnp.tanh(x @ layer["w"] + layer["b"][None])
-        return x @ head["w"] + head["b"][None], variables.stats
+        return x
 
-    return task_of(init, apply)
+    def apply(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
+        head = variables.params[-1]
+        return features(variables, x) @ head["w"] + head["b"][None], variables.stats
+
+    def both(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any, Any]:
+        return features(variables, x), *apply(variables, x)
+
+    example = jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
+    return task_of(init, apply)._replace(features=features, both=both, example=example)
+
+
+# Of methods that need more than logistic regression.
+TASKS: dict[str, Callable[[], Task]] = {
+    "fedper": lambda: logistic(hidden=2),
+}
+
+
+def task_for(name: str) -> Task:
+    """The smallest task on which a method makes sense."""
+    return TASKS.get(name, logistic)()
 
 
 def task_of(init: Callable[[Key], Variables], apply: Callable[..., tuple[Any, Any]]) -> Task:

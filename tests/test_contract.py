@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import CLASSES, COHORTS, FEATURES, federation, gap, logistic, play, rounds, start
+from federations import CLASSES, COHORTS, FEATURES, federation, gap, play, rounds, start, task_for
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
@@ -30,7 +30,11 @@ FIT = {"client_lr": 0.1, "batch_size": 4}
 ROUNDING = 1e-5  # sums over clients in another order, after three rounds
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
-BYTES = {"scaffold": (2 * MODEL, 2 * MODEL, MODEL)}  # down, up, kept, if not (MODEL, MODEL, 0)
+BODY, HEAD = 4 * (FEATURES * 2 + 2), 4 * (2 * CLASSES + CLASSES)  # of two hidden units
+BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
+    "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
+    "fedper": (BODY, BODY, HEAD),
+}
 
 # What leaves the default method as it is, where an option has no default number.
 NEUTRAL = {"client_momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1e6, "initial": 1e-6}
@@ -46,10 +50,11 @@ def short_shuffle() -> Iterator[None]:
 
 
 def build(name: str, fit: dict[str, Any] = FIT, **given: Any) -> Algorithm:
-    """A method on logistic regression."""
+    """A method on the smallest task that suits it."""
     factory = REGISTRY[name]
     needs_fit = "fit" in inspect.signature(factory).parameters
-    parts = (logistic(), local_training(**fit)) if needs_fit else (logistic(),)
+    task = task_for(name)
+    parts = (task, local_training(**fit)) if needs_fit else (task,)
     return factory(*parts, **OPTIONS.get(name, {}), **given)
 
 

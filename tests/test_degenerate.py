@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORTS, SIZES, federation, gap, logistic, play
+from federations import COHORTS, SIZES, federation, gap, logistic, play, task_for
 
 from fedjax_kd.algorithms import (
     REGISTRY,
@@ -18,6 +19,7 @@ from fedjax_kd.algorithms import (
     fedavg,
     fedavgm,
     fedntd,
+    fedper,
     fedprox,
     fedsgd,
     fedyogi,
@@ -87,6 +89,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         COHORTS,
         0,
     ),
+    "fedper": (
+        lambda task: fedper(task, FIT, personal=partial(jax.tree.map, lambda _: False)),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,  # XLA fuses otherwise where the model is put together
+    ),
 }
 
 
@@ -99,11 +107,11 @@ def model(state: Any) -> Variables:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_degenerate_case_is_fedavg(name: str):
     method, reference, cohorts, allowed = CASES[name]
-    pool = federation().train
-    one, _ = play(method(logistic()), pool, cohorts)
-    other, _ = play(reference(logistic()), pool, cohorts)
+    pool, task = federation().train, task_for(name)
+    one, _ = play(method(task), pool, cohorts)
+    other, _ = play(reference(task), pool, cohorts)
     assert gap(model(one), model(other)) <= allowed
-    assert gap(model(one), logistic().init(jax.random.key(0))) > 1e-2, "something was learnt"
+    assert gap(model(one), task.init(jax.random.key(0))) > 1e-2, "something was learnt"
 
 
 def test_scaffold_with_everyone_present_keeps_the_mean_control():

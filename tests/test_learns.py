@@ -13,11 +13,13 @@ import pytest
 from federations import rounds, task_of
 
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.core import Key, Variables
+from fedjax_kd.core import Algorithm, Key, State, Variables
 from fedjax_kd.data import DirichletPartitioner, load
 from fedjax_kd.data.federation import Federation, federate
+from fedjax_kd.evaluate import has_personal_model, personal_tallies
 from fedjax_kd.local import local_training
-from fedjax_kd.task import Task
+from fedjax_kd.models import MODELS
+from fedjax_kd.task import Task, from_nnx
 
 LEAST = 0.6  # accuracy after these rounds; guessing gives 0.1
 FIT = {"client_lr": 0.02, "batch_size": 10}
@@ -55,16 +57,37 @@ def softmax_regression(federation: Federation) -> Task:
     return task_of(init, apply)
 
 
+def network(federation: Federation) -> Task:
+    """One hidden layer, and a head."""
+    build = MODELS["mlp"](federation.input_shape, federation.num_classes, hidden=(32,))
+    return from_nnx(build, prepare=federation.prepare, example_x=federation.test.x[:1])
+
+
+FITS = {"fedper": {"client_lr": 0.1}}  # a network needs longer steps
+
+
+def accuracy(algorithm: Algorithm, state: State) -> float:
+    """On the test set; with models of their own, that of the clients which were in a cohort."""
+    federation, key = digits(), jax.random.key(0)
+    newcomer = algorithm.client_init(key, state.server)
+    if not has_personal_model(algorithm, state.server, newcomer, federation.test.x[:2]):
+        logits = algorithm.predict(state.server, newcomer, federation.test.x)
+        return float((logits.argmax(-1) == federation.test.y).mean())
+    met = np.unique(cohorts())
+    clients = jax.tree.map(lambda a: a[met], state.clients[0])
+    pools = (federation.train, federation.client_test)
+    tallies = personal_tallies(algorithm, key, (state.server, clients), jnp.asarray(met), pools)
+    return float(tallies.correct.sum() / tallies.labels.sum())
+
+
 @pytest.mark.parametrize("name", REGISTRY)
 def test_learns_digits(name: str):
     federation, factory = digits(), REGISTRY[name]
-    task = softmax_regression(federation)
+    task = TASKS.get(name, softmax_regression)(federation)
     needs_fit = "fit" in inspect.signature(factory).parameters
-    parts = (task, local_training(**FIT)) if needs_fit else (task,)
+    fit = local_training(**FIT | FITS.get(name, {}))
+    parts = (task, fit) if needs_fit else (task,)
     algorithm = factory(*parts, **OPTIONS.get(name, {}))
     *_, (state, report) = rounds(algorithm, federation.train, cohorts())
-    newcomer = algorithm.client_init(jax.random.key(0), state.server)
-    logits = algorithm.predict(state.server, newcomer, federation.test.x)
-    accuracy = float((logits.argmax(-1) == federation.test.y).mean())
-    assert accuracy > LEAST
+    assert accuracy(algorithm, state) > LEAST
     assert float(report.rejected.sum()) == 0

@@ -9,6 +9,7 @@ from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedntd import fedntd
+from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedyogi import fedyogi
@@ -25,6 +26,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedprox": fedprox,
     "scaffold": scaffold,
     "fedntd": fedntd,
+    "fedper": fedper,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
@@ -35,6 +37,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedntd",
+    "fedper",
     "fedprox",
     "fedsgd",
     "fedyogi",

@@ -74,6 +74,11 @@ def members(folder: Path) -> list[Path]:
     """
     if (folder / "config.json").is_file():
         return [folder]
+    if (folder / "sweep.json").is_file():
+        raise ValueError(
+            f"{folder} is a sweep, whose points have no folders of their own: `fedjax-kd report "
+            f"{folder}` shows it."
+        )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
     if not inner:
         raise ValueError(

@@ -238,3 +238,9 @@ def test_more_points_than_meant(monkeypatch: Any, capsys: Any, tmp_path: Path):
     assert "Warning: 4 configurations x 1 seeds = 4 points" in told
     assert "operations, at least" in told
     assert "smaller grid" in told
+
+
+@pytest.mark.parametrize("name", ["plot", "evaluate"])
+def test_a_sweep_is_no_run(done: Path, capsys: Any, name: str):
+    assert command(name, str(done)) == 2
+    assert "is a sweep" in capsys.readouterr().err

@@ -54,7 +54,7 @@ WHAT = Section(
         flag(
             "first_rung",
             type=int | None,
-            help="rounds before the first rung; by default the N-th part of all, twice over",
+            help="rounds before the first rung (default: all rounds / N / N)",
         ),
     ],
 )

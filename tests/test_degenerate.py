@@ -18,6 +18,7 @@ from fedjax_kd.algorithms import (
     fedadam,
     fedavg,
     fedavgm,
+    fedlsd,
     fedntd,
     fedper,
     fedprox,
@@ -94,6 +95,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         lambda task: fedavg(task, FIT),
         COHORTS,
         1e-7,  # XLA fuses otherwise where the model is put together
+    ),
+    "fedlsd": (
+        lambda task: fedlsd(task, FIT, beta=0.0),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        0,
     ),
 }
 

@@ -8,6 +8,7 @@ from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
+from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
@@ -27,6 +28,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "scaffold": scaffold,
     "fedntd": fedntd,
     "fedper": fedper,
+    "fedlsd": fedlsd,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
@@ -36,6 +38,7 @@ __all__ = [
     "fedadam",
     "fedavg",
     "fedavgm",
+    "fedlsd",
     "fedntd",
     "fedper",
     "fedprox",

@@ -18,6 +18,7 @@ gradients are finite for logits of 1e4, zero features, equal singular values and
 """
 
 from fedjax_kd.losses.distillation import (
+    check_choice,
     check_temperature,
     ensemble_divergence,
     ensemble_logits,
@@ -61,6 +62,7 @@ from fedjax_kd.losses.supervised import (
     NO_LABEL,
     are_labels,
     batch_mean,
+    check_labels,
     cross_entropy,
     label_weights,
     masked_mean,
@@ -80,6 +82,8 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "batch_mean",
+    "check_choice",
+    "check_labels",
     "check_temperature",
     "cosine_similarity",
     "cross_entropy",

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
+from fedjax_kd.nn.calls import both_of, method_of
 from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
 from fedjax_kd.nn.norm import GroupNorm
@@ -37,6 +38,8 @@ TRAIN_ARGUMENTS = {
     "use_running_average": False,
 }
 
+_BOTH = "features and outputs"  # in place of the name of a method
+
 
 class Task(NamedTuple):
     """A model and its loss, as pure functions that JAX can trace, map and differentiate.
@@ -53,6 +56,8 @@ class Task(NamedTuple):
     score: Score  # (logits, y) -> loss of every example or position [B, ...]
     loss: Callable[[Variables, Batch, Key | None], tuple[Array, PyTree]]  # masked mean, new stats
     augment: Augment = lambda key, x: x  # what `apply` makes of x first, given this key
+    # (variables, x, key=None) -> features, logits, new stats, of one pass; if the task can.
+    both: Callable[..., tuple[Array, Array, PyTree]] | None = None
     example: PyTree = None  # shapes and dtypes of a batch as stored, if known
     # Of each value of a model, the kind of normalisation layer it is in, "" if none; if known.
     norms: Callable[[], Variables] | None = None
@@ -118,7 +123,7 @@ def from_nnx(
         graph = graph_eval if key is None else graph_train
         seeded = _seed(streams, jax.random.key(0) if key is None else key)
         module = nnx.merge(graph, variables.params, seeded, variables.stats)
-        outputs = _method(module, method)(x)
+        outputs: Any = both_of(module, x) if method == _BOTH else method_of(module, method)(x)
         if key is None:
             return outputs, variables.stats
         return outputs, _variables(module).stats
@@ -174,16 +179,16 @@ def from_linen(
 
     def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         collections = {"params": variables.params, **variables.stats}
-        arguments = flags(_method(module, method), key is not None)
+        named = method_of(module, "__call__" if method == _BOTH else method)
         with linen.intercept_methods(with_matrix_products):
             # Streams that are not given fall back on "params": so every name has a key.
             outputs, stats = module.apply(
                 collections,
                 x,
-                method=method,
+                method=both_of if method == _BOTH else method,
                 rngs={} if key is None else {"params": cheap(key)},
                 mutable=[] if key is None else list(variables.stats),
-                **arguments,
+                **flags(named, key is not None),
             )
         return outputs, variables.stats if key is None else stats
 
@@ -214,11 +219,15 @@ def _task(
     def features(variables: Variables, x: PyTree, key: Key | None = None) -> Array:
         return run(variables, x, key, "features")[0]
 
+    def both(variables: Variables, x: PyTree, key: Key | None = None) -> tuple[Any, Array, PyTree]:
+        (outputs, inputs), stats = run(variables, x, key, _BOTH)
+        return inputs, outputs, stats
+
     def loss(variables: Variables, batch: Batch, key: Key | None = None) -> tuple[Array, PyTree]:
         logits, stats = apply(variables, batch.x, key)
         return losses.batch_mean(score(logits, batch.y), batch), stats
 
-    return Task(init, apply, features, score, loss, augmented)
+    return Task(init, apply, features, score, loss, augmented, both)
 
 
 def _types(batch: PyTree) -> PyTree:
@@ -245,18 +254,6 @@ def _seed(streams: PyTree, key: Key) -> PyTree:
         return jax.random.split(own, leaf.shape) if leaf.shape else own
 
     return jax.tree.unflatten(structure, [seeded(*numbered) for numbered in enumerate(leaves)])
-
-
-def _method(module: Any, name: str) -> Callable[..., Array]:
-    """The method ``name`` of a module, or an error that says how to write it."""
-    method = getattr(module, name, None)
-    if callable(method):
-        return method
-    raise TypeError(
-        f"{type(module).__name__} has no method {name!r}, but this algorithm needs it: give the "
-        "module `features(x)`, the input of its last layer, and write `__call__` as "
-        "`head(features(x))`."
-    )
 
 
 def _flags(module: linen.Module, name: str | None) -> Callable[[Callable[..., Any], bool], dict]:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from fedjax_kd import losses
 from fedjax_kd.chunking import given
@@ -19,7 +20,7 @@ from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.debug import make_debug_round
 from fedjax_kd.engine import Report, Resident, RoundFn, make_round
 from fedjax_kd.seating import lay_out
-from fedjax_kd.task import Task
+from fedjax_kd.task import Task, from_nnx
 
 FEATURES, CLASSES = 4, 3
 SIZES = (7, 0, 1, 5, 12, 3)  # of the ragged federation: an empty client, and one with one example
@@ -72,9 +73,26 @@ def logistic(hidden: int = 0) -> Task:
     return task_of(init, apply)._replace(features=features, both=both, example=example)
 
 
+class Normed(nnx.Module):
+    """Logistic regression on normalised features."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm = nnx.BatchNorm(FEATURES, epsilon=0.1, rngs=rngs)
+        self.head = nnx.Linear(FEATURES, CLASSES, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.norm(x))
+
+
+def normed() -> Task:
+    """The smallest task with batch normalisation."""
+    return from_nnx(Normed)
+
+
 # Of methods that need more than logistic regression.
 TASKS: dict[str, Callable[[], Task]] = {
     "fedper": lambda: logistic(hidden=2),
+    "fedbn": normed,
 }
 
 

@@ -34,6 +34,7 @@ BODY, HEAD = 4 * (FEATURES * 2 + 2), 4 * (2 * CLASSES + CLASSES)  # of two hidde
 BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
     "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
     "fedper": (BODY, BODY, HEAD),
+    "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
 }
 
 # What leaves the default method as it is, where an option has no default number.

@@ -18,6 +18,7 @@ from fedjax_kd.algorithms import (
     fedadam,
     fedavg,
     fedavgm,
+    fedbn,
     fedlsd,
     fedntd,
     fedper,
@@ -28,6 +29,7 @@ from fedjax_kd.algorithms import (
 )
 from fedjax_kd.core import Algorithm, Variables
 from fedjax_kd.local import local_training
+from fedjax_kd.parts import join
 
 FIT = local_training(client_lr=0.1, batch_size=0, epochs=3)
 ONE_STEP = local_training(client_lr=1.0, batch_size=0)
@@ -90,6 +92,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         COHORTS,
         0,
     ),
+    "fedbn": (
+        lambda task: fedbn(task, FIT),
+        lambda task: fedavg(task, FIT),
+        [(4,)] * 3,
+        1e-6,
+    ),
     "fedper": (
         lambda task: fedper(task, FIT, personal=partial(jax.tree.map, lambda _: False)),
         lambda task: fedavg(task, FIT),
@@ -108,6 +116,8 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
 def model(state: Any) -> Variables:
     """The global model, wherever the method keeps it."""
     server = state.server
+    if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing
+        return join(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
     return server.model if hasattr(server, "model") else server.base.model
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from federations import rounds, task_of
+from flax import nnx
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Algorithm, Key, State, Variables
@@ -63,7 +64,23 @@ def network(federation: Federation) -> Task:
     return from_nnx(build, prepare=federation.prepare, example_x=federation.test.x[:1])
 
 
-FITS = {"fedper": {"client_lr": 0.1}}  # a network needs longer steps
+def normalised(federation: Federation) -> Task:
+    """One hidden layer, normalised."""
+    inputs, classes = int(np.prod(federation.input_shape)), federation.num_classes
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        first, last = nnx.Linear(inputs, 32, rngs=rngs), nnx.Linear(32, classes, rngs=rngs)
+        norm = nnx.BatchNorm(32, momentum=0.8, rngs=rngs)
+        return nnx.Sequential(lambda x: x.reshape(len(x), -1), first, norm, nnx.relu, last)
+
+    return from_nnx(build, prepare=federation.prepare)
+
+
+TASKS = {"fedbn": normalised, "fedper": network}
+FITS = {  # a network needs longer steps
+    "fedbn": {"client_lr": 0.1},
+    "fedper": {"client_lr": 0.1},
+}
 
 
 def accuracy(algorithm: Algorithm, state: State) -> float:

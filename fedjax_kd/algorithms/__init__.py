@@ -8,6 +8,7 @@ from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
+from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedper import fedper
@@ -28,6 +29,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "scaffold": scaffold,
     "fedntd": fedntd,
     "fedper": fedper,
+    "fedbn": fedbn,
     "fedlsd": fedlsd,
 }
 """Every method by its name; the command line and the contract tests go through this."""
@@ -38,6 +40,7 @@ __all__ = [
     "fedadam",
     "fedavg",
     "fedavgm",
+    "fedbn",
     "fedlsd",
     "fedntd",
     "fedper",

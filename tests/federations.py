@@ -93,6 +93,7 @@ def normed() -> Task:
 TASKS: dict[str, Callable[[], Task]] = {
     "fedper": lambda: logistic(hidden=2),
     "fedbn": normed,
+    "moon": lambda: logistic(hidden=2),
 }
 
 

@@ -35,11 +35,12 @@ BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
     "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
     "fedper": (BODY, BODY, HEAD),
     "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
+    "moon": (BODY + HEAD, BODY + HEAD, BODY + HEAD + 1),
 }
 
 # What leaves the default method as it is, where an option has no default number.
 NEUTRAL = {"client_momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1e6, "initial": 1e-6}
-OTHER = {"lr_decay": 0.5, "client_momentum": 0.5, "clip_norm": 0.1}
+OTHER = {"delta": 10.0, "alpha": 0.5, "lr_decay": 0.5, "client_momentum": 0.5, "clip_norm": 0.1}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,6 +25,8 @@ from fedjax_kd.algorithms import (
     fedprox,
     fedsgd,
     fedyogi,
+    moon,
+    perfedavg,
     scaffold,
 )
 from fedjax_kd.core import Algorithm, Variables
@@ -92,6 +94,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         COHORTS,
         0,
     ),
+    "perfedavg": (
+        lambda task: perfedavg(task, FIT, alpha=0.0),
+        lambda task: fedavg(task, FIT, weighting="uniform"),
+        COHORTS,
+        1e-6,
+    ),
     "fedbn": (
         lambda task: fedbn(task, FIT),
         lambda task: fedavg(task, FIT),
@@ -109,6 +117,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         lambda task: fedavg(task, FIT),
         COHORTS,
         0,
+    ),
+    "moon": (
+        lambda task: moon(task, FIT, mu=0.0),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,  # XLA fuses otherwise where the model's features are kept
     ),
 }
 

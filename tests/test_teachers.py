@@ -1,4 +1,4 @@
-"""Methods in which the received model teaches: FedNTD, and what can go wrong in all of them."""
+"""FedNTD, FedLSD and MOON, whose local losses ask the received model, and what can go wrong."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import CLASSES, COHORTS, federation, gap, logistic, play, task_of
+from federations import CLASSES, COHORTS, federation, gap, logistic, play
 from flax import nnx
+from objectives import local_loss, table, wide
 from vectors import golden, keys_of, number
 
 from fedjax_kd import losses, tree
-from fedjax_kd.algorithms import REGISTRY, fedavg, fedntd
-from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Round, Variables
-from fedjax_kd.local import Fitted, Objective, gradient, local_training
-from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.algorithms import REGISTRY, fedavg, fedlsd, fedntd
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Variables
+from fedjax_kd.local import Fitted, Objective, local_training
+from fedjax_kd.task import from_nnx
 from fedjax_kd.validate import check_algorithm
 
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
-FILLING = 3  # rows of a batch that count nothing
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
 FIT = local_training(client_lr=0.1, batch_size=4)
-TEACHERS = pytest.mark.parametrize("name", ["fedntd"])
+TEACHERS = pytest.mark.parametrize("name", ["fedntd", "fedlsd", "moon"])
 KEY = jax.random.key(3)
 
 
@@ -32,40 +33,6 @@ KEY = jax.random.key(3)
 def float64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-
-
-def wide(a: np.ndarray) -> jax.Array:
-    return jnp.asarray(a, jnp.float64 if a.dtype.kind == "f" else jnp.int32)
-
-
-def local_loss(
-    make: Callable[[Any], Algorithm], received: Variables, model: Any, x: Any, y: Any, **at: Any
-) -> tuple[jax.Array, Any]:
-    """What a client would minimise, at ``model``: its value on all rows, and its gradient."""
-    numbers = jnp.arange(len(y), dtype=jnp.int32)
-    data = Data(x, y, numbers, jnp.int32(0), jnp.int32(len(y)))
-
-    def look(key: Key, start: Variables, data: Data, loss: Objective, round: Round) -> Fitted:
-        positions = jnp.arange(len(y) + FILLING, dtype=jnp.int32)
-        batch = data.take(positions, (positions < len(y)).astype(jnp.float32))
-        value, stats, grads = gradient(loss, Variables(model, start.stats), batch, key)
-        moved = Variables(tree.sub(start.params, grads), stats)
-        return Fitted(moved, value, jnp.int32(1), jnp.float32(1))
-
-    number = jnp.int32(at.get("number", 0))
-    round = Round(number, jnp.zeros(1, jnp.int32), jnp.ones(1), 1, None)
-    update = jax.jit(lambda *args: make(look).client_update(*args, round)[0])
-    upload = update(KEY, received, at.get("client", ()), data)
-    return upload.metrics["loss"], tree.neg(upload.message.params)
-
-
-def table(rows: int, classes: int) -> Task:
-    """A model that knows the logits of every row by heart; ``x`` is the row's number."""
-
-    def init(key: Key) -> Variables:
-        return Variables(jnp.zeros((rows, classes)))
-
-    return task_of(init, lambda model, x, key=None: (model.params[x], model.stats))
 
 
 def at_vectors(
@@ -86,6 +53,32 @@ def test_golden_fedntd(key: str, parts: tuple[str, str]):
     value, grads = at_vectors(fedntd, vectors, tau=tau, beta=beta)
     np.testing.assert_allclose(value, vectors[key], **TORCH)
     np.testing.assert_allclose(grads, vectors[key.replace("loss", "grad")], **TORCH)
+
+
+LSD_KEY = r"out_loss_(kl|xe)_(tau2|notau2)_tau(\w+)_beta(\w+)"
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("key", "parts"), keys_of("lsd_loss", LSD_KEY))
+def test_golden_fedlsd(key: str, parts: tuple[str, ...]):
+    vectors, (form, factor, tau, beta) = golden("lsd_loss"), parts
+    given = {"tau": number(tau), "beta": number(beta), "scaled": factor == "tau2"}
+    value, grads = at_vectors(fedlsd, vectors, **given)
+    np.testing.assert_allclose(grads, vectors[key.replace("loss", "grad")], **EXACT)
+    if form == "kl":  # cross-entropy has the same gradient
+        np.testing.assert_allclose(value, vectors[key], **EXACT)
+
+
+@pytest.mark.usefixtures("float64")
+def test_fedlsd_without_the_label_mixes_what_fedntd_adds():
+    vectors, beta, tau = golden("ntd_loss"), 0.25, 3.0
+    shared, _ = at_vectors(fedlsd, vectors, beta=beta, tau=tau, classes="not_true")
+    logits, teacher, y = (
+        wide(vectors[f"in_{name}"]) for name in ("logits", "global_logits", "targets")
+    )
+    term = losses.not_true(logits, teacher, y, tau).mean()
+    supervised = losses.cross_entropy(logits, y).mean()
+    np.testing.assert_allclose(shared, (1 - beta) * supervised + beta * term, rtol=1e-5)
 
 
 def test_fedntd_with_two_classes_is_fedavg():
@@ -175,13 +168,16 @@ WRONG = [
     ("fedntd", {"beta": -1.0}, "beta is -1.0, but must be >= 0"),
     ("fedntd", {"tau": 0.0}, "tau is 0.0, but a temperature must be > 0"),
     ("fedntd", {"beta": float("nan")}, "beta is nan"),
+    ("fedlsd", {"beta": 1.5}, r"beta is 1.5, but must be in \[0, 1\]"),
+    ("fedlsd", {"tau": -1.0}, "tau is -1.0, but a temperature must be > 0"),
+    ("fedlsd", {"classes": "some"}, "classes is 'some', but must be one of all, not_true"),
 ]
 
 
 @pytest.mark.parametrize(("name", "given", "message"), WRONG)
 def test_numbers_out_of_range(name: str, given: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        REGISTRY[name](logistic(), FIT, **given)
+        REGISTRY[name](logistic(2), FIT, **given)
 
 
 @TEACHERS

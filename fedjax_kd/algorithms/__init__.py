@@ -15,6 +15,8 @@ from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedyogi import fedyogi
+from fedjax_kd.algorithms.moon import moon
+from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.core import Algorithm
 
@@ -30,7 +32,9 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedntd": fedntd,
     "fedper": fedper,
     "fedbn": fedbn,
+    "perfedavg": perfedavg,
     "fedlsd": fedlsd,
+    "moon": moon,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
@@ -47,5 +51,7 @@ __all__ = [
     "fedprox",
     "fedsgd",
     "fedyogi",
+    "moon",
+    "perfedavg",
     "scaffold",
 ]

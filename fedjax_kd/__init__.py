@@ -21,7 +21,6 @@ from fedjax_kd.algorithms import (
     fedsgd,
     fedyogi,
     moon,
-    perfedavg,
     scaffold,
 )
 from fedjax_kd.core import (
@@ -121,7 +120,6 @@ __all__ = [
     "metrics",
     "moon",
     "nn",
-    "perfedavg",
     "sample",
     "scaffold",
     "server_opt",

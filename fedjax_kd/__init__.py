@@ -21,6 +21,7 @@ from fedjax_kd.algorithms import (
     fedsgd,
     fedyogi,
     moon,
+    perfedavg,
     scaffold,
 )
 from fedjax_kd.core import (
@@ -120,6 +121,7 @@ __all__ = [
     "metrics",
     "moon",
     "nn",
+    "perfedavg",
     "sample",
     "scaffold",
     "server_opt",

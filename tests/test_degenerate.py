@@ -26,6 +26,7 @@ from fedjax_kd.algorithms import (
     fedsgd,
     fedyogi,
     moon,
+    perfedavg,
     scaffold,
 )
 from fedjax_kd.core import Algorithm, Variables
@@ -92,6 +93,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         lambda task: fedavg(task, FIT),
         COHORTS,
         0,
+    ),
+    "perfedavg": (
+        lambda task: perfedavg(task, FIT, alpha=0.0),
+        lambda task: fedavg(task, FIT, weighting="uniform"),
+        COHORTS,
+        1e-6,
     ),
     "fedbn": (
         lambda task: fedbn(task, FIT),

@@ -16,6 +16,7 @@ from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.moon import moon
+from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.core import Algorithm
 
@@ -31,6 +32,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedntd": fedntd,
     "fedper": fedper,
     "fedbn": fedbn,
+    "perfedavg": perfedavg,
     "fedlsd": fedlsd,
     "moon": moon,
 }
@@ -50,5 +52,6 @@ __all__ = [
     "fedsgd",
     "fedyogi",
     "moon",
+    "perfedavg",
     "scaffold",
 ]

@@ -92,10 +92,8 @@ def swept(folder: Path, arguments: Sequence[str]) -> Found:
     """What a sweep finds, which is started, or gone on with if it was stopped."""
     if not (folder / "sweep.json").exists():
         code = sweep.main([*arguments, "--out", str(folder), "--quiet"])
-    elif any(row["status"] == sweeps.RUNNING for row in read(folder).points):
-        code = resume.main([str(folder), "--quiet"])
     else:
-        code = 0
+        code = resume.main([str(folder), "--quiet"])
     if code != 0:
         raise SystemExit(code)
     return read(folder)

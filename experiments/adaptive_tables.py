@@ -57,9 +57,9 @@ def rescored(found: Found, measure: Measure) -> list[Row]:
     return [{**point, "score": score(point)} for point in found.points]
 
 
-def reached(found: Found, method: str, measure: Measure, target: float) -> Reached:
-    """The first round at the target of each seed of a method."""
-    rows = [row for row in found.results if row["method"] == method]
+def reached(found: Found, config: int, measure: Measure, target: float) -> Reached:
+    """The first round at the target of each seed of a configuration."""
+    rows = [row for row in found.results if row["config"] == config]
     return estimates.rounds_to(sweeps.groups(rows, "seed"), measure.metric, target, measure.goal)
 
 
@@ -90,7 +90,7 @@ def final_table(found: Found, measure: Measure, target: float) -> str:
                 *tuned,
                 score,
                 _apart(apart, measure.factor) if one is not known[0] else "",
-                _rounds(reached(found, method, measure, target)),
+                _rounds(reached(found, one.config, measure, target)),
             )
         )
     return "\n".join(lines)

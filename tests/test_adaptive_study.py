@@ -194,7 +194,7 @@ def test_what_diverged_is_a_word_and_no_number(final: Found) -> None:
 
 
 def test_errors_are_shown_in_thousandths() -> None:
-    rows = [{"point": 0, "round": 1, "test_loss": 0.01234, "method": "fedavg", "seed": 0}]
+    rows = [{"point": 0, "round": 1, "test_loss": 0.01234, "config": 0, "seed": 0}]
     point = {"point": 0, "config": 0, "seed": 0, "method": "fedavg", "status": "finished"}
     found = Found([{**point, "finished_rounds": 1, "score": math.pi}], rows)
     text = tables.final_table(found, Measure("test_loss", 1, 1000), 0.02)

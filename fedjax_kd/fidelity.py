@@ -59,7 +59,8 @@ def fidelity(
     kl = losses.kl_divergence(student, teacher).astype(jnp.float32)
     confidence = jax.nn.softmax(student.astype(jnp.float32)).max(-1)
     labelled = losses.label_weights(labels, count)
-    right = labelled * (student.argmax(-1) == labels.astype(jnp.int32)).astype(jnp.float32)
+    guess = student.argmax(-1).astype(jnp.int32)
+    right = labelled * (guess == labels.astype(jnp.int32)).astype(jnp.float32)
     bins = metrics.binned(labelled[None], confidence[None], right[None], _BINS)[0]
     agreed = agreement(student, teacher).astype(jnp.float32)
     return Fidelity(count.sum(), (count * agreed).sum(), (count * kl).sum(), labelled.sum(), bins)

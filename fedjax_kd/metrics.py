@@ -197,7 +197,7 @@ def class_tally(
     labels = y.astype(jnp.int32)
     own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
     own = own * label_weights(labels, mask).astype(jnp.float32)[..., None]
-    right = (logits.argmax(-1) == labels).astype(jnp.float32)[..., None]
+    right = (logits.argmax(-1).astype(jnp.int32) == labels).astype(jnp.float32)[..., None]
     rows = tuple(range(labels.ndim))
     return ClassTally(own.sum(rows), (own * right).sum(rows))
 

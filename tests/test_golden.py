@@ -6,11 +6,9 @@ the names of its keys. Only what a set of vectors was made with, and does not sa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from math import lcm
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from federations import rounds, task_of
+from vectors import golden, keys_of, number
 
 from fedjax_kd import server_opt
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedavgm, fedprox, scaffold
@@ -34,23 +33,6 @@ SOFTMAX_COHORTS = ((0, 1), (1, 2))
 SOFTMAX_FIT = {"client_lr": 0.1, "weight_decay": 1e-3, "clip_norm": 10.0}
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
-
-
-def golden(name: str) -> dict[str, np.ndarray]:
-    """The arrays of one file."""
-    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
-        return dict(file)
-
-
-def number(encoded: str) -> float:
-    """``0p001`` is 0.001 and ``1em08`` is 1e-08."""
-    return float(encoded.replace("em", "e-").replace("p", "."))
-
-
-def keys_of(name: str, pattern: str) -> list[Any]:
-    """The keys of a file that match, each with its groups."""
-    found = [(key, re.fullmatch(pattern, key)) for key in golden(name)]
-    return [pytest.param(key, match.groups(), id=key) for key, match in found if match]
 
 
 @pytest.fixture

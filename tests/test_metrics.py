@@ -97,3 +97,39 @@ def test_evaluation_goes_over_every_row_and_client():
     assert metrics.summary(metrics.total(rows)) == pytest.approx(
         by_hand(logits, np.asarray(data.train.y)), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("positions", [(), (3,)])
+def test_classes_are_counted_by_their_labels(positions: tuple[int, ...]):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(6, *positions, 4)).astype(np.float32)
+    y = random.integers(-1, 3, (6, *positions)).astype(np.int32)
+    mask = np.array([1, 1, 0, 1, 1, 0], np.float32)
+    sums = metrics.class_tally(jnp.asarray(logits), jnp.asarray(y), jnp.asarray(mask))
+    kept, guesses = y[mask == 1], logits.argmax(-1)[mask == 1]
+    seen = metrics.class_accuracy(sums)
+    for label in range(3):
+        assert float(sums.labels[label]) == (kept == label).sum()
+        own = guesses[kept == label] == label
+        expected = own.mean() if own.size else np.nan
+        assert seen[label] == pytest.approx(expected, rel=1e-6, nan_ok=True)
+    assert np.isnan(seen[3])  # nobody has this class
+
+
+def test_forgetting_is_what_the_last_round_has_lost():
+    accuracy = jnp.array([[0.9, 0.1, np.nan], [0.5, 0.2, np.nan], [0.6, 0.8, np.nan]])
+    np.testing.assert_allclose(metrics.forgetting(accuracy), (0.3 - 0.6) / 2, rtol=1e-5)
+    assert np.isnan(metrics.forgetting(accuracy[:, 2:]))
+    with pytest.raises(ValueError, match="There are 1 rounds, but only what a round before"):
+        metrics.forgetting(accuracy[:1])
+
+
+def test_divergence_of_weights_is_relative():
+    model = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+    reference = {"a": jnp.array([0.0, 0.0]), "b": jnp.array([[2.0]])}
+    seen = metrics.weight_divergence(model, reference)
+    assert seen == pytest.approx(np.sqrt(9 + 4) / 2, rel=1e-6)
+    by_layer = jax.tree.map(metrics.weight_divergence, model, reference)
+    assert np.isinf(by_layer["a"])
+    assert by_layer["b"] == 1
+    assert metrics.weight_divergence(reference["a"], reference["a"]) == 0

@@ -1,11 +1,12 @@
 """A sweep in one program against the same runs one after another, compilation included.
 
     python -m benchmarks.sweep
-    python -m benchmarks.sweep --work mnist --data DIR --singles 8
+    python -m benchmarks.sweep --work mnist --data DIR --settings 12 --seeds 1 --singles 4
 
 24 settings of FedAdam (server and client learning rate) with 3 seeds. The single runs are calls of
 ``train`` in this process, without the cache of compiled programs, which neither side uses;
-``--singles`` runs some of the 72, evenly chosen, and scales. "arithmetic" is the ratio without
+``--settings`` and ``--seeds`` take fewer, which can only make the sweep look dearer;
+``--singles`` runs some of the points, evenly chosen, and scales. "arithmetic" is the ratio without
 compilation on both sides: what is left of it where runs are very long. ``DIR`` holds ``mnist.npz``.
 """
 
@@ -23,8 +24,6 @@ import fedjax_kd as fk
 from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd.sweeps.rounds import Step
 from fedjax_kd.train import Seconds
-
-SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ WORKS = {
         "mnist",
         "cnn_emnist",
         lambda seed: fk.DirichletPartitioner(600, 1.0, seed=seed),
-        20,
+        5,
         20,
         0.6,
     ),
@@ -68,11 +67,11 @@ def settings_of() -> list[dict[str, Any]]:
     )
 
 
-def measured(work: Work, data: str | None, singles: int) -> list[Row]:
+def measured(work: Work, args: argparse.Namespace) -> list[Row]:
     """Seconds of the sweep, and of single runs scaled to all of them."""
-    dataset = fk.load(work.dataset, data_dir=data)
-    federations = {seed: fk.federate(dataset, work.partitioner(seed)) for seed in SEEDS}
-    first = federations[SEEDS[0]]
+    dataset = fk.load(work.dataset, data_dir=args.data)
+    federations = {n: fk.federate(dataset, work.partitioner(n)) for n in range(args.seeds)}
+    first = federations[0]
     build = fk.MODELS[work.model](first.input_shape, first.num_classes, **work.model_options)
     task = fk.from_nnx(build, prepare=first.prepare)
     options: dict[str, Any] = {"num_rounds": work.rounds, "cohort_size": 10, "eval_every": 10}
@@ -81,16 +80,18 @@ def measured(work: Work, data: str | None, singles: int) -> list[Row]:
         fit = fk.local_training(client_lr=client_lr, batch_size=work.batch)
         return fk.fedadam(task, fit, eta=server_lr)
 
-    settings, compiling = settings_of(), [0.0]
+    settings, compiling = settings_of()[:: 24 // args.settings], [0.0]
 
     def note(step: Step) -> None:
         compiling[0] = step.seconds.compile
 
     began = time.perf_counter()
-    points = fk.sweep(make, federations, settings, seeds=SEEDS, on_step=note, **options)
+    points = fk.sweep(
+        make, federations, settings, seeds=tuple(federations), on_step=note, **options
+    )
     together = time.perf_counter() - began
     jax.clear_caches()
-    chosen = points[:: -(-len(points) // singles)]
+    chosen = points[:: -(-len(points) // args.singles)]
     began, spent = time.perf_counter(), Seconds()
     for point in chosen:
         algorithm = make(**point.setting)
@@ -118,6 +119,8 @@ def make_options() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--work", choices=WORKS, default="digits", help="(default: %(default)s)")
     add("--data", help="folder of the data set's files")
+    add("--settings", type=int, default=24, choices=(6, 12, 24), help="(default: %(default)s)")
+    add("--seeds", type=int, default=3, help="(default: %(default)s)")
     add("--singles", type=int, default=72, help="single runs to measure (default: all 72)")
     return options
 
@@ -125,7 +128,7 @@ def make_options() -> argparse.ArgumentParser:
 def main() -> None:
     """Prints a line for each way."""
     args = make_options().parse_args()
-    rows = measured(WORKS[args.work], args.data, args.singles)
+    rows = measured(WORKS[args.work], args)
     ours, theirs = ({k: float(r[k]) for k in ("s", "compile s")} for r in rows)
     goal = WORKS[args.work].goal
     ratios = {

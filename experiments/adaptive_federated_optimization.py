@@ -30,7 +30,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments import adaptive_presets as presets
-from experiments.adaptive_presets import METHODS, Preset, Size
+from experiments.adaptive_presets import METHODS, SMOKE_METHODS, Preset, Size
 from experiments.adaptive_tables import (
     TUNED,
     Found,
@@ -53,7 +53,7 @@ def main(
     *,
     data_dir: str | None = None,
     size: Size = "small",
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = (),
     seeds: int = 3,
     out: Path = Path("runs/adaptive"),
     smoke: bool = False,
@@ -64,12 +64,13 @@ def main(
       task: the federation and its model.
       data_dir: where its data are.
       size: of rounds, grid and model: "small" for two CPU cores, "paper" as published.
-      methods: only these.
+      methods: only these; by default all, or one of each kind with ``smoke``.
       seeds: of the second stage, from 0 on; tuning has its own.
       out: folder of the sweeps, a folder a task and size.
       smoke: a few rounds and points, to see that it works.
     """
     compile_cache.enable()
+    methods = methods or (SMOKE_METHODS if smoke else METHODS)
     chosen = presets.preset(task, size, smoke=smoke)
     if data_dir is not None:
         chosen = replace(chosen, options={**chosen.options, "data_dir": data_dir})

@@ -12,6 +12,7 @@ Options = Mapping[str, str | int | float | tuple[int, ...]]
 
 METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 ADAPTIVE = ("fedadagrad", "fedadam", "fedyogi")
+SMOKE_METHODS = ("fedavg", "fedavgm", "fedadam")
 HALF_DECADE = 10**0.5
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from fedjax_kd import chunking, distributed, evaluate, memory, metrics
-from fedjax_kd.core import Pool, State
+from fedjax_kd.core import Algorithm, Pool, State
 from fedjax_kd.data.window import Capacity
 from fedjax_kd.debug import make_debug_round
 from fedjax_kd.engine import Report, Resident, everywhere, make_round, replicate
@@ -39,9 +39,10 @@ class Pools(NamedTuple):
 class Evaluation(NamedTuple):
     """Tallies of the test set, and of each client's own test rows ``[C, ...]``."""
 
-    test: Tally
+    test: Tally  # of several groups the mean, weighed by their clients
     clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
     personal: Tally | None  # under each client's own model, if it can differ
+    groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
 
 
 class Block(NamedTuple):
@@ -226,19 +227,28 @@ def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         for a, t in zip(s.groups, s.types, strict=True)
     )
 
-    def look(state: State, pools: Pools) -> Evaluation:
-        predict = evaluate.shared_model(s.groups[0], key, state.server)
+    def under(algorithm: Algorithm, state: State, pools: Pools) -> tuple[Tally, Tally | None]:
+        predict = evaluate.shared_model(algorithm, key, state.server)
         rows, theirs = evaluate.tally_rows(predict, pools.test), pools.client_test
         if theirs is None:
-            return Evaluation(metrics.total(rows), None, None)
+            return metrics.total(rows), None
         if test_is_dealt:
             owned = jax.tree.map(lambda a: a[theirs.rows], rows)
         else:
             owned = evaluate.tally_rows(predict, theirs)
-        personal = None
+        return metrics.total(rows), evaluate.by_client(owned, theirs)
+
+    def look(state: State, pools: Pools) -> Evaluation:
+        members, personal = s.layout.members, None
+        test, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
         if own_models:
-            both = (pools.train, theirs)
-            personal = evaluate.evaluate_personal(s.groups, s.layout.members, key, state, both)
-        return Evaluation(metrics.total(rows), evaluate.by_client(owned, theirs), personal)
+            both = (pools.train, pools.client_test)
+            personal = evaluate.evaluate_personal(s.groups, members, key, state, both)
+        return Evaluation(
+            evaluate.mean_of_groups(test, members),
+            None if pools.client_test is None else evaluate.each_of_its_group(clients, members),
+            personal,
+            _stacked(test) if len(test) > 1 else None,
+        )
 
     return look

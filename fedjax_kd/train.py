@@ -127,6 +127,9 @@ def evaluation_row(seen: Evaluation) -> Row:
         if tally is not None:
             spread = metrics.over_clients(tally)
             row |= {f"{prefix}_{metrics.measure(tally)}_{k}": v for k, v in spread.items()}
+    for g in range(0 if seen.groups is None else len(seen.groups.labels)):
+        of_group = metrics.summary(jax.tree.map(lambda a, g=g: a[g], seen.groups))
+        row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
     return row
 
 

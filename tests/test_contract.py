@@ -116,16 +116,15 @@ def test_traced_once_and_types_stable(name: str):
 @pytest.mark.parametrize(
     "how",
     [
-        {"chunk": 1, "places": 3},
         {"chunk": 2},
-        {"chunk": (1, 2), "mesh": 2},
+        {"chunk": 1, "mesh": 2},
         {"debug": True},
     ],
-    ids=["chunks of 1", "chunks of 2", "sharded, chunks of 1 and 2", "debug"],
+    ids=["chunks of 2", "sharded, chunks of 1", "debug"],
 )
 def test_engines_agree(name: str, how: dict[str, Any]):
     how = how | ({"mesh": make_mesh(how["mesh"])} if "mesh" in how else {})
-    cohorts = COHORTS[:2] if "debug" in how else COHORTS
+    cohorts = COHORTS[:1] if "debug" in how else COHORTS
     played = plain(name, cohorts)
     state, reports = play(build(name), federation().train, cohorts, **how)
     assert gap(state, played[-1][0]) < ROUNDING

@@ -69,14 +69,22 @@ class CNN(nnx.Module):
     def features(self, x: Float[Array, "B ..."]) -> Float[Array, "B D"]:
         """The input of the head: the last dense layer's output, after its dropout."""
         x = x.reshape(x.shape[0], *self.image)
-        for number, conv in enumerate(self.convs):
-            x = jax.nn.relu(conv(x))
-            if number in self.pooled:
-                x = max_pool(x, (2, 2), (2, 2))
+        for number in range(len(self.convs) - 1):
+            x = self._convolved(x, number)
+        x = self.last_block(x)
         x = self.drop_convs(x.reshape(x.shape[0], -1))
         for layer in self.dense:
             x = self.drop_dense(jax.nn.relu(layer(x)))
         return x
+
+    def last_block(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
+        """The last convolution, with its pool."""
+        return self._convolved(x, len(self.convs) - 1)
+
+    def _convolved(self, x: Float[Array, "B H W D"], number: int) -> Float[Array, "B h w d"]:
+        """One convolution with ReLU, and the pool that follows it."""
+        x = jax.nn.relu(self.convs[number](x))
+        return max_pool(x, (2, 2), (2, 2)) if number in self.pooled else x
 
     def __call__(self, x: Float[Array, "B ..."]) -> Float[Array, "B L"]:
         return self.head(self.features(x))

@@ -28,9 +28,15 @@ class MLP(nnx.Module):
     def features(self, x: Float[Array, "B ..."]) -> Float[Array, "B D"]:
         """The input of the head."""
         x = x.reshape(x.shape[0], -1)
-        for layer in self.hidden:
+        if not self.hidden:
+            return x
+        for layer in list(self.hidden)[:-1]:
             x = jax.nn.relu(layer(x))
-        return x
+        return self.last_block(x)
+
+    def last_block(self, x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+        """The last hidden layer."""
+        return jax.nn.relu(self.hidden[-1](x))
 
     def __call__(self, x: Float[Array, "B ..."]) -> Float[Array, "B L"]:
         return self.head(self.features(x))

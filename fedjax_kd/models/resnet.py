@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.models.cnn import image_shape
 from fedjax_kd.nn import Conv
+from fedjax_kd.nn.depth import StochasticDepth, decay
 
 Norm = Literal["group", "batch"]
 Build = Callable[[nnx.Rngs], nnx.Module]
@@ -28,6 +29,7 @@ class Layout:
     shortcut: Literal["pad", "project"]  # He et al.'s option A (zeros) or B (1 x 1 convolution)
     norm: Norm
     groups: int
+    survival: float  # probability of the last block to be kept in training
 
     def normalise(self, features: int, rngs: nnx.Rngs) -> nnx.GroupNorm | nnx.BatchNorm:
         """A normalisation layer."""
@@ -40,9 +42,16 @@ class Block(nnx.Module):
     """Two 3 x 3 convolutions beside a shortcut; ReLU after the sum."""
 
     def __init__(
-        self, before: int, after: int, stride: int, layout: Layout, *, rngs: nnx.Rngs
+        self,
+        before: int,
+        after: int,
+        stride: int,
+        layout: Layout,
+        survival: float,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
-        self.stride, self.grown = stride, after - before
+        self.stride = stride
         self.conv1 = _conv(before, after, 3, stride, rngs)
         self.norm1 = layout.normalise(after, rngs)
         self.conv2 = _conv(after, after, 3, 1, rngs)
@@ -51,17 +60,20 @@ class Block(nnx.Module):
         if self.project:
             self.conv3 = _conv(before, after, 1, stride, rngs)
             self.norm3 = layout.normalise(after, rngs)
+        self.depth = StochasticDepth(survival, rngs=rngs) if survival < 1 else None
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
         y = jax.nn.relu(self.norm1(self.conv1(x)))
-        return jax.nn.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+        y = self.norm2(self.conv2(y))
+        shortcut = self.shortcut(x, y.shape[-1])
+        return jax.nn.relu((y if self.depth is None else self.depth(y)) + shortcut)
 
-    def shortcut(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
+    def shortcut(self, x: Float[Array, "B H W D"], features: int) -> Float[Array, "B h w d"]:
         """The input in the shape of the output."""
         if self.project:
             return self.norm3(self.conv3(x))
         kept = x[:, :: self.stride, :: self.stride]
-        return jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (0, self.grown)))
+        return jnp.pad(kept, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
 
 
 class ResNet(nnx.Module):
@@ -70,8 +82,9 @@ class ResNet(nnx.Module):
     def __init__(
         self, image: tuple[int, int, int], num_classes: int, layout: Layout, *, rngs: nnx.Rngs
     ) -> None:
-        self.image = image
+        self.image, self.last = image, layout.blocks
         widths = layout.widths
+        survival = iter(decay(layout.survival, layout.blocks * len(widths)))
         self.conv = _conv(image[-1], widths[0], 3, 1, rngs)
         self.norm = layout.normalise(widths[0], rngs)
         blocks = []
@@ -79,25 +92,38 @@ class ResNet(nnx.Module):
             for number in range(layout.blocks):
                 first = number == 0
                 stride = 2 if first and stage > 0 else 1
-                block = Block(before if first else after, after, stride, layout, rngs=rngs)
-                blocks.append(block)
+                inputs = before if first else after
+                blocks.append(Block(inputs, after, stride, layout, next(survival), rngs=rngs))
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)
 
     def features(self, x: Float[Array, "B ..."]) -> Float[Array, "B D"]:
         """The last stage's outputs, averaged over places."""
-        x = x.reshape(x.shape[0], *self.image)
+        # Flat inputs are images of the declared size; those that are not may have any other.
+        places = self.image[:2] if x.ndim == 2 else x.shape[1:3]
+        x = x.reshape(x.shape[0], *places, self.image[-1])
         x = jax.nn.relu(self.norm(self.conv(x)))
-        for block in self.blocks:
+        for block in list(self.blocks)[: -self.last]:
             x = block(x)
-        return x.mean(axis=(1, 2))
+        return self.last_block(x).mean(axis=(1, 2))
+
+    def last_block(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
+        """The last stage."""
+        for block in list(self.blocks)[-self.last :]:
+            x = block(x)
+        return x
 
     def __call__(self, x: Float[Array, "B ..."]) -> Float[Array, "B L"]:
         return self.head(self.features(x))
 
 
 def resnet8(
-    input_shape: tuple[int, ...], num_classes: int, *, norm: Norm = "group", groups: int = 2
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    norm: Norm = "group",
+    groups: int = 2,
+    survival: float = 1.0,
 ) -> Build:
     """The CIFAR ResNet of He et al. (2016) with one block a stage; 16-32-64 features.
 
@@ -108,9 +134,10 @@ def resnet8(
       num_classes: classes to tell apart.
       norm: ``"group"`` or ``"batch"``; batch statistics of non-IID clients disagree.
       groups: groups of ``"group"``; must divide 16.
+      survival: with stochastic depth, the probability that training keeps the last block, (0, 1].
 
     Raises:
-      ValueError: if ``input_shape`` is no image, or ``norm`` or ``groups`` is not allowed.
+      ValueError: if ``input_shape`` is no image, or an option is not allowed.
 
     Example:
       >>> resnet8((32, 32, 3), 10)(nnx.Rngs(0)).head.kernel.shape
@@ -118,11 +145,16 @@ def resnet8(
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv 1512.03385.
     """
-    return _build(input_shape, num_classes, Layout((16, 32, 64), 1, "pad", norm, groups))
+    return _build(input_shape, num_classes, Layout((16, 32, 64), 1, "pad", norm, groups, survival))
 
 
 def resnet20(
-    input_shape: tuple[int, ...], num_classes: int, *, norm: Norm = "group", groups: int = 2
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    norm: Norm = "group",
+    groups: int = 2,
+    survival: float = 1.0,
 ) -> Build:
     """The CIFAR ResNet of He et al. (2016) with three blocks a stage; 16-32-64 features.
 
@@ -130,22 +162,34 @@ def resnet20(
     A, subsampled inputs with zeros for the new features, as in the paper's CIFAR experiments.
     Convolutions have no bias and He normal weights. 2 groups are what Reddi et al. (2021) use.
 
+    With ``survival < 1`` the residual branch of block l of L is left out of a whole batch with
+    probability ``l / (L - 1) * (1 - survival)``, l counted from 0, and multiplied by its complement
+    in evaluation (Huang et al., Deep Networks with Stochastic Depth, 2016, arXiv 1603.09382; 0.5 in
+    the comparisons of FedAlign). Batch statistics of a branch that is left out still count, and its
+    work is still done.
+
     Args:
       input_shape: ``(height, width)`` or ``(height, width, channels)``.
       num_classes: classes to tell apart.
       norm: ``"group"`` or ``"batch"``; batch statistics of non-IID clients disagree.
       groups: groups of ``"group"``; must divide 16.
+      survival: with stochastic depth, the probability that training keeps the last block, (0, 1].
 
     Raises:
-      ValueError: if ``input_shape`` is no image, or ``norm`` or ``groups`` is not allowed.
+      ValueError: if ``input_shape`` is no image, or an option is not allowed.
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv 1512.03385.
     """
-    return _build(input_shape, num_classes, Layout((16, 32, 64), 3, "pad", norm, groups))
+    return _build(input_shape, num_classes, Layout((16, 32, 64), 3, "pad", norm, groups, survival))
 
 
 def resnet18(
-    input_shape: tuple[int, ...], num_classes: int, *, norm: Norm = "group", groups: int = 2
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    norm: Norm = "group",
+    groups: int = 2,
+    survival: float = 1.0,
 ) -> Build:
     """The ImageNet ResNet-18 with a 3 x 3 stem and no first pool, for 32 x 32 images.
 
@@ -157,15 +201,16 @@ def resnet18(
       num_classes: classes to tell apart.
       norm: ``"group"`` or ``"batch"``; batch statistics of non-IID clients disagree.
       groups: groups of ``"group"``; must divide 64.
+      survival: with stochastic depth, the probability that training keeps the last block, (0, 1].
 
     Raises:
-      ValueError: if ``input_shape`` is no image, or ``norm`` or ``groups`` is not allowed.
+      ValueError: if ``input_shape`` is no image, or an option is not allowed.
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv 1512.03385; with
     groups: Hsieh et al., The Non-IID Data Quagmire of Decentralized Machine Learning, 2020, arXiv
     1910.00189.
     """
-    layout = Layout((64, 128, 256, 512), 2, "project", norm, groups)
+    layout = Layout((64, 128, 256, 512), 2, "project", norm, groups, survival)
     return _build(input_shape, num_classes, layout)
 
 
@@ -188,6 +233,7 @@ def _build(input_shape: tuple[int, ...], num_classes: int, layout: Layout) -> Bu
     image = image_shape(input_shape)
     if layout.norm not in ("group", "batch"):
         raise ValueError(f"norm is {layout.norm!r}, but must be 'group' or 'batch': take one.")
+    decay(layout.survival, 1)
     if layout.groups < 1 or layout.widths[0] % layout.groups:
         raise ValueError(
             f"groups is {layout.groups}, but must divide {layout.widths[0]}, the features of the "

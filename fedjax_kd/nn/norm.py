@@ -40,7 +40,7 @@ class GroupNorm(nnx.GroupNorm):
         short, scale, bias = promoted
         wide = short.astype(jnp.float32) if short.dtype.itemsize < 4 else short
         places = tuple(range(1, x.ndim - 1))
-        count = math.prod(x.shape[1:-1]) * self.group_size
+        count = math.prod(x.shape[1:-1]) * self._size(x.shape[-1])
         mean, square = (self._by_group(v.sum(places)) / count for v in (wide, wide * wide))
         factor = 1 / jnp.sqrt(jnp.maximum(square - mean * mean, 0) + self.epsilon)
         if scale is not None:
@@ -54,5 +54,16 @@ class GroupNorm(nnx.GroupNorm):
 
     def _by_group(self, sums: Float[Array, "B D"]) -> Float[Array, "B D"]:
         """Each feature's group's sum."""
-        grouped = sums.reshape(len(sums), self.num_groups, self.group_size).sum(-1)
-        return jnp.repeat(grouped, self.group_size, axis=1)
+        size = self._size(sums.shape[1])
+        grouped = sums.reshape(len(sums), self.num_groups, size).sum(-1)
+        return jnp.repeat(grouped, size, axis=1)
+
+    def _size(self, features: int) -> int:
+        """Features of a group; a narrower network has as many groups of fewer."""
+        if features % self.num_groups:
+            raise ValueError(
+                f"A layer has {features} features, but its normalisation {self.num_groups} groups, "
+                "which must divide them: take another width, a `divisor` that is a multiple of the "
+                "groups, or batch normalisation."
+            )
+        return features // self.num_groups

@@ -89,7 +89,7 @@ class Round(NamedTuple):
     cohort: Int[Array, " K"]  # client numbers; an empty place holds the number ``population``
     present: Float[Array, " K"]  # 1 where a usable upload arrived from this place, else 0
     population: int
-    public: PyTree  # unlabelled `Data` of the server, or None
+    public: PyTree  # what belongs to no client, a `fedjax_kd.public.Public`; or None
 
 
 class Upload(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store
+from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store, set_apart
 from fedjax_kd.data.federation import Federation, Partitioner, Target, federate, streamed
 from fedjax_kd.signature import REQUIRED, Option, check_options, named, options
 
@@ -34,6 +34,13 @@ class DataConfig:
       seed: of the division among clients; if not given, the seed of the run.
       target: what a model is to say of an example: its "label", or the "input" itself, pixels in
         [0, 1] (reconstruction, as by an autoencoder).
+      public: inputs that server and clients may look at: "holdout", training rows that no client
+        has; another data set of the same shape, by name; "noise"; or "generator", a network that
+        the method trains.
+      public_size: how many of a hold-out or another data set, >= 1; a tenth of the training rows,
+        or all, if not given.
+      validation_fraction: share of the training rows that the server keeps to validate with, in
+        [0, 1).
     """
 
     dataset: str = "digits"
@@ -44,6 +51,9 @@ class DataConfig:
     client_test_fraction: float = 0.0
     seed: int | None = None
     target: Target = "label"
+    public: str | None = None
+    public_size: int | None = None
+    validation_fraction: float = 0.0
 
 
 def partitioner_options(name: str) -> list[Option]:
@@ -95,9 +105,27 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
                 "targets: take target 'label', or a data set."
             )
         return None, streamed(open_store(data.dataset))
+    if data.target == "input" and data.public is not None:
+        raise ValueError(
+            f"public is {data.public!r}, but methods that use public inputs classify: take target "
+            "'label', or no public inputs."
+        )
     divide = partitioner(data)
     dataset = load(data.dataset, data_dir=data.data_dir)
     fraction, seed = data.client_test_fraction, data.seed or 0
+    dataset, public = set_apart(
+        dataset,
+        public=data.public,
+        public_size=data.public_size,
+        validation_fraction=data.validation_fraction,
+        data_dir=data.data_dir,
+        seed=seed,
+    )
     return dataset, federate(
-        dataset, divide, client_test_fraction=fraction, seed=seed, target=data.target
+        dataset,
+        divide,
+        client_test_fraction=fraction,
+        public=public,
+        seed=seed,
+        target=data.target,
     )

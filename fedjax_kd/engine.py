@@ -31,7 +31,7 @@ class Resident(NamedTuple):
     """What lies on the device throughout a run."""
 
     pool: Pool | Window
-    public: PyTree = None  # unlabelled `Data` of the server
+    public: PyTree = None  # what belongs to no client
 
 
 RoundFn = Callable[[Key, State, Resident, Sequence[Seating], Array], tuple[State, Report]]

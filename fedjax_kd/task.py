@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
-from fedjax_kd.nn.calls import both_of, method_of
+from fedjax_kd.nn.calls import both_of, head_of, method_of
 from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
 from fedjax_kd.nn.norm import GroupNorm
@@ -38,7 +38,8 @@ TRAIN_ARGUMENTS = {
     "use_running_average": False,
 }
 
-_BOTH = "features and outputs"  # in place of the name of a method
+_BOTH, _HEAD = "features and outputs", "outputs of features"  # in place of a method's name
+_SPECIAL = {_BOTH: both_of, _HEAD: head_of}
 
 
 class Task(NamedTuple):
@@ -58,6 +59,7 @@ class Task(NamedTuple):
     augment: Augment = lambda key, x: x  # what `apply` makes of x first, given this key
     # (variables, x, key=None) -> features, logits, new stats, of one pass; if the task can.
     both: Callable[..., tuple[Array, Array, PyTree]] | None = None
+    classify: Callable[[Variables, Array], Array] | None = None  # (variables, features) -> logits
     example: PyTree = None  # shapes and dtypes of a batch as stored, if known
     # Of each value of a model, the kind of normalisation layer it is in, "" if none; if known.
     norms: Callable[[], Variables] | None = None
@@ -123,7 +125,9 @@ def from_nnx(
         graph = graph_eval if key is None else graph_train
         seeded = _seed(streams, jax.random.key(0) if key is None else key)
         module = nnx.merge(graph, variables.params, seeded, variables.stats)
-        outputs: Any = both_of(module, x) if method == _BOTH else method_of(module, method)(x)
+        outputs: Any = (
+            _SPECIAL[method](module, x) if method in _SPECIAL else method_of(module, method)(x)
+        )
         if key is None:
             return outputs, variables.stats
         return outputs, _variables(module).stats
@@ -179,13 +183,13 @@ def from_linen(
 
     def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         collections = {"params": variables.params, **variables.stats}
-        named = method_of(module, "__call__" if method == _BOTH else method)
+        named = method_of(module, "__call__" if method in _SPECIAL else method)
         with linen.intercept_methods(with_matrix_products):
             # Streams that are not given fall back on "params": so every name has a key.
             outputs, stats = module.apply(
                 collections,
                 x,
-                method=both_of if method == _BOTH else method,
+                method=_SPECIAL.get(method, method),
                 rngs={} if key is None else {"params": cheap(key)},
                 mutable=[] if key is None else list(variables.stats),
                 **flags(named, key is not None),
@@ -227,7 +231,10 @@ def _task(
         logits, stats = apply(variables, batch.x, key)
         return losses.batch_mean(score(logits, batch.y), batch), stats
 
-    return Task(init, apply, features, score, loss, augmented, both)
+    def classify(variables: Variables, features: Array) -> Array:
+        return call(variables, features, None, _HEAD)[0]
+
+    return Task(init, apply, features, score, loss, augmented, both, classify)
 
 
 def _types(batch: PyTree) -> PyTree:

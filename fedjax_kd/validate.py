@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_kd import reduce, tree
 from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Upload
+from fedjax_kd.public import MissingError
 
 _PLACES = 2  # of the cohort on which types are checked
 
@@ -39,9 +40,10 @@ def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> 
     Args:
       algorithm: to be checked.
       pool: the training data of the federation.
-      public: its public data.
+      public: what belongs to no client.
 
     Raises:
+      MissingError: if the algorithm needs data of this kind which are not there.
       TypeError: naming the function at fault, if one fails on abstract values, if a state changes
         its type from one round to the next, if ``client_update`` returns no `Upload`, or if
         ``aggregate`` does not fit the message.
@@ -140,6 +142,8 @@ def _run(name: str, function: Callable, *args: PyTree) -> PyTree:
     """The abstract result of a function, or TypeError naming it."""
     try:
         return jax.eval_shape(function, *args)
+    except MissingError:
+        raise
     except Exception as error:
         raise TypeError(
             f"{name} cannot be traced: {type(error).__name__}: {error}. Every function of an "

@@ -15,16 +15,16 @@ from flax import nnx
 from fedjax_kd import tree
 from fedjax_kd.algorithms import fedadam, fedavg, scaffold
 from fedjax_kd.core import Algorithm, Upload, Variables, mean, stack, total, uniform_mean
-from fedjax_kd.data.federation import unlabelled
 from fedjax_kd.debug import StageError
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import gradient, local_training
+from fedjax_kd.public import Public, Stored
 from fedjax_kd.simulation import initial_state, simulate
 from fedjax_kd.task import Task, from_nnx
 from fedjax_kd.train import blocks, train
 
 FIT = local_training(client_lr=0.1, batch_size=0)
-PUBLIC = unlabelled(np.linspace(-1, 1, 5 * FEATURES, dtype=np.float32).reshape(5, FEATURES))
+PUBLIC = Public(Stored(jnp.linspace(-1, 1, 5 * FEATURES).reshape(5, FEATURES)))
 
 
 def distilling(task: Task, model: str) -> Algorithm:
@@ -35,7 +35,7 @@ def distilling(task: Task, model: str) -> Algorithm:
 
     def client_update(key: Any, teacher: Any, own: Variables, data: Any, round: Any) -> Any:
         fitted = FIT(key, own, data, task.loss, round)
-        logits = task.apply(fitted.model, round.public.x)[0]
+        logits = task.apply(fitted.model, round.public.inputs.x)[0]
         message = {"logits": logits, model: fitted.model}
         return Upload(message, data.size.astype(jnp.float32), {model: fitted.loss}), fitted.model
 
@@ -85,7 +85,7 @@ def test_groups_share_what_they_name_alike(how: dict[str, Any]):
     for (server, clients), report in played:
         models = {c: state_of(clients, c) for c in cohort}
         tasks = [logistic(), logistic(hidden=5)]
-        logits = {c: tasks[GROUP_OF[c]].apply(models[c], PUBLIC.x)[0] for c in cohort}
+        logits = {c: tasks[GROUP_OF[c]].apply(models[c], PUBLIC.inputs.x)[0] for c in cohort}
         votes = {c: SIZES[c] for c in cohort}
         expected = sum(votes[c] * logits[c] for c in cohort) / sum(votes.values())
         np.testing.assert_allclose(server["logits"], expected, rtol=1e-5, atol=1e-6)

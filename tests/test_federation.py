@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_kd.data.dataset import Dataset, from_arrays
-from fedjax_kd.data.federation import deal_test, federate, unlabelled
+from fedjax_kd.data.federation import deal_test, federate
 
 
 def labelled(train_y: list[int], test_y: list[int], **columns: list) -> Dataset:
@@ -95,12 +95,6 @@ def test_bytes_stay_bytes_and_are_standardised_by_channel():
 def test_floats_are_left_as_they_are():
     x = federation().train.x
     np.testing.assert_array_equal(federation().prepare(x), x)
-
-
-def test_public_examples_have_no_labels():
-    public = unlabelled(np.ones((7, 2), np.float32))
-    assert int(public.size) == 7
-    assert public.take(jnp.arange(3, dtype=jnp.int32), jnp.ones(3)).y == ()
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])

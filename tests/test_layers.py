@@ -19,7 +19,8 @@ EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative
 LAYERS = (
     "core signature compile_cache distributed interrupt memory prefetch prng",
     "tree losses batching reduce cohort nn server_opt precision",
-    "metrics models local task data validate seating",
+    "metrics models local task public seating",
+    "data validate",
     "evaluate phase fidelity parts",
     "engine chunking algorithms",
     "debug simulation",
@@ -35,7 +36,7 @@ LAYERS = (
     "cli",
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
-_METHODS_USE = "core tree batching losses local parts task server_opt signature"
+_METHODS_USE = "core tree batching losses local parts public task server_opt signature"
 MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -88,8 +88,14 @@ def test_parameters_are_as_many_as_published(name, shape, classes, options, coun
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "autoencoder"])
 def test_the_head_of_the_features_gives_the_logits(name):
     task, model, batch = small(name)
-    both = jax.jit(lambda x: (task.features(model, x), task.apply(model, x)[0]))
-    features, logits = both(batch.x)
+
+    @jax.jit
+    def both(x):
+        features = task.features(model, x)
+        return features, task.apply(model, x)[0], task.classify(model, features)
+
+    features, logits, again = both(batch.x)
+    np.testing.assert_allclose(again, logits, rtol=1e-5, atol=1e-5)
     head = model.params["head"]
     bias = head["bias"].reshape((1,) * (features.ndim - 1) + (-1,))
     np.testing.assert_allclose(features @ head["kernel"] + bias, logits, rtol=1e-4, atol=1e-5)

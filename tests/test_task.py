@@ -255,8 +255,10 @@ def test_the_head_of_the_features_gives_the_logits(kind):
     task = make(kind)
     model = task.init(KEY)
     head = model.params["head"]
-    logits = task.features(model, batch().x) @ head["kernel"] + head["bias"][None]
+    features = task.features(model, batch().x)
+    logits = features @ head["kernel"] + head["bias"][None]
     np.testing.assert_allclose(logits, task.apply(model, batch().x)[0], atol=1e-6)
+    np.testing.assert_allclose(task.classify(model, features), logits, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fedjax_kd.data.partition import (
     ShardPartitioner,
     client_test_split,
 )
+from fedjax_kd.data.public import set_apart
 from fedjax_kd.data.sources import load, sources
 from fedjax_kd.data.store import ClientStore, Rows, is_store, open_store
 from fedjax_kd.data.synthetic import synthetic_clients, synthetic_test
@@ -49,6 +50,7 @@ __all__ = [
     "make_window",
     "open_store",
     "pack",
+    "set_apart",
     "sources",
     "synthetic_clients",
     "synthetic_test",

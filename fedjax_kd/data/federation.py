@@ -15,10 +15,11 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from fedjax_kd import losses
-from fedjax_kd.core import Data, Pool
+from fedjax_kd.core import Pool
 from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.store import ClientStore
+from fedjax_kd.public import Public
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
 
@@ -41,7 +42,7 @@ class Federation:
         are streamed.
       prepare: raw inputs to model inputs, applied in every step on the device.
       parts: training rows of each client in the data set's own order, for reports.
-      public: unlabelled examples of the server, or None.
+      public: what belongs to no client, or None.
       store: the clients' examples on disk, where they are streamed to the device.
       target: what a model is to say of an example: its label, or the input itself.
     """
@@ -54,7 +55,7 @@ class Federation:
     client_test: Pool | None
     prepare: Callable[[ArrayLike], Array]
     parts: Parts
-    public: Data | None = None
+    public: Public | None = None
     store: ClientStore | None = None
     target: Target = "label"
 
@@ -85,7 +86,7 @@ def federate(
     partitioner: Partitioner,
     *,
     client_test_fraction: float = 0.0,
-    public_x: NDArray[Any] | None = None,
+    public: Public | None = None,
     seed: int = 0,
     target: Target = "label",
 ) -> Federation:
@@ -100,7 +101,8 @@ def federate(
       client_test_fraction: share of each client's own rows held out to test its model, in [0, 1).
         With 0 the clients train on all they have, and the test set is dealt out among them: by
         natural ids where train and test share these, else in proportion to each client's labels.
-      public_x: unlabelled inputs ``[P, ...]`` that the server and all clients may use.
+      public: unlabelled inputs and labelled examples that are no client's, from
+        `fedjax_kd.data.set_apart` or put together by hand.
       seed: of the division into training and test rows.
       target: "label", or "input" for reconstruction: models are then given pixels in [0, 1], and
         are to give them back. Labels still decide which client has which rows.
@@ -136,7 +138,7 @@ def federate(
         client_test=client_test,
         prepare=losses.unit if target == "input" else _prepare(dataset.train.x),
         parts=parts,
-        public=None if public_x is None else unlabelled(public_x),
+        public=public,
         target=target,
     )
 
@@ -186,12 +188,6 @@ def streamed(store: ClientStore) -> Federation:
         parts=(),
         store=store,
     )
-
-
-def unlabelled(x: NDArray[Any]) -> Data:
-    """All rows of an array as `Data` without labels."""
-    count = len(x)
-    return Data(jnp.asarray(x), (), jnp.arange(count), jnp.int32(0), jnp.int32(count))
 
 
 def deal_test(dataset: Dataset, parts: Parts, seed: int) -> Parts:

@@ -20,6 +20,15 @@ def method_of(module: Any, name: str) -> Callable[..., Array]:
     )
 
 
+def head_of(module: Any, features: Any, **flags: bool) -> Array:
+    """What a module returns where its features are these."""
+    method_of(module, "features")
+    vars(module)["features"] = lambda *args, **options: features  # hides the method
+    outputs = module(None, **flags)
+    del vars(module)["features"]
+    return outputs
+
+
 def both_of(module: Any, x: Any, **flags: bool) -> tuple[Array, Array]:
     """What a module returns, and the features on the way to it."""
     features, seen = method_of(module, "features"), []

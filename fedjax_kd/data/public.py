@@ -1,0 +1,164 @@
+"""Examples that are no client's: a part held out, another data set, noise, a generator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from fedjax_kd.core import Data, PyTree
+from fedjax_kd.data.dataset import Dataset, Examples
+from fedjax_kd.data.sources import load
+from fedjax_kd.public import Generator, Noise, Public, Stored
+
+KINDS = ("holdout", "noise", "generator")
+
+_SHARE = 0.1  # of the training rows that "holdout" takes, unless their number is given
+_LATENT, _HIDDEN = 100, 256  # of a generator that is still to be trained
+
+
+def set_apart(
+    dataset: Dataset,
+    *,
+    public: str | None = None,
+    public_size: int | None = None,
+    validation_fraction: float = 0.0,
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> tuple[Dataset, Public | None]:
+    """What is left to the clients, and what belongs to the server or to everybody.
+
+    Args:
+      dataset: training and test examples.
+      public: "holdout", training rows that no client has; the name of another data set, of whose
+        training rows the inputs are taken; "noise"; "generator", a network still to be trained; or
+        None.
+      public_size: inputs of a hold-out or of another data set; a tenth of the training rows or all
+        of the other data set if not given.
+      validation_fraction: share of the training rows that the server keeps to validate with, in
+        [0, 1).
+      data_dir: folder of the other data set.
+      seed: of the rows that are taken.
+
+    Raises:
+      ValueError: if there is no such data set, its inputs have another shape or kind, or more rows
+        are asked for than there are.
+
+    Example:
+      >>> left, apart = set_apart(load("digits"), public="holdout", public_size=200)
+      >>> len(left.train.y), apart.inputs.x.shape
+      (1237, (200, 8, 8, 1))
+    """
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction is {validation_fraction}, but must be in [0, 1): it is the share "
+            "of the training rows that no client trains on."
+        )
+    if public_size is not None and (public in (None, "noise", "generator") or public_size < 1):
+        raise ValueError(
+            f"public_size is {public_size} with public={public!r}, but it is the number >= 1 of "
+            "inputs of public 'holdout' or of another data set: leave it out, or name one."
+        )
+    whole, validation = dataset, None
+    if rows := round(validation_fraction * len(whole.train.y)):
+        dataset, taken = hold_out(dataset, rows, seed)
+        validation = everything(taken.x, taken.y)
+    if public is None:
+        return dataset, None if validation is None else Public(None, validation)
+    if public == "holdout":
+        rows = round(_SHARE * len(whole.train.y)) if public_size is None else public_size
+        dataset, taken = hold_out(dataset, rows, seed)
+        return dataset, Public(_stored(taken.x, taken.y), validation)
+    return dataset, Public(_elsewhere(whole, public, public_size, data_dir, seed), validation)
+
+
+def hold_out(dataset: Dataset, rows: int, seed: int) -> tuple[Dataset, Examples]:
+    """The data set without some random training rows, and these rows.
+
+    Raises:
+      ValueError: if there are not more training rows than that.
+    """
+    count = len(dataset.train.y)
+    if rows >= count:
+        raise ValueError(
+            f"{rows} rows are to be held out of {count} training rows of {dataset.name}, which "
+            "leaves the clients none: hold out fewer."
+        )
+    order = np.random.default_rng([seed, 2]).permutation(count)
+    taken, left = np.sort(order[:rows]), np.sort(order[rows:])
+    return replace(dataset, train=_some(dataset.train, left)), _some(dataset.train, taken)
+
+
+def everything(x: NDArray[Any], y: PyTree = ()) -> Data:
+    """All rows of an array as one `Data`, without labels if none are given."""
+    count = len(x)
+    rows = jnp.arange(count, dtype=jnp.int32)
+    return Data(jnp.asarray(x), jax.tree.map(jnp.asarray, y), rows, jnp.int32(0), jnp.int32(count))
+
+
+def _elsewhere(
+    dataset: Dataset, public: str, size: int | None, data_dir: Any, seed: int
+) -> Stored | Noise | Generator:
+    """Inputs that are none of the training rows."""
+    if public not in ("noise", "generator"):
+        return _of_another(dataset, public, size, data_dir, seed)
+    x = dataset.train.x
+    if x.dtype == np.int32:
+        raise ValueError(
+            f"public is {public!r}, but the inputs of {dataset.name} are symbols: take public "
+            "'holdout' or another data set."
+        )
+    shape, low, high = x.shape[1:], float(x.min()), float(x.max())
+    if public == "noise":
+        return Noise(jnp.float32(low), jnp.float32(high), shape)
+    widths = (_LATENT, _HIDDEN, int(np.prod(shape)))
+    keys = jax.random.split(jax.random.key(seed), 2)
+    layers = zip(keys, widths[:-1], widths[1:], strict=True)
+    params = [
+        {"w": jax.random.normal(k, (a, b)) * (2 / a) ** 0.5, "b": jnp.zeros(b)}
+        for k, a, b in layers
+    ]
+    return Generator(params, partial(_pixels, shape=shape, low=low, high=high), _LATENT)
+
+
+def _pixels(params: Any, z: Array, *, shape: tuple[int, ...], low: float, high: float) -> Array:
+    """Inputs between ``low`` and ``high`` from a network of one hidden layer."""
+    first, last = params
+    hidden = jax.nn.relu(z @ first["w"] + first["b"][None])
+    made = jax.nn.sigmoid(hidden @ last["w"] + last["b"][None])
+    return (low + (high - low) * made).reshape(len(z), *shape)
+
+
+def _of_another(dataset: Dataset, name: str, size: int | None, data_dir: Any, seed: int) -> Stored:
+    """Inputs of another data set's training rows."""
+    other = load(name, data_dir=data_dir).train
+    ours = dataset.train.x
+    if (other.x.shape[1:], other.x.dtype) != (ours.shape[1:], ours.dtype):
+        raise ValueError(
+            f"The public data set {name} has inputs {other.x.dtype}{list(other.x.shape[1:])}, but "
+            f"{dataset.name} has {ours.dtype}{list(ours.shape[1:])}: take one with inputs of the "
+            f"same shape and kind, or {', '.join(KINDS)}."
+        )
+    count = len(other.y) if size is None else size
+    if count > len(other.y):
+        raise ValueError(
+            f"public_size is {count}, but {name} has {len(other.y)} training rows: ask for fewer."
+        )
+    rows = np.random.default_rng([seed, 2]).permutation(len(other.y))[:count]
+    return _stored(other.x[np.sort(rows)])
+
+
+def _stored(x: NDArray[Any], y: PyTree = ()) -> Stored:
+    return Stored(jnp.asarray(x), jax.tree.map(jnp.asarray, y))
+
+
+def _some(examples: Examples, rows: NDArray[np.int64]) -> Examples:
+    columns = {name: values[rows] for name, values in examples.columns.items()}
+    return Examples(examples.x[rows], examples.y[rows], columns)

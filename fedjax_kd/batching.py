@@ -7,12 +7,14 @@ keyed bijection of ``range(size)``, the swap-or-not shuffle: nothing is stored, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from fedjax_kd.core import PyTree
 from fedjax_kd.prng import mix
 
 LastBatch = Literal["partial", "drop", "wrap"]
@@ -95,6 +97,31 @@ def draw(
         place = place % size
     epoch_seed = mix(seed + epoch.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
     return shuffled(epoch_seed, place, size), mask
+
+
+def in_pieces(
+    function: Callable[[PyTree], Array], rows: PyTree, at_once: int
+) -> Float[Array, "P ..."]:
+    """A function of many rows ``[P, ...]``, in memory of a few; what it gives has rows, too.
+
+    Args:
+      function: of ``at_once`` rows, to be looked at one by one: the last piece repeats a row.
+      rows: arrays of at least one row.
+      at_once: rows in a piece, >= 1.
+
+    Example:
+      >>> in_pieces(lambda x: 2 * x, jnp.arange(5), 2)
+      Array([0, 2, 4, 6, 8], dtype=int32)
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    length = min(at_once, count)
+
+    def piece(i: Array) -> Array:
+        positions = jnp.minimum(i * length + jnp.arange(length, dtype=jnp.int32), count - 1)
+        return function(jax.tree.map(lambda a: a[positions], rows))
+
+    values = jax.lax.map(piece, jnp.arange(-(-count // length), dtype=jnp.int32))
+    return values.reshape(-1, *values.shape[2:])[:count]
 
 
 def check_last_batch(last_batch: str) -> None:

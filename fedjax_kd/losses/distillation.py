@@ -97,6 +97,22 @@ def logit_mse(student: Float[Array, "*B L"], teacher: Float[Array, "*B L"]) -> F
     return jnp.square(student - teacher.astype(student.dtype)).mean(-1)
 
 
+def logit_mae(student: Float[Array, "*B L"], teacher: Float[Array, "*B L"]) -> Float[Array, "*B"]:
+    """The absolute difference of logits, averaged over classes, one value an example.
+
+    Raises:
+      ValueError: if shapes differ.
+
+    Example:
+      >>> logit_mae(jnp.array([[1.0, 3.0]]), jnp.array([[1.0, 1.0]]))
+      Array([1.], dtype=float32)
+
+    Source: Li, Wang, 2019, arXiv:1910.03581, as its code digests a consensus.
+    """
+    check_pair(student, teacher)
+    return jnp.abs(student - teacher.astype(student.dtype)).mean(-1)
+
+
 def ensemble_logits(
     teachers: Float[Array, "K *B L"],
     weights: Float[Array, " K"] | None = None,

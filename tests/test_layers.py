@@ -18,10 +18,10 @@ EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative
 # as a whole, also from each other, but not in a circle.
 LAYERS = (
     "core signature compile_cache distributed interrupt memory prefetch prng",
-    "tree losses batching reduce cohort nn server_opt precision",
+    "tree losses batching reduce cohort nn server_opt precision low_rank",
     "metrics models local task public seating",
     "data validate",
-    "evaluate phase fidelity parts",
+    "evaluate phase fidelity parts mentored",
     "engine chunking algorithms",
     "debug simulation",
     "feeding",
@@ -36,7 +36,9 @@ LAYERS = (
     "cli",
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
-_METHODS_USE = "core tree batching losses local parts public task server_opt signature"
+_METHODS_USE = (
+    "core tree batching losses local parts public task server_opt signature low_rank mentored"
+)
 MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

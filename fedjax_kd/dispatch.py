@@ -239,16 +239,16 @@ def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         return metrics.total(rows), evaluate.by_client(owned, theirs)
 
     def look(state: State, pools: Pools) -> Evaluation:
-        members, personal = s.layout.members, None
+        members, theirs, personal = s.layout.members, pools.client_test, None
         test, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
-        if own_models:
-            both = (pools.train, pools.client_test)
+        if own_models and theirs is not None:
+            both = (pools.train, theirs)
             personal = evaluate.evaluate_personal(s.groups, members, key, state, both)
         return Evaluation(
             evaluate.mean_of_groups(test, members),
-            None if pools.client_test is None else evaluate.each_of_its_group(clients, members),
+            None if theirs is None else evaluate.each_of_its_group(clients, members),
             personal,
-            _stacked(test) if len(test) > 1 else None,
+            _stacked(list(test)) if len(test) > 1 else None,
         )
 
     return look

@@ -23,6 +23,9 @@ REQUIRED = inspect.Parameter.empty
 
 _Entry = TypeVar("_Entry")
 
+FACTS = ("population", "capacity", "classes")
+"""Arguments of a method that its federation answers: clients, examples of the largest, labels."""
+
 _PLAIN = (int, float, str, bool, type(None))
 
 
@@ -35,10 +38,11 @@ class Option(NamedTuple):
     help: str
 
 
-def extends(base: Callable[..., Any], *, fixes: Collection[str] = ()) -> Callable:
-    """Decorates a factory that passes its ``**options`` on to ``base``.
+def extends(*bases: Callable[..., Any], fixes: Collection[str] = ()) -> Callable:
+    """Decorates a factory that passes its ``**options`` on to ``bases``.
 
-    The options of ``base`` become part of the signature, but for those that the factory ``fixes``.
+    Their options become part of the signature, but for those that the factory ``fixes``. With
+    several bases, `options_of` takes out those of one.
 
     Example:
       >>> def plain(task, *, lr: float = 0.1, clip: float = 1.0): ...
@@ -55,8 +59,9 @@ def extends(base: Callable[..., Any], *, fixes: Collection[str] = ()) -> Callabl
     def decorate(factory: Callable[..., Any]) -> Callable[..., Any]:
         own = [p for p in inspect.signature(factory).parameters.values() if p.kind != p.VAR_KEYWORD]
         taken = {p.name for p in own} | set(fixes)
-        inherited = [p for p in _keyword_only(base) if p.name not in taken]
-        signature = inspect.Signature([*own, *inherited])
+        inherited = {p.name: p for base in bases for p in _keyword_only(base)}
+        kept = [p for name, p in inherited.items() if name not in taken]
+        signature = inspect.Signature([*own, *kept])
         names = [p.name for p in signature.parameters.values() if p.kind == p.KEYWORD_ONLY]
 
         @wraps(factory)
@@ -66,18 +71,34 @@ def extends(base: Callable[..., Any], *, fixes: Collection[str] = ()) -> Callabl
                     raise TypeError(_unknown(factory.__name__, name, names))
             return factory(*args, **options)
 
-        vars(checked).update(__signature__=signature, base=base)
+        vars(checked).update(__signature__=signature, bases=bases)
         return checked
 
     return decorate
+
+
+def options_of(
+    factory: Callable[..., Any], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``(those of the factory, the others)`` of some options.
+
+    Example:
+      >>> def plain(task, *, lr: float = 0.1): ...
+      >>> options_of(plain, {"lr": 1.0, "mu": 2.0})
+      ({'lr': 1.0}, {'mu': 2.0})
+    """
+    names = {p.name for p in _keyword_only(factory)}
+    own = {name: value for name, value in given.items() if name in names}
+    return own, {name: value for name, value in given.items() if name not in names}
 
 
 def options(factory: Callable[..., Any]) -> list[Option]:
     """The options of a factory that are numbers, words or choices.
 
     These are the keyword-only arguments of a function, or the fields of a dataclass. Options that
-    only Python can give (functions, optimisers) are left out. The help is the ``Args:`` line of the
-    docstring in which the option is explained; the default of a required one is `REQUIRED`.
+    only Python can give (functions, optimisers) are left out, and so are `FACTS`. The help is the
+    ``Args:`` line of the docstring in which the option is explained; the default of a required one
+    is `REQUIRED`.
     """
     return list(_options(factory))
 
@@ -89,7 +110,7 @@ def _options(factory: Callable[..., Any]) -> tuple[Option, ...]:
     for parameter in _keyword_only(factory):
         owner = _owner(factory, parameter.name)
         plain = plain_type(get_type_hints(owner).get(parameter.name, str))
-        if plain is not None:
+        if plain is not None and parameter.name not in FACTS:
             found.append(
                 Option(parameter.name, plain, parameter.default, _help(owner, parameter.name))
             )
@@ -162,7 +183,8 @@ def _owner(factory: Callable[..., Any], name: str) -> Callable[..., Any]:
     source = inspect.unwrap(factory)
     if name in inspect.signature(source).parameters:
         return source
-    return _owner(vars(factory)["base"], name)
+    bases = vars(factory)["bases"]
+    return _owner(next(b for b in bases if name in inspect.signature(b).parameters), name)
 
 
 def _help(factory: Callable[..., Any], name: str) -> str:

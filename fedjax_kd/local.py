@@ -170,7 +170,8 @@ def local_training(
                 loss, stats, grads = gradient(objective, model, batch, key_step)
             else:
                 loss, stats, grads = whole_gradient(objective, model, data, key_step)
-            updates, opt_state = opt.update(grads, opt_state, model.params)
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+                updates, opt_state = opt.update(grads, opt_state, model.params)
             params = optax.apply_updates(model.params, updates)
             return Variables(params, stats), opt_state, losses + loss.astype(jnp.float32)
 

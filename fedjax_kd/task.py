@@ -7,7 +7,6 @@ keys, BatchNorm's statistics travel in ``Variables.stats``, and convolutions bec
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,9 +17,10 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
-from fedjax_kd.nn.calls import both_of, head_of, method_of
+from fedjax_kd.nn.calls import both_of, flags_of, head_of, method_of, passed_of
 from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
+from fedjax_kd.nn.narrow import as_wide
 from fedjax_kd.nn.norm import GroupNorm
 from fedjax_kd.precision import Call, Precision, shorten_layers, with_precision
 from fedjax_kd.prng import cheap
@@ -29,17 +29,23 @@ Prepare = Callable[[PyTree], PyTree]
 Augment = Callable[[Key, PyTree], PyTree]
 Score = Callable[[Array, PyTree], Array]
 
-# Linen has no convention for the name of the flag; these are the ones in use, and what they say.
-TRAIN_ARGUMENTS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-}
+# In place of a method's name.
+_BOTH, _HEAD, _PASSED = "features and outputs", "outputs of features", "block and outputs"
+_SPECIAL: dict[str, Callable[..., Any]] = {_BOTH: both_of, _HEAD: head_of, _PASSED: passed_of}
 
-_BOTH, _HEAD = "features and outputs", "outputs of features"  # in place of a method's name
-_SPECIAL = {_BOTH: both_of, _HEAD: head_of}
+
+class Block(NamedTuple):
+    """The last block of a network: its method ``last_block(x)``, which ``__call__`` uses once.
+
+    It may be made of dense layers, convolutions and normalisation, each of which reads what others
+    put out, so that all of them have a last axis of channels and nothing flattens in between.
+    """
+
+    # (variables, x, key=None) -> the block's input and output, logits, new stats, of one pass
+    passed: Callable[..., tuple[Array, Array, Array, PyTree]]
+    # (variables, the block's input, key=None) -> its output; both may have fewer channels, as in
+    # `fedjax_kd.nn.narrow`. Running statistics stay as they are.
+    alone: Callable[..., Array]
 
 
 class Task(NamedTuple):
@@ -63,6 +69,8 @@ class Task(NamedTuple):
     example: PyTree = None  # shapes and dtypes of a batch as stored, if known
     # Of each value of a model, the kind of normalisation layer it is in, "" if none; if known.
     norms: Callable[[], Variables] | None = None
+    block: Block | None = None  # the last one, if the network has a method for it
+    unaugmented: Task | None = None  # for inputs that went through `augment`, if it does anything
 
 
 def from_nnx(
@@ -132,7 +140,7 @@ def from_nnx(
             return outputs, variables.stats
         return outputs, _variables(module).stats
 
-    task = _task(init, with_precision(call, precision), prepare, augment, score)
+    task = _task(init, with_precision(call, precision), prepare, augment, score, module=model)
     return task._replace(
         example=_types(example_x), norms=lambda: nnx_norms(model, _variables(model))
     )
@@ -157,7 +165,7 @@ def from_linen(
       augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
       score: ``(logits, y) -> [B, ...]``, the loss of every example.
       train_argument: the flag of ``__call__`` that chooses the mode, one of
-        :data:`TRAIN_ARGUMENTS`; by default the one that the module takes, if any.
+        `fedjax_kd.nn.calls.TRAIN_ARGUMENTS`; by default the one that the module takes, if any.
       precision: of the arithmetic, see :mod:`fedjax_kd.precision`; by default as JAX is set.
 
     Raises:
@@ -171,7 +179,7 @@ def from_linen(
       >>> task.apply(variables, jnp.ones((2, 4)))[0].shape
       (2, 3)
     """
-    flags = _flags(module, train_argument)
+    flags = flags_of(module, train_argument)
 
     def init(key: Key) -> Variables:
         x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example_x)
@@ -184,7 +192,7 @@ def from_linen(
     def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         collections = {"params": variables.params, **variables.stats}
         named = method_of(module, "__call__" if method in _SPECIAL else method)
-        with linen.intercept_methods(with_matrix_products):
+        with linen.intercept_methods(with_matrix_products), linen.intercept_methods(as_wide):
             # Streams that are not given fall back on "params": so every name has a key.
             outputs, stats = module.apply(
                 collections,
@@ -196,7 +204,7 @@ def from_linen(
             )
         return outputs, variables.stats if key is None else stats
 
-    task = _task(init, with_precision(call, precision), prepare, augment, score)
+    task = _task(init, with_precision(call, precision), prepare, augment, score, module=module)
     return task._replace(example=_types(example_x), norms=lambda: linen_norms(init))
 
 
@@ -206,6 +214,8 @@ def _task(
     prepare: Prepare | None,
     augment: Augment | None,
     score: Score,
+    *,
+    module: object,
 ) -> Task:
     """The functions of a task from how to make variables and how to call a method of the module."""
 
@@ -234,7 +244,19 @@ def _task(
     def classify(variables: Variables, features: Array) -> Array:
         return call(variables, features, None, _HEAD)[0]
 
-    return Task(init, apply, features, score, loss, augmented, both, classify)
+    def passed(variables: Variables, x: PyTree, key: Key | None = None) -> tuple:
+        (outputs, block), stats = run(variables, x, key, _PASSED)
+        return *block, outputs, stats
+
+    def alone(variables: Variables, x: Array, key: Key | None = None) -> Array:
+        return call(variables, x, key, "last_block")[0]
+
+    task = Task(init, apply, features, score, loss, augmented, both, classify)
+    if callable(getattr(module, "last_block", None)):
+        task = task._replace(block=Block(passed, alone))
+    if augment is None:
+        return task
+    return task._replace(unaugmented=_task(init, call, prepare, None, score, module=module))
 
 
 def _types(batch: PyTree) -> PyTree:
@@ -261,25 +283,3 @@ def _seed(streams: PyTree, key: Key) -> PyTree:
         return jax.random.split(own, leaf.shape) if leaf.shape else own
 
     return jax.tree.unflatten(structure, [seeded(*numbered) for numbered in enumerate(leaves)])
-
-
-def _flags(module: linen.Module, name: str | None) -> Callable[[Callable[..., Any], bool], dict]:
-    """From a method of ``module`` and the mode to the keyword arguments that choose the mode."""
-    if name is not None and name not in TRAIN_ARGUMENTS:
-        raise ValueError(
-            f"train_argument is {name!r}, but must be one of {sorted(TRAIN_ARGUMENTS)}: rename the "
-            "module's argument."
-        )
-    taken = inspect.signature(module).parameters
-    found = [known for known in TRAIN_ARGUMENTS if known in taken] if name is None else [name]
-    if name is not None and name not in taken:
-        raise TypeError(
-            f"train_argument is {name!r}, but {type(module).__name__} takes {list(taken)}: name "
-            "one of these, or leave train_argument out."
-        )
-
-    def flags(method: Callable[..., Any], train: bool) -> dict[str, bool]:
-        takes = inspect.signature(method).parameters
-        return {known: TRAIN_ARGUMENTS[known] == train for known in found if known in takes}
-
-    return flags

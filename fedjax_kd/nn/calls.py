@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+from flax import linen
 from jaxtyping import Array
+
+# Linen has no convention for the name of the flag; these are the ones in use, and what they say.
+TRAIN_ARGUMENTS = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 
 
 def method_of(module: Any, name: str) -> Callable[..., Array]:
@@ -31,18 +42,69 @@ def head_of(module: Any, features: Any, **flags: bool) -> Array:
 
 def both_of(module: Any, x: Any, **flags: bool) -> tuple[Array, Array]:
     """What a module returns, and the features on the way to it."""
-    features, seen = method_of(module, "features"), []
+    outputs, _, features = _passing(module, "features", x, flags)
+    return outputs, features
 
-    def recorded(*args: Any, **options: Any) -> Array:
-        seen.append(features(*args, **options))
-        return seen[-1]
 
-    vars(module)["features"] = recorded  # as an attribute of this object it hides the method
+def passed_of(module: Any, x: Any, **flags: bool) -> tuple[Array, tuple[Array, Array]]:
+    """What a module returns, and the input and the output of its last block on the way to it."""
+    outputs, before, after = _passing(module, "last_block", x, flags)
+    return outputs, (before, after)
+
+
+def _passing(module: Any, name: str, x: Any, flags: dict[str, bool]) -> tuple[Array, Array, Array]:
+    """What a module returns, and what went into and came out of its method ``name`` meanwhile."""
+    method, seen = method_of(module, name), []
+
+    def recorded(x: Any, *args: Any, **options: Any) -> Array:
+        seen.append((x, method(x, *args, **options)))
+        return seen[-1][1]
+
+    vars(module)[name] = recorded  # as an attribute of this object it hides the method
     outputs = module(x, **flags)
-    del vars(module)["features"]
+    del vars(module)[name]
     if len(seen) != 1:
         raise TypeError(
-            f"{type(module).__name__}.__call__ calls `features` {len(seen)} times, but this "
-            "algorithm needs features and outputs of one pass: write it as `head(features(x))`."
+            f"{type(module).__name__}.__call__ calls `{name}` {len(seen)} times, but this "
+            f"algorithm needs {_NEEDED[name]}."
         )
-    return outputs, seen[0]
+    return outputs, *seen[0]
+
+
+_NEEDED = {
+    "features": "features and outputs of one pass: write it as `head(features(x))`",
+    "last_block": "a network with one last block: take one with hidden layers",
+}
+
+
+def flags_of(
+    module: linen.Module, name: str | None
+) -> Callable[[Callable[..., Any], bool], dict[str, Any]]:
+    """From a method of a Linen module and the mode to the arguments that choose the mode.
+
+    Args:
+      module: whose ``__call__`` may take one of `TRAIN_ARGUMENTS`.
+      name: of that argument; by default all of them that it takes.
+
+    Raises:
+      ValueError: if ``name`` is not one of `TRAIN_ARGUMENTS`.
+      TypeError: if the module does not take it.
+    """
+    if name is not None and name not in TRAIN_ARGUMENTS:
+        raise ValueError(
+            f"train_argument is {name!r}, but must be one of {sorted(TRAIN_ARGUMENTS)}: rename the "
+            "module's argument."
+        )
+    taken = inspect.signature(module).parameters
+    found = [known for known in TRAIN_ARGUMENTS if known in taken] if name is None else [name]
+    if name is not None and name not in taken:
+        raise TypeError(
+            f"train_argument is {name!r}, but {type(module).__name__} takes {list(taken)}: name "
+            "one of these, or leave train_argument out."
+        )
+
+    def flags(method: Callable[..., Any], train: bool) -> dict[str, bool]:
+        takes = inspect.signature(method).parameters
+        return {known: TRAIN_ARGUMENTS[known] == train for known in found if known in takes}
+
+    return flags

@@ -7,13 +7,37 @@ normalisation whose last axis is that of the channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from numbers import Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar, Variables
+
+
+def check_width(width: Scalar, divisor: int = 1) -> None:
+    """Raises ValueError if a number is no share of the channels, or ``divisor`` not positive."""
+    if isinstance(width, Real) and not 0 < width < 1:
+        raise ValueError(
+            f"width is {width}, but must be in (0, 1): the share of channels that a narrow network "
+            "has, 0.25 is usual."
+        )
+    if divisor < 1:
+        raise ValueError(f"divisor is {divisor}, but must be >= 1: 1 does not round channels.")
+
+
+def check_separate(norms: Callable[[], Variables] | None) -> None:
+    """Raises ValueError if a layer compares channels, which may then not be set to zero."""
+    found = set() if norms is None else set(jax.tree.leaves(norms())) & {"group", "layer", "rms"}
+    if found:
+        raise ValueError(
+            f"The network has {' and '.join(sorted(found))} normalisation, but channels that are "
+            "set to zero would count in its statistics: take batch normalisation (norm='batch')."
+        )
 
 
 def kept(channels: int, width: Scalar, divisor: int = 1) -> int | Int[Array, ""]:
@@ -74,3 +98,23 @@ def narrow(layers: Variables, width: Scalar, divisor: int = 1) -> Variables:
         return leaf[..., : kept(leaf.shape[-2], width, divisor), :]
 
     return jax.tree.map(cut, layers)
+
+
+def as_wide(
+    call: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    context: linen.module.InterceptorContext,
+) -> Any:
+    """Calls a Linen method; a layer has as many features as its kernel, which may be narrow."""
+    module = context.module
+    if (
+        isinstance(module, linen.Dense | linen.Conv)
+        and context.method_name == "__call__"
+        and module.has_variable("params", "kernel")
+    ):
+        features: int = module.get_variable("params", "kernel").shape[-1]
+        if features != module.features:
+            own = module.clone(parent=module.scope, name=None, features=features)
+            return own(*arguments, **options)
+    return call(*arguments, **options)

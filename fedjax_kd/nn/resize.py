@@ -1,11 +1,50 @@
-"""Images of another size."""
+"""Images of other sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Num
+from jaxtyping import Array, Int, Num
 from numpy.typing import NDArray
+
+from fedjax_kd.core import Key, PyTree
+
+
+def check_sides(sides: Sequence[int]) -> None:
+    """Raises ValueError if an image would have no pixel."""
+    if any(side < 1 for side in sides):
+        raise ValueError(
+            f"resolutions are {tuple(sides)}, but all must be >= 1: sides of images in pixels."
+        )
+
+
+def dealt(key: Key, rows: int, parts: int) -> list[Int[Array, " b"]]:
+    """The numbers of a batch's rows in ``parts`` hands that differ by one row at most.
+
+    Raises:
+      ValueError: if there are fewer rows than parts.
+
+    Example:
+      >>> [len(hand) for hand in dealt(jax.random.key(0), 10, 4)]
+      [3, 3, 2, 2]
+    """
+    if rows < parts:
+        raise ValueError(
+            f"A batch has {rows} rows, but there are {parts} resolutions: take a batch_size of at "
+            f"least {parts}, or fewer resolutions."
+        )
+    first = jax.random.randint(key, (), 0, rows, jnp.int32)
+    order = (jnp.arange(rows, dtype=jnp.int32) + first) % rows
+    return [order[part::parts] for part in range(parts)]
+
+
+def resized(x: PyTree, rows: Int[Array, " b"], side: int) -> PyTree:
+    """Rows of a batch of images, brought to ``side`` x ``side`` pixels; with 0 as they are."""
+    taken = jax.tree.map(lambda a: a[rows], x)
+    return bilinear(taken, side) if side else taken
 
 
 def bilinear(x: Num[Array, "B H W *C"], side: int) -> Num[Array, "B h h *C"]:

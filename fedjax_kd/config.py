@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
-from fedjax_kd import cohort
-from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd import architectures, cohort
+from fedjax_kd.algorithms import GROUPS, REGISTRY
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
@@ -20,7 +22,7 @@ from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.precision import Precision
-from fedjax_kd.signature import check_finite, check_options, named, options
+from fedjax_kd.signature import FACTS, check_finite, check_options, named, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
@@ -69,6 +71,9 @@ class TrainingConfig:
 class Config:
     """One run: everything that decides its numbers.
 
+    ``models`` are several networks in place of one, as `fedjax_kd.architectures.parsed` reads them,
+    and ``model_of`` says which clients have which.
+
     Example:
       >>> config = Config("fedadam", method_options={"eta": 0.1})
       >>> from_json(to_json(config)) == config
@@ -81,6 +86,8 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: str | None = None
     model_options: Options = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    model_of: str = architectures.TURNS
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -161,13 +168,32 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
             raise ValueError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
     if federation is None:
         _, federation = federation_of(config.data)
-    algorithm = algorithm_of(config, task_of(config, federation))
+    algorithms, group_of = _groups(config, federation)
     chosen = asdict(config.training)
     for name in OF_TASK:
         chosen.pop(name)
     mesh = _mesh(chosen.pop("devices"))
     sampler = cohort.named(chosen.pop("sampling"), federation.sizes, chosen["cohort_size"])
-    return simulate(algorithm, federation, mesh=mesh, sampler=sampler, **chosen)
+    return simulate(algorithms, federation, group_of=group_of, mesh=mesh, sampler=sampler, **chosen)
+
+
+def _groups(
+    config: Config, federation: Federation
+) -> tuple[Algorithm | Sequence[Algorithm], NDArray[np.int64] | None]:
+    """The algorithm, or one for each of several networks and which clients have which."""
+    if not config.models:
+        return algorithm_of(config, task_of(config, federation), federation), None
+    if config.model is not None:
+        raise ValueError(
+            f"Both model {config.model!r} and models {', '.join(config.models)} are given: give "
+            "either one network for all clients, or several."
+        )
+    given = [architectures.parsed(text) for text in config.models]
+    each = [replace(config, model=name, model_options=own) for name, own in given]
+    tasks = [task_of(one, federation) for one in each]
+    factory = named("method for several models", config.method, GROUPS)
+    owners = architectures.owners(config.model_of, len(each), federation.num_clients)
+    return _made(factory, config, tasks, federation), owners
 
 
 def task_of(config: Config, federation: Federation) -> Task:
@@ -205,26 +231,42 @@ def _images(
 
 def with_model(config: Config, federation: Federation) -> Config:
     """The configuration, with the model that suits the data if none was chosen."""
-    if config.model is not None:
+    if config.model is not None or config.models:
         return config
     f = federation
     name, given = default_model(f.input_shape, f.train.x.dtype, f.target)
     return replace(config, model=name, model_options=given)
 
 
-def algorithm_of(config: Config, task: Task) -> Algorithm:
+def algorithm_of(config: Config, task: Task, federation: Federation) -> Algorithm:
     """The method of a run on its task.
 
     Raises:
       ValueError: if the method or an option is unknown, or a value is out of its range.
     """
-    factory = named("method", config.method, REGISTRY)
+    return _made(named("method", config.method, REGISTRY), config, task, federation)
+
+
+def _made(factory: Callable[..., Any], config: Config, tasks: Any, federation: Federation) -> Any:
+    """What a factory of methods makes of its task, or tasks, and of its options."""
     check_options(f"method {config.method}", config.method_options, options(factory))
+    given = dict(config.method_options) | _facts(factory, federation)
     if not takes_local(factory):
-        return factory(task, **config.method_options)
+        return factory(tasks, **given)
     check_options("local training", config.local, options(local_training))
     local: dict[str, Any] = dict(config.local)
-    return factory(task, local_training(**local), **config.method_options)
+    return factory(tasks, local_training(**local), **given)
+
+
+def _facts(factory: Callable[..., Any], federation: Federation) -> dict[str, int]:
+    """What a factory asks of the federation."""
+    known = {
+        "population": lambda: federation.num_clients,
+        "capacity": lambda: int(federation.sizes.max(initial=1)),
+        "classes": lambda: federation.num_classes,
+    }
+    asked = inspect.signature(factory).parameters
+    return {name: known[name]() for name in FACTS if name in asked}
 
 
 def _mesh(devices: int) -> Mesh | None:

@@ -18,16 +18,17 @@ EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative
 # as a whole, also from each other, but not in a circle.
 LAYERS = (
     "core signature compile_cache distributed interrupt memory prefetch prng",
+    "values",
     "tree losses batching reduce cohort nn server_opt precision low_rank",
-    "metrics models local task public seating",
+    "metrics models local task public seating class_statistics",
     "data validate",
     "evaluate phase fidelity parts mentored",
-    "engine chunking algorithms",
+    "engine chunking calibration generator algorithms",
     "debug simulation",
     "feeding",
     "dispatch",
     "train checkpoint",
-    "division",
+    "division architectures",
     "config",
     "display runs tensorboard",
     "report",
@@ -37,6 +38,7 @@ LAYERS = (
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 _METHODS_USE = (
+    "calibration class_statistics generator "
     "core tree batching losses local parts public task server_opt signature low_rank mentored"
 )
 MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}

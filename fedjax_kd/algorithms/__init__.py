@@ -38,7 +38,11 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
+GROUPS: dict[str, Callable[..., tuple[Algorithm, ...]]] = {}
+"""Methods for several architectures behind one server: from tasks to an algorithm for each."""
+
 __all__ = [
+    "GROUPS",
     "REGISTRY",
     "fedadagrad",
     "fedadam",

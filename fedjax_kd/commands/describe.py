@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands.parser import parse
 from fedjax_kd.config import Config, algorithm_of, task_of
-from fedjax_kd.division import federation_of
+from fedjax_kd.division import DataConfig, federation_of
 from fedjax_kd.report import tables
 from fedjax_kd.signature import named, options
 from fedjax_kd.validate import check_algorithm
@@ -37,9 +37,10 @@ def main(args: Sequence[str]) -> int:
 
 def _travels(name: str) -> dict[str, str]:
     """The types of a method's messages and states, on the digits' default model."""
-    config = Config(name)
+    config = Config(name, data=DataConfig(public="holdout", validation_fraction=0.1))
     _, federation = federation_of(config.data)
-    types = check_algorithm(algorithm_of(config, task_of(config, federation)), federation.train)
+    algorithm = algorithm_of(config, task_of(config, federation), federation)
+    types = check_algorithm(algorithm, federation.train, federation.public)
     cohort = config.training.cohort_size
     return {
         "down, to a client": tables.type_lines(types.message),

@@ -156,13 +156,13 @@ def config_of(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -
     """The configuration of one method from what was parsed."""
     training = TrainingConfig(**found["training"])
     model_options = dict(found["model"])
-    model = model_options.pop("model")
+    models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
     return Config(
         method=method,
         method_options=sections.chosen(found["method"], REGISTRY[method], tuned),
         local=sections.local_of(method, found["local"], tuned),
         data=data_config(found, training.seed),
-        model=model,
+        **models,
         model_options=model_options,
         training=training,
     )

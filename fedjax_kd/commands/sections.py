@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.architectures import TURNS
 from fedjax_kd.commands.parser import Section, flag
 from fedjax_kd.config import TrainingConfig, takes_local
 from fedjax_kd.data import is_store
@@ -38,7 +39,7 @@ def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
         _of_methods(tuned),
         Section("local", "Local training of every client", _merged(locals_, tuned)),
         *of_data(args, shared),
-        Section("model", "The model", [_model(), *model_options]),
+        Section("model", "The model", [*_models(), *model_options]),
         _with_defaults(training, shared),
     ]
 
@@ -90,9 +91,24 @@ def given(args: Sequence[str], name: str) -> str | None:
     return found
 
 
-def _model() -> Option:
+def _models() -> list[Option]:
     names = ", ".join(MODELS)
-    return flag("model", help=f"one of {names}; by default one that suits the data")
+    return [
+        flag("model", help=f"one of {names}; by default one that suits the data"),
+        flag(
+            "models",
+            help="several in place of one, such as: cnn_small mlp:hidden=64x32",
+            type=tuple[str, ...],
+            default=(),
+        ),
+        flag(
+            "model_of",
+            help='which clients have which of several: "turns", "blocks", or a JSON file with a '
+            "list of the number of each client's model",
+            type=str,
+            default=TURNS,
+        ),
+    ]
 
 
 def _of_methods(tuned: Mapping[str, Defaults]) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.config import Config, TrainingConfig, from_json, takes_local, to_json
@@ -12,6 +12,7 @@ from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
 from fedjax_kd.signature import Option, named, nearest, options
 from fedjax_kd.sweeps.axes import Setting, Value
+from fedjax_kd.values import value_of
 
 METHOD = "method"
 
@@ -25,8 +26,6 @@ _FIXED = (
     "devices",
     "engine",
 )
-_NO = object()
-
 # These decide which other options there are.
 _FIRST = ("partition", "model")
 
@@ -133,53 +132,3 @@ def unknown(name: str, configs: Mapping[str, Config]) -> str:
         f"There is no parameter {name!r} of {', '.join(configs)} to vary{nearest(name, names)}. "
         f"There are: {', '.join(names)}."
     )
-
-
-def value_of(option: Option, value: Any, name: str) -> Value:
-    """A value of the option's kind from text or from a number.
-
-    Raises:
-      ValueError: if it is of another kind.
-
-    Example:
-      >>> value_of(Option("epochs", int, 1, ""), "5", "epochs")
-      5
-    """
-    whole = get_origin(option.type) in (Literal, tuple)
-    members = (option.type,) if whole else get_args(option.type) or (option.type,)
-    for member in members:
-        found = _as(member, value)
-        if found is not _NO:
-            return found
-    kinds = " or ".join(_named(member) for member in members)
-    raise ValueError(f"{name} is {value!r} in this sweep, but must be {kinds}: give such a value.")
-
-
-def _as(kind: Any, value: Any) -> Any:
-    """A value as one of a kind, or `_NO`."""
-    if get_origin(kind) is tuple:
-        return tuple(value) if isinstance(value, list | tuple) else _NO
-    if kind in (int, float):
-        return _number(kind, value)
-    fitting: dict[Any, dict[str, Any]] = {
-        bool: {"true": True, "false": False},
-        type(None): {"none": None},
-        str: {str(value).lower(): value} if isinstance(value, str) else {},
-    }
-    words = fitting.get(kind, {str(choice).lower(): choice for choice in get_args(kind)})
-    return words.get(str(value).lower(), _NO)
-
-
-def _number(kind: type, value: Any) -> Any:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return _NO
-    return number if kind is float else int(number) if number.is_integer() else _NO
-
-
-def _named(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(kind)))
-    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
-    return words.get(kind, "none" if kind is type(None) else "a list in a JSON table")

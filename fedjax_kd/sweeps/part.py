@@ -132,7 +132,7 @@ def _maker(config: Config, federation: Federation) -> Make:
             method_options={**config.method_options, **method},
             local={**config.local, **local},
         )
-        return algorithm_of(traced, task)
+        return algorithm_of(traced, task, federation)
 
     return make
 

@@ -13,9 +13,10 @@ from fedjax_kd.config import Config
 from fedjax_kd.signature import Option
 from fedjax_kd.sweeps import drive
 from fedjax_kd.sweeps.axes import Range, Setting, axis
-from fedjax_kd.sweeps.parameters import METHOD, known, value_of
+from fedjax_kd.sweeps.parameters import METHOD, known
 from fedjax_kd.sweeps.part import rows_of
 from fedjax_kd.sweeps.study import Search, Study, checked
+from fedjax_kd.values import value_of
 
 
 def check(study: Study) -> None:

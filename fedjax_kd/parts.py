@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 from jax.interpreters import partial_eval
+from jaxtyping import Array
 
 from fedjax_kd.core import PyTree, Variables
 from fedjax_kd.task import Task
@@ -25,15 +26,54 @@ def head(task: Task) -> Part:
       TypeError: if the module has no ``features``.
       ValueError: if the task does not know the shape of its examples.
     """
-    if task.example is None:
-        raise ValueError(
-            "This task does not know the shape of its examples, without which its head cannot be "
-            "told from the rest: give `from_nnx` an `example_x`, a batch of the data."
-        )
+    _check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
     used = _reads(lambda model, x: task.apply(model, x)[0], model, task.example)
     below = _reads(task.features, model, task.example)
     return jax.tree.map(lambda all_of_it, body: all_of_it and not body, used, below)
+
+
+def nonempty_head(task: Task) -> Part:
+    """The `head`, which some value belongs to.
+
+    Raises:
+      TypeError: if the module has no ``features``.
+      ValueError: if there is no such value, or the task does not know the shape of its examples.
+    """
+    part = head(task)
+    if not any(jax.tree.leaves(part)):
+        raise ValueError(
+            "`features` uses every value of the model, so that it has no head: let it return the "
+            "input of the last layer."
+        )
+    return part
+
+
+def head_types(task: Task) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """The types of what the head reads, ``[B, ..., D]``, and of what it makes, ``[B, ..., L]``.
+
+    Raises:
+      TypeError: if the module has no ``features``.
+      ValueError: if the task does not know the shape of its examples.
+    """
+    _check_example(task)
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    features = jax.eval_shape(task.features, model, task.example)
+    return features, jax.eval_shape(classifier(task), model, features)
+
+
+def classifier(task: Task) -> Callable[[Variables, Array], Array]:
+    """The head alone, ``(model, features) -> logits``.
+
+    Raises:
+      ValueError: if the task does not have it.
+    """
+    if task.classify is None:
+        raise ValueError(
+            "This task does not give logits of features, which this algorithm makes without "
+            "inputs: make it with `from_nnx` or `from_linen`, or give it `classify`."
+        )
+    return task.classify
 
 
 def normalisation(task: Task, *kinds: str) -> Part:
@@ -80,6 +120,14 @@ def join(a: PyTree, b: PyTree) -> PyTree:
       {'b': 2.0, 'w': 1.0}
     """
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def _check_example(task: Task) -> None:
+    if task.example is None:
+        raise ValueError(
+            "This task does not know the shape of its examples, without which its head cannot be "
+            "told from the rest: give `from_nnx` an `example_x`, a batch of the data."
+        )
 
 
 def _reads(function: Callable[..., PyTree], model: Variables, x: PyTree) -> Part:

@@ -63,14 +63,19 @@ def logistic(hidden: int = 0) -> Task:
         return x
 
     def apply(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
-        head = variables.params[-1]
-        return features(variables, x) @ head["w"] + head["b"][None], variables.stats
+        return classify(variables, features(variables, x)), variables.stats
 
     def both(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any, Any]:
         return features(variables, x), *apply(variables, x)
 
+    def classify(variables: Variables, z: jax.Array) -> jax.Array:
+        head = variables.params[-1]
+        return z @ head["w"] + head["b"][None]
+
     example = jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
-    return task_of(init, apply)._replace(features=features, both=both, example=example)
+    return task_of(init, apply)._replace(
+        features=features, both=both, classify=classify, example=example
+    )
 
 
 class Normed(nnx.Module):

@@ -101,7 +101,8 @@ def truncated(
     """
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     wide = matrix.shape[0] < matrix.shape[1]
-    tall = (matrix.mT if wide else matrix).astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    dtype = matrix.dtype if jnp.finfo(matrix.dtype).bits >= 32 else jnp.float32
+    tall = (matrix.mT if wide else matrix).astype(dtype)
     # Without a common scale the squares of tiny changes would vanish.
     largest = jnp.abs(tall).max()
     scaled = tall / jnp.where(largest > 0, largest, 1)

@@ -99,6 +99,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "fedper": lambda: logistic(hidden=2),
     "fedbn": normed,
     "moon": lambda: logistic(hidden=2),
+    "fedkd": lambda: logistic(hidden=2),
 }
 
 

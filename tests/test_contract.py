@@ -24,7 +24,9 @@ from fedjax_kd.signature import options
 from fedjax_kd.validate import check_algorithm, check_same_type
 
 METHODS = pytest.mark.parametrize("name", REGISTRY)
-OPTIONS: dict[str, dict[str, Any]] = {}  # of methods that cannot do without
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fedkd": {"t_min": 0.5, "t_max": 0.9, "rounds": 2},
+}  # of methods that cannot do without
 PLACES = len(COHORTS[0]) + 1  # so that one is always empty
 FIT = {"client_lr": 0.1, "batch_size": 4}
 ROUNDING = 1e-5  # sums over clients in another order, after three rounds
@@ -35,12 +37,21 @@ BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
     "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
     "fedper": (BODY, BODY, HEAD),
     "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
+    "fedkd": (BODY + HEAD + 4, BODY + HEAD, BODY + HEAD + 4 * 2 * 2),  # a number; W_h
     "moon": (BODY + HEAD, BODY + HEAD, BODY + HEAD + 1),
 }
 
 # What leaves the default method as it is, where an option has no default number.
 NEUTRAL = {"client_momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1e6, "initial": 1e-6}
-OTHER = {"delta": 10.0, "alpha": 0.5, "lr_decay": 0.5, "client_momentum": 0.5, "clip_norm": 0.1}
+OTHER = {
+    "t_min": 0.9,
+    "rounds": 1.0,
+    "delta": 10.0,
+    "alpha": 0.5,
+    "lr_decay": 0.5,
+    "client_momentum": 0.5,
+    "clip_norm": 0.1,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +68,7 @@ def build(name: str, fit: dict[str, Any] = FIT, **given: Any) -> Algorithm:
     needs_fit = "fit" in inspect.signature(factory).parameters
     task = task_for(name)
     parts = (task, local_training(**fit)) if needs_fit else (task,)
-    return factory(*parts, **OPTIONS.get(name, {}), **given)
+    return factory(*parts, **(OPTIONS.get(name, {}) | given))
 
 
 def one_round(algorithm: Algorithm) -> RoundFn:
@@ -173,6 +184,7 @@ def numeric(factory: Any) -> list[tuple[str, Any]]:
 def test_numeric_options_are_traceable(name: str):
     has_fit = "fit" in inspect.signature(REGISTRY[name]).parameters
     method, local = dict(numeric(REGISTRY[name])), dict(numeric(local_training)) if has_fit else {}
+    method |= {o: v for o, v in OPTIONS.get(name, {}).items() if o in method}
     defaults = method | local | ({"client_lr": FIT["client_lr"]} if has_fit else {})
     values = {o: NEUTRAL[o] if v is None else v for o, v in defaults.items()}
     data = federation()

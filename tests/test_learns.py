@@ -76,11 +76,12 @@ def normalised(federation: Federation) -> Task:
     return from_nnx(build, prepare=federation.prepare)
 
 
-TASKS = {"fedbn": normalised, "fedper": network, "moon": network}
+TASKS = {"fedbn": normalised, "fedper": network, "moon": network, "fedkd": network}
 FITS = {  # a network needs longer steps
     "fedbn": {"client_lr": 0.1},
     "fedper": {"client_lr": 0.1},
     "moon": {"client_lr": 0.1},
+    "fedkd": {"client_lr": 0.1},
 }
 
 

@@ -9,6 +9,7 @@ from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
+from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedper import fedper
@@ -35,6 +36,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "perfedavg": perfedavg,
     "fedlsd": fedlsd,
     "moon": moon,
+    "fedkd": fedkd,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
@@ -49,6 +51,7 @@ __all__ = [
     "fedavg",
     "fedavgm",
     "fedbn",
+    "fedkd",
     "fedlsd",
     "fedntd",
     "fedper",

@@ -1,0 +1,100 @@
+"""FedKD: FedAvg of small students, taught by mentors at home, whose changes are cut in rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from fedjax_kd import losses, mentored, tree
+from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload
+from fedjax_kd.local import Fit, Weighting, voting
+from fedjax_kd.losses.mutual import Variant
+from fedjax_kd.low_rank import Sent, cut, rising
+from fedjax_kd.signature import extends
+from fedjax_kd.task import Task
+
+
+@extends(fedavg, fixes=["objective"])
+def fedkd(
+    task: Task,
+    fit: Fit,
+    *,
+    mentor: Task | None = None,
+    t_min: Scalar = 0.95,
+    t_max: Scalar = 0.98,
+    rounds: Scalar = 100.0,
+    beta: Scalar = 1.0,
+    hidden: mentored.Hidden = "projected",
+    variant: Variant = "paper",
+    evaluate: mentored.Evaluated = "student",
+    weighting: Weighting = "uniform",
+    **options: Any,
+) -> Algorithm:
+    """FedKD: mentor and student teach each other, the student travels (Wu et al., 2022).
+
+    Against FedAvg: a second model in the local loss; changes are cut in rank, up and down.
+    Down: the student, and a number. Up: its change. Keeps: the mentor, and W_h ``[D, D]``.
+
+        c = 1 / (CE(z_t, y) + CE(z_s, y)),  h = mean (h_t - h_s W_h)^2  of the features
+        student: CE(z_s, y) + beta c (KL(z_t || z_s) + h);  mentor: s and t change places in KL
+        T = t_min + (t_max - t_min) * min(1, (round + 1) / rounds)
+        w = w + server_lr * cut(mean_k cut(w_k - w, T), T)
+
+    Equals FedAvg when ``beta == 0`` and ``t_min == t_max == 1``, given the same ``weighting``.
+    Shapes are static: messages have the model's bytes here, and the metrics ``share_up`` and
+    ``share_down`` say which part of them travels (down, to those who were there the last time).
+
+    Args:
+      task: the student, a classifier with ``features``.
+      fit: local training of both models at once, in one optimiser.
+      mentor: another task on the same examples and classes; by default one like ``task``.
+      t_min: share of a matrix's energy that travels at first, in [0, 1].
+      t_max: that share at last, in [0, 1].
+      rounds: over which it grows, >= 1.
+      beta: weight of all that is distilled, >= 0; the paper has 1.
+      hidden: whether features are compared after W_h ("projected"), as they are, or not at all.
+      variant: "code" lets gradients into c and the other's side, and averages KL over classes.
+      evaluate: whose predictions count; the authors' code tests the mentors.
+      weighting: how clients vote; uniformly in the paper.
+
+    Raises:
+      ValueError: if a number is out of its range, or a model cannot give what is asked for.
+
+    Departs from the paper: one hidden state, no attention maps, random mentors. The authors' code
+    stops at its reconstruction, and zeroes matrices whose rank it cannot cut; here they stay whole.
+    Source: Wu, Wu, Lyu, Huang, Xie, Nature Communications 2022, arXiv:2108.13323.
+    """
+    losses.check_choice("evaluate", evaluate, mentored.Evaluated)
+    energy = rising(t_min, t_max, rounds)
+    base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
+    teacher = task if mentor is None else mentor
+    objective = mentored.mutual_objective(task, teacher, hidden, beta, variant)
+
+    def client_update(
+        key: Key, received: Sent, own: mentored.Private, data: Data, round: Round
+    ) -> tuple[Upload, mentored.Private]:
+        fitted = fit(key, mentored.together(received.base, own), data, objective, round)
+        student, own = mentored.apart(fitted.model)
+        sent, share = cut(tree.sub(student, received.base), energy(round.number))
+        metrics = {"loss": fitted.loss, "steps": fitted.steps}
+        metrics |= {"share_up": share, "share_down": received.share}
+        return Upload(sent, vote(data), metrics), own
+
+    def server_update(key: Key, server: Sent, update: Any, round: Round) -> Sent:
+        change, share = cut(update, energy(round.number))
+        return Sent(base.server_update(key, server.base, change, round), share)
+
+    return base._replace(
+        server_init=lambda key: Sent(base.server_init(key), jnp.float32(1)),
+        client_init=lambda key, server: mentored.start_of(task, teacher, hidden, key),
+        broadcast=lambda server, number: Sent(server.base.model, server.share),
+        client_update=client_update,
+        server_update=server_update,
+        predict=lambda server, own, x: (
+            base.predict(server.base, (), x)
+            if evaluate == "student"
+            else teacher.apply(own.mentor, x)[0]
+        ),
+    )

@@ -48,7 +48,33 @@ def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> 
         its type from one round to the next, if ``client_update`` returns no `Upload`, or if
         ``aggregate`` does not fit the message.
     """
-    key, number, data, round, in_round = _surroundings(pool, public)
+    return check_groups([algorithm], pool, public)[0]
+
+
+def check_groups(
+    groups: Sequence[Algorithm], pool: Pool, public: PyTree = None
+) -> tuple[Types, ...]:
+    """`check_algorithm` of several groups behind the first one's server.
+
+    Raises:
+      MissingError: as `check_algorithm`.
+      TypeError: also if the groups' servers differ in type.
+    """
+    key, _, _, round, in_round = around = _surroundings(pool, public, len(groups))
+    types = tuple(_types(a, around) for a in groups)
+    for g, other in enumerate(types[1:], 1):
+        check_same_type(types[0].server, other.server, f"group {g} must have group 0's server")
+    received = _reduced([a.aggregate for a in groups], [t.upload.message for t in types])
+    update = in_round(groups[0].server_update)
+    after = _run("server_update", update, key, types[0].server, received, round)
+    rule = "server_update must return a server state like the one it got"
+    check_same_type(types[0].server, after, rule)
+    return types
+
+
+def _types(algorithm: Algorithm, around: tuple) -> Types:
+    """The types of all that moves, but for what the server does with it."""
+    key, number, data, round, in_round = around
     server = _run("server_init", algorithm.server_init, key)
     client = _run("client_init", algorithm.client_init, key, server)
     message = _run("broadcast", algorithm.broadcast, server, number)
@@ -56,10 +82,6 @@ def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> 
     upload, after = _run("client_update", update, key, message, client, data, round)
     _check_upload(upload)
     check_same_type(client, after, "client_update must return the client state it was given")
-    received = _reduced(algorithm.aggregate, upload.message)
-    update = in_round(algorithm.server_update)
-    after = _run("server_update", update, key, server, received, round)
-    check_same_type(server, after, "server_update must return a server state like the one it got")
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), data.x)
     _run("predict", algorithm.predict, server, client, x)
     ready = _run("personalise", algorithm.personalise, key, server, client, data)
@@ -67,20 +89,6 @@ def check_algorithm(algorithm: Algorithm, pool: Pool, public: PyTree = None) -> 
         check_same_type(client, ready, "personalise must return a client state like the one it got")
     _run("predict", algorithm.predict, server, ready, x)
     return Types(server, client, message, upload)
-
-
-def check_groups(
-    groups: Sequence[Algorithm], pool: Pool, public: PyTree = None
-) -> tuple[Types, ...]:
-    """`check_algorithm` of each group, and that all of them fit one server.
-
-    Raises:
-      TypeError: also if the groups' servers differ in type.
-    """
-    types = tuple(check_algorithm(a, pool, public) for a in groups)
-    for g, other in enumerate(types[1:], 1):
-        check_same_type(types[0].server, other.server, f"group {g} must have group 0's server")
-    return types
 
 
 def lowered_update(
@@ -116,12 +124,15 @@ def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
         raise TypeError(f"{rule}, but its structure is {new} instead of {old}.")
 
 
-def _surroundings(pool: Pool, public: PyTree) -> tuple[Any, Any, Any, Any, Callable]:
+def _surroundings(
+    pool: Pool, public: PyTree, groups: int = 1
+) -> tuple[Any, Any, Any, Any, Callable]:
     """Abstract key, client number, data and round; and how to call a function with that round."""
 
     def some(pool: Pool, public: PyTree) -> tuple:
         number = jnp.int32(0)
-        round = Round(number, jnp.zeros(_PLACES, jnp.int32), jnp.ones(_PLACES), 0, public)
+        seats = jnp.zeros(groups * _PLACES, jnp.int32)
+        round = Round(number, seats, jnp.ones(len(seats)), 0, public)
         return jax.random.key(0), number, pool.of(number), round
 
     def in_round(function: Callable) -> Callable:
@@ -163,23 +174,27 @@ def _check_upload(upload: Any) -> None:
             raise TypeError(f"Upload.{name} must be a scalar a client, but is {_kind(value)}.")
 
 
-def _reduced(aggregate: PyTree, message: PyTree) -> PyTree:
-    """The type of what the server receives."""
-    rules = jax.tree.leaves(aggregate)
-    if not rules or not all(isinstance(r, Reducer) for r in rules):
-        raise TypeError(
-            f"aggregate must be a tree of Reducers (mean, total, ...), not {aggregate}."
-        )
-    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PLACES, *a.shape), a.dtype), message)
+def _reduced(aggregates: Sequence[PyTree], messages: Sequence[PyTree]) -> PyTree:
+    """The type of what the server receives from all groups."""
+    for aggregate in aggregates:
+        rules = jax.tree.leaves(aggregate)
+        if not rules or not all(isinstance(r, Reducer) for r in rules):
+            raise TypeError(
+                f"aggregate must be a tree of Reducers (mean, total, ...), not {aggregate}."
+            )
+    many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PLACES, *a.shape), a.dtype), [*messages])
     votes = jax.ShapeDtypeStruct((_PLACES,), jnp.float32)
 
-    def receive(message: PyTree, weights: Any, present: Any) -> PyTree:
-        return reduce.done(aggregate, reduce.lift(aggregate, message, weights, present))
+    def receive(messages: list[PyTree], votes: Any) -> PyTree:
+        pairs = zip(aggregates, messages, strict=True)
+        lifted = [reduce.lift(*pair, votes, votes) for pair in pairs]
+        return reduce.done(*reduce.merge(list(aggregates), lifted))
 
     try:
-        return jax.eval_shape(receive, many, votes, votes)
+        return jax.eval_shape(receive, many, votes)
     except ValueError as error:
         raise TypeError(
-            f"aggregate {aggregate} is no tree prefix of the message "
-            f"{jax.tree.structure(message)}: give one Reducer for each of its entries. ({error})"
+            f"aggregate {aggregates[0]} is no tree prefix of the message "
+            f"{jax.tree.structure(messages[0])}: give one Reducer for each of its entries. "
+            f"({error})"
         ) from error

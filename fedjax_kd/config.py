@@ -22,7 +22,7 @@ from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.precision import Precision
-from fedjax_kd.signature import FACTS, check_finite, check_options, named, options
+from fedjax_kd.signature import FACTS, REQUIRED, check_finite, check_options, named, options
 from fedjax_kd.simulation import Engine, Simulation, simulate
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
@@ -266,7 +266,7 @@ def _facts(factory: Callable[..., Any], federation: Federation) -> dict[str, int
         "classes": lambda: federation.num_classes,
     }
     asked = inspect.signature(factory).parameters
-    return {name: known[name]() for name in FACTS if name in asked}
+    return {n: known[n]() for n in FACTS if n in asked and asked[n].default is REQUIRED}
 
 
 def _mesh(devices: int) -> Mesh | None:

@@ -24,7 +24,7 @@ REQUIRED = inspect.Parameter.empty
 _Entry = TypeVar("_Entry")
 
 FACTS = ("population", "capacity", "classes")
-"""Arguments of a method that its federation answers: clients, examples of the largest, labels."""
+"""Arguments that a method needs of its federation: clients, examples of the largest, labels."""
 
 _PLAIN = (int, float, str, bool, type(None))
 
@@ -110,7 +110,8 @@ def _options(factory: Callable[..., Any]) -> tuple[Option, ...]:
     for parameter in _keyword_only(factory):
         owner = _owner(factory, parameter.name)
         plain = plain_type(get_type_hints(owner).get(parameter.name, str))
-        if plain is not None and parameter.name not in FACTS:
+        is_fact = parameter.name in FACTS and parameter.default is REQUIRED
+        if plain is not None and not is_fact:
             found.append(
                 Option(parameter.name, plain, parameter.default, _help(owner, parameter.name))
             )

@@ -11,7 +11,7 @@ from fedjax_kd.commands.parser import Section, flag, parse
 from fedjax_kd.data import PARTITIONERS, sources
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.models import MODELS
-from fedjax_kd.report import tables
+from fedjax_kd.report import methods, tables
 from fedjax_kd.signature import named
 
 HELP = """Lists methods, models, partitions, augmentations and data sets.
@@ -19,9 +19,17 @@ HELP = """Lists methods, models, partitions, augmentations and data sets.
 Examples:
   fedjax-kd list
   fedjax-kd list methods
+  fedjax-kd list methods --markdown
   fedjax-kd list datasets --data-dir DIR"""
 
-_OUTPUT = Section("output", "Where to look", [flag("data_dir", help="folder of data files")])
+_OUTPUT = Section(
+    "output",
+    "Where to look, and what to print",
+    [
+        flag("data_dir", help="folder of data files"),
+        flag("markdown", type=bool, default=False, help="the page of all methods, for the docs"),
+    ],
+)
 
 
 def main(args: Sequence[str]) -> int:
@@ -29,8 +37,11 @@ def main(args: Sequence[str]) -> int:
     wanted = [args[0].removeprefix("--")] if args and args[0] not in ("-h", "--help") else []
     wanted = wanted if wanted and wanted[0].split("=")[0] != "data-dir" else []
     chosen = parse("fedjax-kd list", HELP, [_OUTPUT], args[len(wanted) :])["output"]
+    if chosen["markdown"]:
+        print(methods.page(), end="")
+        return 0
     kinds: dict[str, Callable[[], Mapping[str, str]]] = {
-        "methods": lambda: {name: against_fedavg(f) for name, f in REGISTRY.items()},
+        "methods": lambda: {name: methods.against_fedavg(f) for name, f in REGISTRY.items()},
         "models": lambda: _summaries(MODELS),
         "partitions": lambda: _summaries(PARTITIONERS),
         "augmentations": lambda: _summaries(AUGMENTATIONS),
@@ -41,18 +52,6 @@ def main(args: Sequence[str]) -> int:
     for kind in wanted or kinds:
         tables.show(tables.definitions(kinds[kind]()), kind)
     return 0
-
-
-def against_fedavg(factory: Callable) -> str:
-    """What a method changes, from the line of its docstring that says so.
-
-    Example:
-      >>> against_fedavg(REGISTRY["fedadam"])
-      'the server optimiser.'
-    """
-    lines = (factory.__doc__ or "").splitlines()
-    marked = (line.split(":", 1)[1] for line in lines if line.strip().startswith("Against FedAvg:"))
-    return next(marked, "").strip()
 
 
 def _summaries(registry: Mapping[str, Callable]) -> dict[str, str]:

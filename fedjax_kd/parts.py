@@ -24,7 +24,8 @@ def head(task: Task) -> Part:
 
     Raises:
       TypeError: if the module has no ``features``.
-      ValueError: if the task does not know the shape of its examples.
+      ValueError: if these are no vectors, one a prediction, or the task does not know the shape of
+        its examples.
     """
     _check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
@@ -54,12 +55,19 @@ def head_types(task: Task) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
 
     Raises:
       TypeError: if the module has no ``features``.
-      ValueError: if the task does not know the shape of its examples.
+      ValueError: if these are no vectors, one a prediction, or the task does not know the shape of
+        its examples.
     """
     _check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
     features = jax.eval_shape(task.features, model, task.example)
-    return features, jax.eval_shape(classifier(task), model, features)
+    logits = jax.eval_shape(classifier(task), model, features)
+    if features.shape[:-1] != logits.shape[:-1]:
+        raise ValueError(
+            f"`features` have the shape {features.shape} and their logits {logits.shape}, but this "
+            "algorithm makes features one by one: let `features` return one vector a prediction."
+        )
+    return features, logits
 
 
 def classifier(task: Task) -> Callable[[Variables, Array], Array]:
@@ -99,6 +107,15 @@ def normalisation(task: Task, *kinds: str) -> Part:
             "that has one, such as resnet8 with norm='batch'."
         )
     return part
+
+
+def check_batches(task: Task, name: str, size: int) -> None:
+    """Raises ValueError if the task normalises batches and these have one example only."""
+    if size == 1 and task.norms is not None and "batch" in jax.tree.leaves(task.norms()):
+        raise ValueError(
+            f"{name} is 1, but the network has batch normalisation, which makes all batches of one "
+            "the same: take at least 2, or a network with norm='group'."
+        )
 
 
 def split(part: Part, model: PyTree) -> tuple[PyTree, PyTree]:

@@ -1,0 +1,227 @@
+"""FedGKT: the authors' numbers, which logits belong to which example, and the server's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from federations import (
+    CLASSES,
+    COHORTS,
+    FEATURES,
+    SIZES,
+    Normed,
+    federation,
+    gap,
+    logistic,
+    play,
+    rounds,
+)
+from flax import nnx
+from objectives import table, wide
+from vectors import golden, keys_of, number
+
+from fedjax_kd import tree
+from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
+from fedjax_kd.core import Data, Key, Pool, Round, State, Variables
+from fedjax_kd.local import Fitted, Objective, gradient, local_training
+from fedjax_kd.split_network import Exchange
+from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.upper_half import Answers
+from fedjax_kd.validate import check_algorithm
+
+FIT = local_training(client_lr=0.1, batch_size=4)
+FACTS = {"population": len(SIZES), "capacity": max(SIZES), "classes": CLASSES}
+SMALL = FACTS | {"server_hidden": (4,), "server_batch": 5}
+PLAIN = {"server_opt": optax.sgd, "server_lr": 1.0, "server_epochs": 1}
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def by_heart(rows: int, classes: int) -> Task:
+    """A model that knows logits by the number of a row, which is also its feature."""
+    task = table(rows, classes)
+    return task._replace(both=lambda model, x, key=None: (x, *task.apply(model, x)))
+
+
+def a_round(clients: int) -> Round:
+    return Round(jnp.int32(0), jnp.arange(clients), jnp.ones(clients), clients, None)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("key", "parts"), keys_of("fedgkt_kl", r"out_client_loss_T(\d+)_alpha(\w+)")
+)
+def test_golden_both_sides(key: str, parts: tuple[str, str]):
+    """The client's loss, and the server's gradient in a step with learning rate 1."""
+    vectors, (tau, alpha) = golden("fedgkt_kl"), map(number, parts)
+    student, teacher, y = (wide(vectors[f"in_{k}"]) for k in ("student", "teacher", "targets"))
+    task, rows = by_heart(*student.shape), jnp.arange(6, dtype=jnp.int32)
+    data = Data(rows, y, rows, jnp.int32(0), jnp.int32(6))
+
+    def look(key: Key, start: Variables, data: Data, loss: Objective, round: Round) -> Fitted:
+        batch = data.take(jnp.arange(9, dtype=jnp.int32) % 6, (jnp.arange(9) < 6).astype(float))
+        value, _, grads = gradient(loss, start, batch, key)
+        return Fitted(Variables(grads), value, jnp.int32(1), jnp.float32(1))
+
+    facts = {"population": 1, "capacity": 6, "classes": 10}
+    algorithm = fedgkt(
+        task, look, **facts, **PLAIN, server=task, alpha=alpha, tau=tau, variant="code"
+    )
+    update = partial(algorithm.client_update, jax.random.key(0))
+    own = Variables(student), data, a_round(1)
+    supervised, _ = update(Answers(teacher, jnp.bool_(False)), *own)
+    upload, grads = update(Answers(teacher, jnp.bool_(True)), *own)
+    np.testing.assert_allclose(upload.metrics["loss"], vectors[key], rtol=1e-5)
+    np.testing.assert_allclose(supervised.metrics["loss"], vectors["out_ce"], rtol=1e-6)
+    by_kl = wide(vectors[f"out_grad_T{parts[0]}"])
+    by_ce = (jax.nn.softmax(student) - jax.nn.one_hot(y, 10)) / 6
+    np.testing.assert_allclose(grads.params, by_ce + alpha * by_kl, atol=1e-5)
+
+    server = algorithm.server_init(jax.random.key(0))
+    server = server._replace(part=server.part._replace(model=Variables(student)))
+    sent = Exchange(*(a[None] for a in (rows, teacher, y, jnp.int32(6))))
+    after = algorithm.server_update(jax.random.key(0), server, sent, a_round(1))
+    step = student - after.part.model.params
+    np.testing.assert_allclose(step, by_kl + alpha * by_ce, atol=1e-5)
+    np.testing.assert_array_equal(after.answers.logits[0], student)  # as before the step
+
+
+def numbered() -> Pool:
+    """The usual clients, whose examples are the numbers of their rows."""
+    pool = federation().train
+    return pool._replace(x=jnp.arange(len(pool.y), dtype=jnp.int32))
+
+
+@cache
+def remembered(variant: str) -> tuple[State, State]:
+    """A server that learns by heart, before and after a round with everyone."""
+    task = by_heart(sum(SIZES), CLASSES)
+    own = task._replace(init=lambda key: Variables(jax.random.normal(key, (sum(SIZES), CLASSES))))
+    algorithm = fedgkt(task, FIT, **FACTS, **PLAIN, server=own, server_batch=5, variant=variant)
+    after, _ = play(algorithm, numbered(), [tuple(range(len(SIZES)))])
+    return algorithm.server_init(jax.random.key(0)), after.server
+
+
+@pytest.mark.parametrize("variant", ["paper", "code"])
+def test_answers_belong_to_the_examples(variant: str):
+    """Each row of a table is moved by its own example: answers are rows, after or before."""
+    before, after = remembered(variant)
+    source, pool = (after if variant == "paper" else before).part.model.params, numbered()
+    assert gap(before.part.model, after.part.model) > 0.1
+    for client, size in enumerate(SIZES):
+        start, logits = int(pool.starts[client]), after.answers.logits[client]
+        np.testing.assert_allclose(logits[:size], source[start : start + size], atol=1e-6)
+        np.testing.assert_array_equal(logits[size:], 0)
+    np.testing.assert_array_equal(after.answers.known, np.array(SIZES) > 0)
+
+
+def test_clients_learn_the_answer_to_each_example():
+    """Without labels a client comes to say what the server said, whatever the order of batches."""
+    task, answers = by_heart(sum(SIZES), CLASSES), jax.random.normal(jax.random.key(3), (12, 3))
+    silent = task._replace(score=lambda logits, y: jnp.zeros(len(y)))
+    fit = local_training(client_lr=3.0, batch_size=5, epochs=80)
+    algorithm = fedgkt(silent, fit, **FACTS, server=task, tau=1.0)
+    update = jax.jit(lambda data, *args: algorithm.client_update(*args, data, a_round(6)))
+    received = Answers(answers, jnp.bool_(True))
+    pool, start = numbered(), task.init(jax.random.key(0))
+    upload, model = update(pool.of(jnp.int32(3)), jax.random.key(1), received, start)
+    rows = slice(int(pool.starts[3]), int(pool.starts[3]) + 5)
+    said, expected = jax.nn.softmax(model.params[rows]), jax.nn.softmax(answers[:5])
+    np.testing.assert_allclose(said, expected, atol=0.01)
+    sent = upload.message
+    np.testing.assert_array_equal(sent.features, [*range(rows.start, rows.stop)] + [0] * 7)
+    np.testing.assert_array_equal(sent.logits[:5], model.params[rows])
+    np.testing.assert_array_equal(sent.labels[:5], pool.y[rows])
+    assert int(sent.size) == 5
+
+
+def test_steps_of_the_server_and_answers_of_those_who_are_absent():
+    """Filling takes no steps, epochs may follow a schedule, and answers stay until the next."""
+    schedule = fedgkt(logistic(2), FIT, **SMALL, server_epochs=lambda number: 3 - number)
+    (one, _), (two, _) = rounds(schedule, federation().train, COHORTS[:2])
+    assert int(one.server.part.opt[0].count) == 3 * (2 + 1 + 3)  # 7, 1 and 12 examples
+    assert int(two.server.part.opt[0].count) == 18 + 2 * (0 + 1 + 1)
+    old, new = one.server.answers, two.server.answers
+    np.testing.assert_array_equal(old.known, [True, False, True, False, True, False])
+    np.testing.assert_array_equal(new.known, [True, False, True, True, True, True])
+    absent = np.array([0, 2, 4])
+    np.testing.assert_array_equal(old.logits[absent], new.logits[absent])
+
+
+class Wide(nnx.Module):
+    """Another network on the clients, with as many features."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.first, self.second = nnx.Linear(FEATURES, 5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs)
+        self.head = nnx.Linear(2, CLASSES, rngs=rngs)
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return self.second(nnx.relu(self.first(x)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.features(x))
+
+
+class Deep(nnx.Module):
+    """A server's network with batch normalisation."""
+
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.first, self.norm = nnx.Linear(2, FEATURES, rngs=rngs), Normed(rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.first(x))
+
+
+def test_two_kinds_of_clients_behind_one_server():
+    """Also a server with batch statistics; filling and clients with one example do it no harm."""
+    example = jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
+    tasks = logistic(2), from_nnx(Wide, example_x=example)
+    options = SMALL | {"server_opt": optax.sgd, "server": from_nnx(Deep)}
+    algorithms = fedgkt_groups(tasks, FIT, **options)
+    state, _ = play(algorithms, federation().train, [(0, 2, 3)], group_of=[0, 1, 1, 1, 0, 0])
+    assert bool(tree.is_finite(state))
+    np.testing.assert_array_equal(
+        state.server.answers.known, [True, False, True, True] + [False] * 2
+    )
+    before = algorithms[0].server_init(jax.random.key(0)).part.model.stats
+    assert gap(before, state.server.part.model.stats) > 1e-3
+
+
+WRONG = [
+    ({"alpha": -1.0}, "alpha is -1.0, but must be >= 0"),
+    ({"tau": 0.0}, "tau is 0.0, but a temperature must be > 0"),
+    ({"variant": "mine"}, "variant is 'mine', but must be one of paper, code"),
+    ({"server_epochs": 0}, "server_epochs is 0, but must be >= 1"),
+    ({"server_batch": 0}, "server_batch is 0, but must be >= 1"),
+    ({"capacity": 0}, "capacity is 0, but must be >= 1"),
+    ({"server_hidden": (0,)}, "all must be >= 1"),
+    ({"server": from_nnx(Deep), "server_batch": 1}, "server_batch is 1, but the network has batch"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG)
+def test_options_out_of_range(given: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        fedgkt(logistic(2), FIT, **SMALL | given)
+
+
+def test_networks_that_cannot_be_cut():
+    with pytest.raises(ValueError, match="does not give features and logits in one pass"):
+        fedgkt(table(3, 3), FIT, **SMALL)
+    with pytest.raises(ValueError, match="does not know the shape of its examples"):
+        fedgkt(logistic(2)._replace(example=None), FIT, **SMALL)
+    with pytest.raises(TypeError, match="Normed has no method 'features'"):
+        fedgkt(from_nnx(Normed, example_x=jnp.zeros((1, FEATURES))), FIT, **SMALL)
+    with pytest.raises(TypeError, match="take models for the same classes"):
+        check_algorithm(fedgkt(logistic(2), FIT, **SMALL | {"classes": 4}), federation().train)

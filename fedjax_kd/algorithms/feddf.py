@@ -1,0 +1,100 @@
+"""FedDF: on the server, the average learns from the clients' models on public inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from fedjax_kd import fusion, tree
+from fedjax_kd.algorithms.fedavg import Server, fedavg
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, mean, stack
+from fedjax_kd.fusion import Uploads
+from fedjax_kd.local import Fit, Weighting
+from fedjax_kd.signature import extends, options_of
+from fedjax_kd.task import Task
+
+
+@extends(fusion.server_distillation, fedavg)
+def feddf_groups(
+    tasks: Sequence[Task], fit: Fit, *, weighting: Weighting = "uniform", **options: Any
+) -> tuple[Algorithm, ...]:
+    """`feddf` of several architectures: the average of each learns from the models of all.
+
+    Where no client of a group is in the cohort, its model learns from where it was.
+
+    Args:
+      tasks: a classifier of the same classes for each group of clients.
+      fit: local training, from `fedjax_kd.local.local_training`.
+      weighting: how the clients of a group vote on its average.
+    """
+    distilling, others = options_of(fusion.server_distillation, options)
+    how = fusion.server_distillation(**distilling)
+    bases = [fedavg(task, fit, weighting=weighting, **others) for task in tasks]
+
+    def server_init(key: Key) -> tuple[Server, ...]:
+        keys = [key, *(jax.random.fold_in(key, g) for g in range(1, len(bases)))]
+        return tuple(base.server_init(k) for base, k in zip(bases, keys, strict=True))
+
+    def server_update(key: Key, servers: Any, update: PyTree, round: Round) -> tuple[Server, ...]:
+        uploads = [
+            Uploads(task, servers[g].model, *update[f"group_{g}"]) for g, task in enumerate(tasks)
+        ]
+        teachers, votes = fusion.elected(how, uploads, round)
+        after = []
+        for g, (upload, vote) in enumerate(zip(uploads, votes, strict=True)):
+            change = jax.tree.map(lambda v, n=vote: mean.done(*mean.lift(v, n, n)), upload.changes)
+            server = bases[g].server_update(key, servers[g], change, round)
+            server = tree.where(vote.sum() > 0, server, servers[g])
+            learner = tasks[g], server.model
+            learnt = fusion.distil(how, jax.random.fold_in(key, g), learner, teachers, round)
+            after.append(server._replace(model=learnt))
+        return tuple(after)
+
+    def group(g: int, base: Algorithm) -> Algorithm:
+        def client_update(
+            key: Key, received: Variables, client: PyTree, data: Data, round: Round
+        ) -> tuple[Upload, PyTree]:
+            upload, client = base.client_update(key, received, client, data, round)
+            return upload._replace(message={f"group_{g}": (upload.message, upload.weight)}), client
+
+        return base._replace(
+            server_init=server_init,
+            broadcast=lambda servers, number: servers[g].model,
+            client_update=client_update,
+            aggregate=stack,
+            server_update=server_update,
+            predict=lambda servers, client, x: base.predict(servers[g], client, x),
+        )
+
+    return tuple(group(g, base) for g, base in enumerate(bases))
+
+
+@extends(feddf_groups)
+def feddf(task: Task, fit: Fit, **options: Any) -> Algorithm:
+    """FedDF: the average learns what the clients' models say together (Lin et al., 2020).
+
+    Against FedAvg: the server keeps all uploads of a round, and trains the average further.
+    Down: the model. Up: its change, and the client's vote, a number. Keeps: nothing.
+
+        w_k = w + Delta_k;  w = w + server_lr * sum_k v_k Delta_k / sum_k v_k
+        p = softmax(mean_k f(x; w_k) / tau)               on public inputs x, k in the cohort
+        w = w - eta_j Adam(clip(grad mean_x KL(p || softmax(f(x; w) / tau))))    distil_steps times
+
+    Equals FedAvg with ``weighting="uniform"`` when ``distil_steps == 0``.
+
+    Args:
+      task: a classifier and its loss.
+      fit: local training, from `fedjax_kd.local.local_training`.
+
+    Raises:
+      MissingError: if there are no public inputs, or no labelled examples that an option needs.
+      ValueError: if an option is out of its range.
+
+    Departs from the paper: 500 steps by default, not 10,000. The average itself may be the best
+    student, an option of the authors' code; that also drops models far below the mean of the
+    others, and lets a trained generator live on.
+    Source: Lin, Kong, Stich, Jaggi, NeurIPS 2020, arXiv:2006.07242.
+    """
+    return feddf_groups([task], fit, **options)[0]

@@ -14,13 +14,14 @@ from flax import nnx
 
 from fedjax_kd import losses
 from fedjax_kd.chunking import given
-from fedjax_kd.core import Algorithm, Batch, Key, Pool, State, Variables
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, State, Variables
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.debug import make_debug_round
 from fedjax_kd.engine import Report, Resident, RoundFn, make_round
+from fedjax_kd.public import Public, Stored
 from fedjax_kd.seating import lay_out
-from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.task import Block, Task, from_nnx
 
 FEATURES, CLASSES = 4, 3
 SIZES = (7, 0, 1, 5, 12, 3)  # of the ragged federation: an empty client, and one with one example
@@ -42,6 +43,13 @@ def federation(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Federation:
     ends = np.cumsum([0, *sizes])
     parts = [np.arange(a, b) for a, b in pairwise(ends)]
     return federate(dataset(int(ends[-1]), seed), lambda data: parts)
+
+
+@cache
+def public() -> Public:
+    """Ten labelled rows of the server, at which everyone may look."""
+    x, y = federation().test.x[:10], federation().test.y[:10]
+    return Public(Stored(x, y), Data(x, y, jnp.arange(10), jnp.int32(0), jnp.int32(10)))
 
 
 def logistic(hidden: int = 0) -> Task:
@@ -72,9 +80,13 @@ def logistic(hidden: int = 0) -> Task:
         head = variables.params[-1]
         return z @ head["w"] + head["b"][None]
 
+    def passed(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, ...]:
+        return x, *both(variables, x)
+
+    block = Block(passed, features) if hidden else None
     example = jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
     return task_of(init, apply)._replace(
-        features=features, both=both, classify=classify, example=example
+        features=features, both=both, classify=classify, example=example, block=block
     )
 
 
@@ -96,10 +108,16 @@ def normed() -> Task:
 
 # Of methods that need more than logistic regression.
 TASKS: dict[str, Callable[[], Task]] = {
+    "fedalign": lambda: logistic(hidden=2),
+    "fedgradaug": lambda: logistic(hidden=2),
     "fedper": lambda: logistic(hidden=2),
     "fedbn": normed,
     "moon": lambda: logistic(hidden=2),
+    "fedgkt": lambda: logistic(hidden=2),
     "fedkd": lambda: logistic(hidden=2),
+    "fedgen": lambda: logistic(hidden=2),
+    "ccvr": lambda: logistic(hidden=2),
+    "feddf": lambda: logistic(hidden=2),  # where teachers differ from their average
 }
 
 

@@ -11,7 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import CLASSES, COHORTS, FEATURES, federation, gap, play, rounds, start, task_for
+from federations import (
+    CLASSES,
+    COHORTS,
+    FEATURES,
+    federation,
+    gap,
+    play,
+    public,
+    rounds,
+    start,
+    task_for,
+)
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
@@ -24,9 +35,21 @@ from fedjax_kd.signature import options
 from fedjax_kd.validate import check_algorithm, check_same_type
 
 METHODS = pytest.mark.parametrize("name", REGISTRY)
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {  # of methods that cannot do without, or in less time
+    "fedgradaug": {"subnets": 2},
     "fedkd": {"t_min": 0.5, "t_max": 0.9, "rounds": 2},
-}  # of methods that cannot do without
+    "fedgen": {
+        "generated": 4,
+        "generator_steps": 2,
+        "generator_batch": 4,
+        "generator_hidden": 4,
+        "generator_noise": 2,
+    },
+    "feddf": {"distil_steps": 2, "distil_batch": 4, "eta": 0.02, "best": False},
+    "fedmd": {"classes": CLASSES, "alignment": 6, "public_batch": 4},
+    "fedgkt": {"population": 6, "capacity": 12, "classes": CLASSES, "server_hidden": ()},
+    "ccvr": {"after": 2, "virtual": 4, "head_epochs": 2, "head_batch": 6},
+}
 PLACES = len(COHORTS[0]) + 1  # so that one is always empty
 FIT = {"client_lr": 0.1, "batch_size": 4}
 ROUNDING = 1e-5  # sums over clients in another order, after three rounds
@@ -34,18 +57,35 @@ ROUNDING = 1e-5  # sums over clients in another order, after three rounds
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
 BODY, HEAD = 4 * (FEATURES * 2 + 2), 4 * (2 * CLASSES + CLASSES)  # of two hidden units
 BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
+    "fedalign": (BODY + HEAD, BODY + HEAD, 0),
+    "fedgradaug": (BODY + HEAD, BODY + HEAD, 0),
     "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
     "fedper": (BODY, BODY, HEAD),
     "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
     "fedkd": (BODY + HEAD + 4, BODY + HEAD, BODY + HEAD + 4 * 2 * 2),  # a number; W_h
     "moon": (BODY + HEAD, BODY + HEAD, BODY + HEAD + 1),
+    # Down the generator: (noise + classes) x 4 weights, 4 x 4 of its norm, an output of 2 features.
+    "fedgen": (BODY + HEAD + 4 * (20 + 16 + 10 + CLASSES), BODY + HEAD + 4 * (CLASSES + 1), 0),
+    "feddf": (BODY + HEAD, BODY + HEAD + 4, 0),  # up a vote
+    "fedmd": (4 * 6 * CLASSES + 9, 4 * 6 * CLASSES, MODEL + 1),  # two seeds and a boolean
+    # Of 12 rows: down logits; up two features, logits and a label.
+    "fedgkt": (4 * 12 * CLASSES + 1, 4 * (12 * (2 + CLASSES + 1) + 1), BODY + HEAD),
+    "ccvr": (BODY + HEAD, BODY + HEAD + 4 * CLASSES * (1 + 2 + 4), 0),
 }
 
 # What leaves the default method as it is, where an option has no default number.
-NEUTRAL = {"client_momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1e6, "initial": 1e-6}
+NEUTRAL = {
+    "client_momentum": 0.0,
+    "weight_decay": 0.0,
+    "clip_norm": 1e6,
+    "initial": 1e-6,
+    "tukey": 1.0,
+}
 OTHER = {
     "t_min": 0.9,
     "rounds": 1.0,
+    "student": 100.0,
+    "width": 0.8,  # of two hidden units both in place of one
     "delta": 10.0,
     "alpha": 0.5,
     "lr_decay": 0.5,
@@ -101,7 +141,8 @@ def plain(
 ) -> list[tuple[State, Report]]:
     """State and report of each round, all clients of a cohort at once; compiled once a method."""
     pool = federation().train if pool is None else pool
-    return list(rounds(build(name), pool, cohorts, places=PLACES, run=counted(name)[0]))
+    how = {"public": public(), "places": PLACES, "run": counted(name)[0]}
+    return list(rounds(build(name), pool, cohorts, **how))
 
 
 def poisoned(pool: Pool, client: int) -> Pool:
@@ -137,7 +178,7 @@ def test_engines_agree(name: str, how: dict[str, Any]):
     how = how | ({"mesh": make_mesh(how["mesh"])} if "mesh" in how else {})
     cohorts = COHORTS[:1] if "debug" in how else COHORTS
     played = plain(name, cohorts)
-    state, reports = play(build(name), federation().train, cohorts, **how)
+    state, reports = play(build(name), federation().train, cohorts, public=public(), **how)
     assert gap(state, played[-1][0]) < ROUNDING
     assert gap(reports, [report for _, report in played]) < ROUNDING
 
@@ -146,7 +187,7 @@ def test_engines_agree(name: str, how: dict[str, Any]):
 def test_order_of_a_cohort_is_irrelevant(name: str):
     run, _ = counted(name)
     state = start([build(name)], np.zeros(federation().num_clients))
-    resident, key = Resident(federation().train), jax.random.key(2)
+    resident, key = Resident(federation().train, public()), jax.random.key(2)
     one, other = (
         run(key, state, resident, one_chunk(ids), jnp.int32(0))
         for ids in ([4, 0, 6, 3], [6, 3, 4, 0])
@@ -167,7 +208,7 @@ def test_clients_outside_the_cohort_stay_bitwise(name: str):
 @METHODS
 def test_declared_bytes(name: str):
     algorithm = build(name)
-    types = check_algorithm(algorithm, federation().train)
+    types = check_algorithm(algorithm, federation().train, public())
     declared = (types.bytes_down, types.bytes_up, tree.num_bytes(types.client))
     assert declared == BYTES.get(name, (MODEL, MODEL, 0))
     message = algorithm.broadcast(algorithm.server_init(jax.random.key(0)), jnp.int32(0))
@@ -187,27 +228,27 @@ def test_numeric_options_are_traceable(name: str):
     method |= {o: v for o, v in OPTIONS.get(name, {}).items() if o in method}
     defaults = method | local | ({"client_lr": FIT["client_lr"]} if has_fit else {})
     values = {o: NEUTRAL[o] if v is None else v for o, v in defaults.items()}
-    data = federation()
+    data, resident = federation(), Resident(federation().train, public())
     seats = one_chunk([4, 0, 2, data.num_clients])
 
-    def two_rounds(values: dict[str, jax.Array]) -> Any:
+    def three_rounds(values: dict[str, jax.Array]) -> Any:
         fit = FIT | {o: values[o] for o in local}
         traced = build(name, fit, **{o: values[o] for o in method})
         run = one_round(traced)
 
         def step(state: State, number: jax.Array) -> tuple[State, None]:
-            return run(jax.random.key(2), state, Resident(data.train), seats, number)[0], None
+            return run(jax.random.key(2), state, resident, seats, number)[0], None
 
-        numbers = jnp.arange(2, dtype=jnp.int32)
+        numbers = jnp.arange(3, dtype=jnp.int32)
         return jax.lax.scan(step, start([traced], np.zeros(data.num_clients)), numbers)[0]
 
     sweep = [values, *(values | {o: OTHER.get(o, 0.7 * v + 0.01)} for o, v in values.items())]
     stacked = jax.tree.map(lambda *numbers: jnp.array(numbers, jnp.float32), *sweep)
-    swept = jax.jit(jax.vmap(two_rounds))(stacked)
+    swept = jax.jit(jax.vmap(three_rounds))(stacked)
     expected = start([build(name)], np.zeros(data.num_clients))
-    for number in range(2):
+    for number in range(3):
         run, key = counted(name)[0], jax.random.key(2)
-        expected, _ = run(key, expected, Resident(data.train), seats, jnp.int32(number))
+        expected, _ = run(key, expected, resident, seats, jnp.int32(number))
     for lane, changed in enumerate([None, *values]):
         difference = gap(jax.tree.map(lambda a, lane=lane: a[lane], swept), expected)
         assert (difference < ROUNDING) == (changed is None), changed

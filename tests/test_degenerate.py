@@ -10,17 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORTS, SIZES, federation, gap, logistic, play, task_for
+from federations import CLASSES, COHORTS, SIZES, federation, gap, logistic, play, public, task_for
 
 from fedjax_kd.algorithms import (
     REGISTRY,
+    ccvr,
     fedadagrad,
     fedadam,
+    fedalign,
     fedavg,
     fedavgm,
     fedbn,
+    feddf,
+    fedgen,
+    fedgkt,
+    fedgradaug,
     fedkd,
     fedlsd,
+    fedmd,
+    fedmixup,
     fedntd,
     fedper,
     fedprox,
@@ -125,11 +133,67 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         COHORTS,
         1e-6,
     ),
+    "fedalign": (
+        lambda task: fedalign(task, FIT, mu=0.0),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,  # XLA fuses otherwise where the block's output is kept
+    ),
+    "fedmixup": (
+        lambda task: fedmixup(task, FIT, gamma=0.0),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,
+    ),
+    "fedgradaug": (
+        lambda task: fedgradaug(task, FIT, mu=0.0, subnets=1),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,
+    ),
     "moon": (
         lambda task: moon(task, FIT, mu=0.0),
         lambda task: fedavg(task, FIT),
         COHORTS,
         1e-7,  # XLA fuses otherwise where the model's features are kept
+    ),
+    "fedgen": (
+        lambda task: fedgen(task, FIT, alpha=0.0, beta=0.0, generator_steps=1),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,  # heads are averaged by the server
+    ),
+    "feddf": (
+        lambda task: feddf(task, FIT, distil_steps=0),
+        lambda task: fedavg(task, FIT, weighting="uniform"),
+        COHORTS,
+        1e-7,  # the server averages
+    ),
+    "fedmd": (
+        lambda task: fedmd(
+            task._replace(init=lambda key: task.init(jax.random.key(0))),  # as the server's
+            FIT,
+            classes=CLASSES,
+            alignment=6,
+            public_lr=0.0,
+        ),
+        lambda task: fedavg(task, FIT),
+        [(4,)] * 3,
+        1e-6,
+    ),
+    "fedgkt": (
+        lambda task: fedgkt(
+            task, FIT, population=6, capacity=12, classes=CLASSES, server_hidden=(), alpha=0.0
+        ),
+        lambda task: fedavg(task, FIT),
+        [(4,)] * 3,
+        1e-6,
+    ),
+    "ccvr": (
+        lambda task: ccvr(task, FIT, after=len(COHORTS)),
+        lambda task: fedavg(task, FIT),
+        COHORTS,
+        1e-7,
     ),
 }
 
@@ -137,16 +201,23 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
 def model(state: Any) -> Variables:
     """The global model, wherever the method keeps it."""
     server = state.server
+    if type(server) is tuple:  # of several architectures
+        server = server[0]
     if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing
         return join(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
-    return server.model if hasattr(server, "model") else server.base.model
+    if hasattr(server, "base"):
+        return server.base.model
+    if hasattr(server, "model"):
+        return server.model
+    own = jax.tree.map(lambda a: a[4], state.clients[0])  # there is no global one
+    return getattr(own, "model", own)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_degenerate_case_is_fedavg(name: str):
     method, reference, cohorts, allowed = CASES[name]
     pool, task = federation().train, task_for(name)
-    one, _ = play(method(task), pool, cohorts)
+    one, _ = play(method(task), pool, cohorts, public=public())
     other, _ = play(reference(task), pool, cohorts)
     assert gap(model(one), model(other)) <= allowed
     assert gap(model(one), task.init(jax.random.key(0))) > 1e-2, "something was learnt"

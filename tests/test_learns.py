@@ -14,12 +14,13 @@ from federations import rounds, task_of
 from flax import nnx
 
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.core import Algorithm, Key, State, Variables
+from fedjax_kd.core import Algorithm, Data, Key, State, Variables
 from fedjax_kd.data import DirichletPartitioner, load
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.evaluate import has_personal_model, personal_tallies
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
+from fedjax_kd.public import Public, Stored
 from fedjax_kd.task import Task, from_nnx
 
 LEAST = 0.6  # accuracy after these rounds; guessing gives 0.1
@@ -28,6 +29,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedsgd": {"eta": 0.2},
     "fedadam": {"eta": 0.03},
     "fedyogi": {"eta": 0.03},
+    "fedmd": {"classes": 10, "alignment": 100},
+    "fedgkt": {"population": 100, "capacity": 61, "classes": 10, "server_hidden": (32,)},
+    "ccvr": {"after": 10},
+    "feddf": {"distil_steps": 20},
 }
 
 
@@ -36,6 +41,13 @@ def digits() -> Federation:
     """A hundred clients, most of them with few labels."""
     split = DirichletPartitioner(num_partitions=100, alpha=0.1, min_partition_size=1, seed=0)
     return federate(load("digits"), split)
+
+
+@cache
+def public() -> Public:
+    """Some clients' rows, at which everyone may look."""
+    x, y = digits().train.x[:100], digits().train.y[:100]
+    return Public(Stored(x), Data(x, y, jnp.arange(100), jnp.int32(0), jnp.int32(100)))
 
 
 @cache
@@ -76,12 +88,31 @@ def normalised(federation: Federation) -> Task:
     return from_nnx(build, prepare=federation.prepare)
 
 
-TASKS = {"fedbn": normalised, "fedper": network, "moon": network, "fedkd": network}
+TASKS = {
+    "fedalign": network,
+    "fedgradaug": network,
+    "fedbn": normalised,
+    "fedper": network,
+    "moon": network,
+    "fedkd": network,
+    "fedgen": network,
+    "fedmd": network,
+    "fedgkt": network,
+    "ccvr": network,
+    "feddf": network,
+}
 FITS = {  # a network needs longer steps
+    "fedalign": {"client_lr": 0.1, "clip_norm": 10.0},
+    "fedgradaug": {"client_lr": 0.1},
     "fedbn": {"client_lr": 0.1},
     "fedper": {"client_lr": 0.1},
     "moon": {"client_lr": 0.1},
     "fedkd": {"client_lr": 0.1},
+    "fedgen": {"client_lr": 0.1},
+    "fedmd": {"client_lr": 0.1},
+    "fedgkt": {"client_lr": 0.1},
+    "ccvr": {"client_lr": 0.1},
+    "feddf": {"client_lr": 0.1},
 }
 
 
@@ -107,6 +138,6 @@ def test_learns_digits(name: str):
     fit = local_training(**FIT | FITS.get(name, {}))
     parts = (task, fit) if needs_fit else (task,)
     algorithm = factory(*parts, **OPTIONS.get(name, {}))
-    *_, (state, report) = rounds(algorithm, federation.train, cohorts())
+    *_, (state, report) = rounds(algorithm, federation.train, cohorts(), public=public())
     assert accuracy(algorithm, state) > LEAST
     assert float(report.rejected.sum()) == 0

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
+from fedjax_kd.algorithms.feddf import feddf, feddf_groups
+from fedjax_kd.algorithms.fedgen import fedgen
+from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
+from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedlsd import fedlsd
+from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
+from fedjax_kd.algorithms.fedmixup import fedmixup
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
@@ -36,23 +44,46 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "perfedavg": perfedavg,
     "fedlsd": fedlsd,
     "moon": moon,
+    "fedalign": fedalign,
+    "fedmixup": fedmixup,
+    "fedgradaug": fedgradaug,
     "fedkd": fedkd,
+    "feddf": feddf,
+    "fedmd": fedmd,
+    "fedgkt": fedgkt,
+    "fedgen": fedgen,
+    "ccvr": ccvr,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
-GROUPS: dict[str, Callable[..., tuple[Algorithm, ...]]] = {}
+GROUPS: dict[str, Callable[..., tuple[Algorithm, ...]]] = {
+    "feddf": feddf_groups,
+    "fedmd": fedmd_groups,
+    "fedgkt": fedgkt_groups,
+}
 """Methods for several architectures behind one server: from tasks to an algorithm for each."""
 
 __all__ = [
     "GROUPS",
     "REGISTRY",
+    "ccvr",
     "fedadagrad",
     "fedadam",
+    "fedalign",
     "fedavg",
     "fedavgm",
     "fedbn",
+    "feddf",
+    "feddf_groups",
+    "fedgen",
+    "fedgkt",
+    "fedgkt_groups",
+    "fedgradaug",
     "fedkd",
     "fedlsd",
+    "fedmd",
+    "fedmd_groups",
+    "fedmixup",
     "fedntd",
     "fedper",
     "fedprox",

@@ -51,6 +51,7 @@ class TrainingConfig:
         weights and averages stay float32.
       augment: how training images are changed at random: "crop_flip", or "crop24_flip", whose
         models see 24 x 24 pixels, in evaluation the central ones; by default not at all.
+      per_class: tell the accuracy of each class at every evaluation, and how much was forgotten.
     """
 
     num_rounds: int = 100
@@ -65,6 +66,7 @@ class TrainingConfig:
     engine: Engine = "jit"
     precision: Precision = "float32"
     augment: str | None = None
+    per_class: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fedjax_kd.data.window import Capacity
 from fedjax_kd.debug import make_debug_round
 from fedjax_kd.engine import Report, Resident, everywhere, make_round, replicate
 from fedjax_kd.feeding import Feed, feed, window_room
-from fedjax_kd.metrics import Tally
+from fedjax_kd.metrics import ClassTally, Tally
 from fedjax_kd.prefetch import prefetched
 from fedjax_kd.simulation import Simulation, with_chunks
 
@@ -43,6 +43,7 @@ class Evaluation(NamedTuple):
     clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
     personal: Tally | None  # under each client's own model, if it can differ
     groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
+    classes: ClassTally | None  # of the test set, leaves ``[L]``; None if not asked for
 
 
 class Block(NamedTuple):
@@ -227,20 +228,23 @@ def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         for a, t in zip(s.groups, s.types, strict=True)
     )
 
-    def under(algorithm: Algorithm, state: State, pools: Pools) -> tuple[Tally, Tally | None]:
+    def under(algorithm: Algorithm, state: State, pools: Pools) -> tuple[Any, Any, Any]:
         predict = evaluate.shared_model(algorithm, key, state.server)
         rows, theirs = evaluate.tally_rows(predict, pools.test), pools.client_test
+        whole, classes = metrics.total(rows), None
+        if s.per_class:
+            classes = evaluate.by_class(rows, pools.test, federation.num_classes)
         if theirs is None:
-            return metrics.total(rows), None
+            return whole, classes, None
         if test_is_dealt:
             owned = jax.tree.map(lambda a: a[theirs.rows], rows)
         else:
             owned = evaluate.tally_rows(predict, theirs)
-        return metrics.total(rows), evaluate.by_client(owned, theirs)
+        return whole, classes, evaluate.by_client(owned, theirs)
 
     def look(state: State, pools: Pools) -> Evaluation:
         members, theirs, personal = s.layout.members, pools.client_test, None
-        test, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
+        test, classes, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
         if own_models and theirs is not None:
             both = (pools.train, theirs)
             personal = evaluate.evaluate_personal(s.groups, members, key, state, both)
@@ -249,6 +253,7 @@ def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
             None if theirs is None else evaluate.each_of_its_group(clients, members),
             personal,
             _stacked(list(test)) if len(test) > 1 else None,
+            evaluate.mean_of_groups(classes, members) if s.per_class else None,
         )
 
     return look

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from fedjax_kd import losses, metrics, tree
 from fedjax_kd.core import Algorithm, Client, Data, Key, Pool, PyTree, Server, State, keep
-from fedjax_kd.metrics import Tally
+from fedjax_kd.metrics import ClassTally, Tally
+
+Sums = TypeVar("Sums", Tally, ClassTally)
 
 Predict = Callable[[PyTree], Array]
 """x ``[B, ...]`` -> logits ``[B, ..., L]``, or values of the shape of the targets"""
@@ -58,7 +61,14 @@ def by_client(rows: Tally, pool: Pool) -> Tally:
     return jax.tree.map(lambda a: jax.ops.segment_sum(a, owner, num_clients), rows)
 
 
-def mean_of_groups(tallies: Sequence[Tally], members: Members) -> Tally:
+def by_class(rows: Tally, pool: Pool, num_classes: int) -> ClassTally:
+    """The tallies of a pool's entries, one label each, added up class by class."""
+    labels = pool.y.at[pool.rows].get(mode="clip").astype(jnp.int32)
+    own = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return ClassTally(rows.labels @ own, jnp.asarray(rows.correct) @ own)
+
+
+def mean_of_groups(tallies: Sequence[Sums], members: Members) -> Sums:
     """The mean of the groups' tallies of the same rows, each weighed by its clients."""
     population = sum(map(len, members))
     return reduce(

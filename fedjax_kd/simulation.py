@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from fedjax_kd import chunking, cohort, memory, seating, tree
+from fedjax_kd import chunking, cohort, losses, memory, seating, tree
 from fedjax_kd.chunking import Workload
 from fedjax_kd.cohort import Ids
 from fedjax_kd.core import Algorithm, Key, State
@@ -45,6 +45,7 @@ class Simulation:
     mesh: Mesh | None
     engine: Engine
     block: int  # rounds in one dispatch
+    per_class: bool = False
 
     @property
     def chunk(self) -> tuple[tuple[int, ...], ...]:
@@ -72,6 +73,7 @@ def simulate(
     rounds_per_dispatch: int | None = None,
     mesh: Mesh | None = None,
     engine: Engine = "jit",
+    per_class: bool = False,
 ) -> Simulation:
     """Checks that an algorithm fits a federation, and decides how it will run.
 
@@ -93,6 +95,7 @@ def simulate(
         largest divisor up to 25.
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.make_mesh`.
       engine: "jit", or "python" to find mistakes on one device (see `fedjax_kd.debug`).
+      per_class: whether evaluation tells the accuracy of each class, too.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -104,6 +107,11 @@ def simulate(
         raise ValueError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     if engine not in get_args(Engine):
         raise ValueError(f"engine is {engine!r}, but must be one of {', '.join(get_args(Engine))}.")
+    if per_class and not (losses.are_labels(federation.test.y) and federation.test.y.ndim == 1):
+        raise ValueError(
+            "per_class needs one label an example, but these targets are sequences or values: "
+            "leave it out."
+        )
     mesh = None if engine == "python" else mesh
     population = federation.num_clients
     cohort.check_cohort(population, cohort_size)
@@ -130,6 +138,7 @@ def simulate(
         mesh=mesh,
         engine=engine,
         block=_block(rounds_per_dispatch, eval_every),
+        per_class=per_class,
     )
     return with_chunks(unseated, _chunks_of(unseated, chunk))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from fedjax_kd import metrics
 from fedjax_kd.core import Algorithm, State
@@ -21,6 +23,8 @@ from fedjax_kd.simulation import Simulation, initial_state, simulate
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
+
+_CLASS = re.compile(r"class_\d+_accuracy")
 
 
 class Seconds(NamedTuple):
@@ -127,10 +131,24 @@ def evaluation_row(seen: Evaluation) -> Row:
         if tally is not None:
             spread = metrics.over_clients(tally)
             row |= {f"{prefix}_{metrics.measure(tally)}_{k}": v for k, v in spread.items()}
+    if seen.classes is not None:
+        each = np.asarray(metrics.class_accuracy(seen.classes)).tolist()
+        row |= {f"class_{label}_accuracy": value for label, value in enumerate(each)}
     for g in range(0 if seen.groups is None else len(seen.groups.labels)):
         of_group = metrics.summary(jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
     return row
+
+
+def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """The accuracy of each class at each evaluation, ``[R, L]``; empty without ``per_class``.
+
+    Example:
+      >>> class_accuracies([{"class_0_accuracy": 0.5, "class_1_accuracy": 1.0}]).tolist()
+      [[0.5, 1.0]]
+    """
+    columns = [name for name in (rows[0] if rows else ()) if _CLASS.fullmatch(name)]
+    return np.array([[row[name] for name in columns] for row in rows], np.float64)
 
 
 def columns_of(s: Simulation) -> list[str]:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from fedjax_kd import checkpoint, display, distributed, runs, tensorboard
+from fedjax_kd import checkpoint, display, distributed, metrics, runs, tensorboard
 from fedjax_kd.config import Config
 from fedjax_kd.core import State
 from fedjax_kd.report import plots
 from fedjax_kd.seating import Chunks
 from fedjax_kd.simulation import Simulation, initial_state, with_chunks
-from fedjax_kd.train import Progress, Row, Seconds, blocks
+from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
 
 _LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
 _LARGEST_SHARE = 0.05  # of the time may go into checkpoints
@@ -196,6 +197,10 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
 def _quality(rows: Sequence[Row]) -> dict[str, float]:
     """The final and the best evaluation, by accuracy or, where there is none, by loss."""
     evaluated = [row for row in rows if "test_loss" in row]
+    classes = class_accuracies(evaluated)
+    forgotten = None
+    if classes.size and len(classes) > 1:
+        forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
     known = [name for name in ("test_accuracy", "test_loss") if name in evaluated[-1]]
     if known[0] == "test_accuracy":
         best = max(evaluated, key=lambda row: row["test_accuracy"])
@@ -205,6 +210,7 @@ def _quality(rows: Sequence[Row]) -> dict[str, float]:
         **{f"final_{name}": evaluated[-1][name] for name in known},
         f"best_{known[0]}": best[known[0]],
         "best_round": int(best["round"]),
+        **({} if forgotten is None else {"final_forgetting": forgotten}),
     }
 
 

@@ -1,0 +1,42 @@
+"""Accuracy class by class in a run, and what it has forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import federation, logistic
+
+from fedjax_kd import runs
+from fedjax_kd.algorithms import fedavg
+from fedjax_kd.cli import main
+from fedjax_kd.data import load
+from fedjax_kd.local import local_training
+from fedjax_kd.simulation import simulate
+from fedjax_kd.train import class_accuracies
+
+
+def test_each_class_is_told_of_and_what_was_forgotten(tmp_path: Path):
+    words = "fedavg --num-clients 5 --cohort-size 2 --num-rounds 6 --eval-every 2 --per-class"
+    with pytest.raises(SystemExit) as exit:
+        main(["run", *words.split(), "--out", str(tmp_path / "run"), "--quiet"])
+    assert exit.value.code == 0
+    rows = [row for row in runs.read_rows(tmp_path / "run") if "test_accuracy" in row]
+    accuracy = class_accuracies(rows)
+    assert accuracy.shape == (4, 10)
+    shares = np.bincount(load("digits").test.y) / 360
+    for row, classes in zip(rows, accuracy, strict=True):
+        assert row["test_accuracy"] == pytest.approx(classes @ shares, abs=1e-5)
+    lost = (accuracy[:-1].max(0) - accuracy[-1]).mean()
+    assert runs.read_summary(tmp_path / "run")["final_forgetting"] == pytest.approx(lost, abs=1e-5)
+
+
+def test_classes_of_sequences_are_not_told_apart():
+    data = federation()
+    y = jnp.zeros((*data.test.y.shape, 3), jnp.int32)
+    sequences = replace(data, test=data.test._replace(y=y))
+    with pytest.raises(ValueError, match="per_class needs one label"):
+        simulate(fedavg(logistic(), local_training()), sequences, num_rounds=1, per_class=True)

@@ -27,6 +27,7 @@ from fedjax_kd.core import (
     Server,
     Upload,
     Variables,
+    keep,
     stack,
     total,
 )
@@ -38,6 +39,13 @@ Shares = Literal["counts", "equal"]
 
 ModelOf = Callable[[Server], Variables]
 WithModel = Callable[[Server, Variables], Server]
+
+
+class Calibrating(NamedTuple):
+    """The algorithm's server, and the features that clients have described so far."""
+
+    base: Server
+    features: Moments
 
 
 class Received(NamedTuple):
@@ -86,7 +94,8 @@ def with_ccvr(
     In a round of calibration the algorithm rests, and no client trains or changes. Clients send the
     moments of each class's features, of the model in evaluation mode on inputs without
     augmentation; the server pools them, exactly, draws virtual features, and trains the head alone
-    on these. Each further round calibrates once more, by the features of its own cohort.
+    on these. Each further round calibrates once more, by all that was described so far: whoever is
+    in two of these cohorts counts twice.
 
     Args:
       algorithm: whose server holds a global model.
@@ -116,8 +125,9 @@ def with_ccvr(
     empty = class_statistics.nothing(logits.shape[-1], features.shape[-1], features.dtype)
     read, write, within = _places(algorithm, task, model_of, with_model)
 
-    def broadcast(server: Server, number: Array) -> Received:
-        return Received(algorithm.broadcast(server, number), () if within else read(server))
+    def broadcast(server: Calibrating, number: Array) -> Received:
+        message = algorithm.broadcast(server.base, number)
+        return Received(message, () if within else read(server.base))
 
     def client_update(
         key: Key, received: Received, client: Client, data: Data, round: Round
@@ -141,21 +151,31 @@ def with_ccvr(
         # The round's number is the same for all clients, so that only one branch runs.
         return jax.lax.cond(round.number < after, learn, describe)
 
-    def server_update(key: Key, server: Server, update: Sent, round: Round) -> Server:
-        def calibrate() -> Server:
+    def server_update(key: Key, server: Calibrating, update: Sent, round: Round) -> Calibrating:
+        def calibrate() -> Calibrating:
             everyone = class_statistics.pooled(*update.features)
-            return write(server, retrained(key, task, read(server), everyone, how))
+            known = class_statistics.merged(server.features, everyone)
+            model = retrained(key, task, read(server.base), known, how)
+            return Calibrating(write(server.base, model), known)
 
-        def go_on() -> Server:
-            return algorithm.server_update(key, server, update.base, round)
+        def go_on() -> Calibrating:
+            moved = algorithm.server_update(key, server.base, update.base, round)
+            return server._replace(base=moved)
 
         return jax.lax.cond(round.number < after, go_on, calibrate)
 
+    def personalise(key: Key, server: Calibrating, client: Client, data: Data) -> Client:
+        return algorithm.personalise(key, server.base, client, data)
+
     return algorithm._replace(
+        server_init=lambda key: Calibrating(algorithm.server_init(key), empty),
+        client_init=lambda key, server: algorithm.client_init(key, server.base),
         broadcast=broadcast,
         client_update=client_update,
         aggregate=Sent(algorithm.aggregate, Moments._make((stack, stack, total))),
         server_update=server_update,
+        predict=lambda server, client, x: algorithm.predict(server.base, client, x),
+        personalise=keep if algorithm.personalise is keep else personalise,
     )
 
 

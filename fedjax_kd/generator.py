@@ -8,36 +8,20 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd import losses
+from fedjax_kd import losses, tree
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Objective
 from fedjax_kd.parts import classifier, head, join, split
 from fedjax_kd.prng import cheap
 from fedjax_kd.signature import check_range
-from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.task import Task
 
 Teacher = Literal["ensemble", "labels", "broadcast"]
 Noise = Literal["normal", "uniform"]
 
-
-class Network(nnx.Module):
-    """Noise and a label to features: one hidden layer, normalised, with ReLU."""
-
-    def __init__(self, noise: int, classes: int, width: int, hidden: int, *, rngs: nnx.Rngs):
-        self.classes = classes
-        # A bias would be normalised away: its gradient is rounding, of which Adam makes steps.
-        self.hidden = nnx.Linear(noise + classes, hidden, use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(hidden, momentum=0.9, epsilon=1e-5, rngs=rngs)
-        self.out = nnx.Linear(hidden, width, rngs=rngs)
-
-    def __call__(self, given: tuple[Float[Array, "B E"], Int[Array, " B"]]) -> Float[Array, "B D"]:
-        noise, labels = given
-        wanted = jax.nn.one_hot(labels, self.classes, dtype=noise.dtype)
-        inputs = jnp.concatenate([noise, wanted], axis=-1)
-        return self.out(jax.nn.relu(self.norm(self.hidden(inputs))))
+_KEPT, _EPSILON = 0.9, 1e-5  # of batch normalisation
 
 
 class Lesson(NamedTuple):
@@ -106,9 +90,6 @@ def feature_generator(
     losses.check_choice("teacher", teacher, Teacher)
     losses.check_choice("noise", noise, Noise)
     _check(locals())
-    network = from_nnx(
-        lambda rngs: Network(generator_noise, classes, width, generator_hidden, rngs=rngs)
-    )
     opt = optax.chain(optax.add_decayed_weights(generator_decay), optax.adam(generator_lr))
     draw_noise = jax.random.normal if noise == "normal" else jax.random.uniform
 
@@ -116,7 +97,7 @@ def feature_generator(
         return draw_noise(cheap(key), (*labels.shape, generator_noise))
 
     def init(key: Key) -> Learner:
-        model = network.init(key)
+        model = network(key, generator_noise, classes, generator_hidden, width)
         return Learner(model, opt.init(model.params))
 
     def train(key: Key, learner: Learner, lesson: Lesson, shares: Array) -> Learner:
@@ -127,7 +108,6 @@ def feature_generator(
             def loss(params: PyTree) -> tuple[Array, PyTree]:
                 model, of_them = learner.model._replace(params=params), noise_for(key_noise, labels)
                 return generator_loss(
-                    network,
                     model,
                     lesson,
                     (of_them, labels),
@@ -145,7 +125,7 @@ def feature_generator(
         return jax.lax.fori_loop(0, generator_steps, step, learner)
 
     def draw(key: Key, model: Variables, labels: Array) -> Array:
-        return network.apply(model, (noise_for(key, labels), labels))[0]
+        return generate(model, noise_for(key, labels), labels)[0]
 
     return Generator(init, train, draw)
 
@@ -192,10 +172,11 @@ def with_generated(
         def loss(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
             logits, stats = task.apply(model, batch.x, key)
             supervised = losses.batch_mean(task.score(logits, batch.y), batch)
-            key_labels, key_drawn, key_alike = jax.random.split(jax.random.fold_in(key, 1), 3)
+            key_labels, key_noise = jax.random.split(jax.random.fold_in(key, 1))
             labels = draw_labels(key_labels, shares, generated)
-            drawn = classify(model, generator.draw(key_drawn, model_of, labels))
-            alike = classify(model, generator.draw(key_alike, model_of, batch.y))
+            wanted = jnp.concatenate([labels, batch.y.astype(labels.dtype)])
+            seen = classify(model, generator.draw(key_noise, model_of, wanted))
+            drawn, alike = seen[:generated], seen[generated:]
             apart = losses.kl_divergence(logits, jax.lax.stop_gradient(alike), scaled=False)
             known = losses.cross_entropy(drawn, labels).mean()
             terms = alpha * known + beta * losses.batch_mean(apart, batch)
@@ -213,21 +194,63 @@ def lesson_of(
     classify = classifier(task)
     rest, own = split(head(task), model)
     heads = jax.tree.map(lambda value, change: value[None] + change, own, changes)
-    return Lesson(
-        lambda z: jax.vmap(lambda head: classify(join(rest, head), z))(heads),
-        lambda z: classify(model, z),
-        counts,
-        present,
-    )
+
+    def teachers(z: Array) -> Array:
+        # Each head has a copy: so gradients are summed head by head, and the absent add zeros.
+        copies = jnp.broadcast_to(z[None], (len(present), *z.shape))
+        return jax.vmap(lambda head, z: classify(join(rest, head), z))(heads, copies)
+
+    return Lesson(teachers, lambda z: classify(model, z), counts, present)
+
+
+def network(key: Key, noise: int, classes: int, hidden: int, width: int) -> Variables:
+    """A network of one hidden layer from noise and a label to features, to be run by `generate`.
+
+    The hidden layer is normalised and has no bias: that would be taken away again, and its
+    gradient is rounding alone, of which Adam would make steps.
+    """
+    keys, normal = jax.random.split(key, 3), jax.random.normal
+    params = {
+        "noise": normal(keys[0], (noise, hidden)) / (noise + 1) ** 0.5,
+        "label": normal(keys[1], (classes, hidden)) / (noise + 1) ** 0.5,
+        "norm": {"scale": jnp.ones(hidden), "bias": jnp.zeros(hidden)},
+        "out": {"kernel": normal(keys[2], (hidden, width)) / hidden**0.5, "bias": jnp.zeros(width)},
+    }
+    return Variables(params, {"mean": jnp.zeros(hidden), "var": jnp.ones(hidden)})
+
+
+def generate(
+    model: Variables,
+    noise: Float[Array, "B E"],
+    labels: Int[Array, " B"],
+    *,
+    train: bool = False,
+) -> tuple[Float[Array, "B D"], PyTree]:
+    """``(features, new stats)``, normalised by the batch in training, else by running statistics.
+
+    Example:
+      >>> model = network(jax.random.key(0), noise=2, classes=3, hidden=4, width=5)
+      >>> generate(model, jnp.ones((1, 2)), jnp.array([2]))[0].shape
+      (1, 5)
+    """
+    params, stats = model
+    hidden = noise @ params["noise"] + params["label"][labels]
+    if train:
+        batch = {"mean": hidden.mean(0), "var": hidden.var(0)}
+        stats = tree.add_scaled(tree.scale(_KEPT, stats), 1 - _KEPT, batch)
+    norm = batch if train else stats
+    scale = params["norm"]["scale"] / jnp.sqrt(norm["var"] + _EPSILON)
+    hidden = jax.nn.relu((hidden - norm["mean"][None]) * scale[None] + params["norm"]["bias"][None])
+    return hidden @ params["out"]["kernel"] + params["out"]["bias"][None], stats
 
 
 def draw_labels(key: Key, shares: Float[Array, " L"], count: int) -> Int[Array, " B"]:
-    """Labels by their shares, which need not sum to 1."""
-    return jax.random.categorical(key, jnp.log(shares), shape=(count,)).astype(jnp.int32)
+    """Labels by their shares, which sum to 1."""
+    where = jax.random.uniform(cheap(key), (count,), shares.dtype)
+    return (where[:, None] >= jnp.cumsum(shares)[None, :-1]).sum(1, dtype=jnp.int32)
 
 
 def generator_loss(
-    network: Task,
     model: Variables,
     lesson: Lesson,
     given: tuple[Float[Array, "B E"], Int[Array, " B"]],
@@ -241,10 +264,10 @@ def generator_loss(
     taught + diversity * losses.diversity - student * KL(teachers || student) / L
     """
     noise, labels = given
-    z, stats = network.apply(model, given, jax.random.key(0))
+    z, stats = generate(model, noise, labels, train=True)
     logits = lesson.teachers(z)
     shares = _shares(lesson, labels, teacher).astype(logits.dtype)
-    together = jnp.einsum("kb,kbl->bl", shares, logits)
+    together = (shares[..., None] * logits).sum(0)
     if teacher == "ensemble":
         taught = losses.cross_entropy(together, labels).mean()
     else:

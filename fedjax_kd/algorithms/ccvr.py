@@ -27,6 +27,7 @@ def ccvr(task: Task, fit: Fit, **options: Any) -> Algorithm:
         head = argmin sum_c N_c / N  mean_{z ~ N(mu_c, Sigma_c)} CE(head(z), c)
 
     For one calibration, as in the paper, train ``after + 1`` rounds, the last with all clients.
+    With smaller cohorts train more: each round calibrates by all features described so far.
 
     Equals FedAvg before round ``after``, and thereafter but for the head.
 
@@ -42,7 +43,7 @@ def ccvr(task: Task, fit: Fit, **options: Any) -> Algorithm:
     Departs from the paper: each class has as many virtual features as the others, and N_c / N is
     their weight. Where ``tukey`` is given, virtual features are brought back to the space of the
     model's own before the head is trained, so that the model stays one. A class with fewer than two
-    features in the cohort is left out. Covariances are moments of the data: they are sent openly.
+    features is left out. Covariances are moments of the data: they are sent openly.
     Source: Luo, Chen, Hu, Zhang, Liang, Feng, NeurIPS 2021, arXiv:2106.05001. No code of theirs.
     """
     own, others = options_of(with_ccvr, options)

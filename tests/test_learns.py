@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedyogi": {"eta": 0.03},
     "fedmd": {"classes": 10, "alignment": 100},
     "fedgkt": {"population": 100, "capacity": 61, "classes": 10, "server_hidden": (32,)},
+    "fedgen": {"generator_steps": 10, "generator_hidden": 32},
     "ccvr": {"after": 10},
     "feddf": {"distil_steps": 20},
 }

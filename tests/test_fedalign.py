@@ -268,30 +268,27 @@ def test_one_example(name: str):
     assert bool(tree.is_finite(seen))
 
 
-def by_hand(model: Any, x: jax.Array, width: int) -> jax.Array:
-    """Logits of the network of one hidden layer that keeps the first units."""
-    layer, head = model.params["hidden"][0], model.params["head"]
-    hidden = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None])[:, :width]
-    return hidden @ head["kernel"][:width] + head["bias"][None]
-
-
 def test_subnets_are_taught_by_the_whole():
-    task = from_nnx(mlp((4,), 3, hidden=(8,)))
+    task, y = logistic(hidden=8), jnp.arange(6, dtype=jnp.int32) % 3
     model, x = task.init(jax.random.key(0)), IMAGES[:, 0, :, 0]
-    y = jnp.arange(6, dtype=jnp.int32) % 3
     make = partial(fedgradaug, task, width=0.25, subnets=1, mu=2.0)
     value, grads = local_loss(make, model, model.params, x, y)
 
+    def logits(params: Any, width: int) -> jax.Array:
+        layer, head = params
+        hidden = jnp.tanh(x @ layer["w"] + layer["b"][None])[:, :width]
+        return hidden @ head["w"][:width] + head["b"][None]
+
     def loss(params: Any) -> jax.Array:
-        moving = Variables(params)
-        teacher = jax.lax.stop_gradient(by_hand(moving, x, 8))
-        said = losses.kl_divergence(by_hand(moving, x, 2), teacher).mean()
-        return losses.cross_entropy(by_hand(moving, x, 8), y).mean() + 2 * said
+        said = jax.lax.stop_gradient(logits(params, 8))
+        taught = losses.kl_divergence(logits(params, 2), said).mean()
+        return losses.cross_entropy(logits(params, 8), y).mean() + 2 * taught
 
     expected, slopes = jax.jit(jax.value_and_grad(loss))(model.params)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert gap(grads, slopes) < 1e-5
-    assert float(value) > float(losses.cross_entropy(by_hand(model, x, 8), y).mean()) + 1e-3
+    plain = losses.cross_entropy(logits(model.params, 8), y).mean()
+    assert float(value) > float(plain) + 1e-3
 
 
 def test_images_of_other_resolutions():
@@ -342,25 +339,23 @@ def test_resolutions_that_do_not_suit():
 
 def test_augmentation_comes_first_and_once():
     """Mixed and narrow passes see what was made of the examples, not the examples."""
-    build, seen = mlp((FEATURES,), 3, hidden=(4,)), []
-
-    def prepare(x: jax.Array) -> jax.Array:
-        return jnp.minimum(x, 1.0)
+    seen = []
 
     def augment(key: Key, x: jax.Array) -> jax.Array:
         seen.append(x.shape)
         return x + 100.0
 
-    task = from_nnx(build, prepare=prepare, augment=augment)
+    build = mlp((FEATURES,), 3, hidden=(4,))
+    task = from_nnx(build, prepare=lambda x: jnp.minimum(x, 1.0), augment=augment)
     model = task.init(jax.random.key(0))
     x, y = jnp.zeros((5, FEATURES)), jnp.zeros(5, jnp.int32)
-    expected = losses.cross_entropy(task.apply(model, x + 1)[0], y).mean()
-    for method in (fedmixup, fedgradaug):
-        seen.clear()
-        value, _ = local_loss(partial(method, task), model, model.params, x, y)
-        assert len(seen) == 1
-        least = 0 if method is fedmixup else -10
-        assert least - 1e-5 <= float(expected - value) <= 1e-5
+    value, _ = local_loss(partial(fedmixup, task), model, model.params, x, y)
+    hidden = jax.nn.relu(model.params["hidden"][0]["kernel"].sum(0))
+    expected = losses.cross_entropy((hidden @ model.params["head"]["kernel"])[None], y[:1])
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    assert len(seen) == 1
+    jax.eval_shape(lambda: local_loss(partial(fedgradaug, task), model, model.params, x, y))
+    assert len(seen) == 2
 
 
 def test_stochastic_depth():
@@ -374,18 +369,16 @@ def test_stochastic_depth():
 
 
 def test_a_network_with_stochastic_depth():
-    task, whole = (from_nnx(resnet8((4, 4, 1), 3, survival=p)) for p in (0.4, 1.0))
+    """The first of three blocks stays, the others may go, each with its own draw."""
+    task = from_nnx(resnet8((4, 4, 1), 3, survival=0.4))
 
     @jax.jit
-    def passes(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def logits(keys: jax.Array) -> jax.Array:
         model = task.init(jax.random.key(0))
-        logits = jax.vmap(lambda key: task.apply(model, IMAGES[:1], key)[0])(keys)
-        return logits, *(net.apply(model, IMAGES[:1])[0] for net in (task, whole))
+        return jax.vmap(lambda key: task.apply(model, IMAGES[:1], key)[0])(keys)
 
-    logits, evaluated, kept = passes(jax.random.split(jax.random.key(1), 40))
-    assert len({row.round(3).tobytes() for row in np.asarray(logits)}) == 4  # two blocks may go
-    assert min(gap(row, kept) for row in logits) < 1e-4
-    assert gap(evaluated, kept) > 1e-3
+    seen = np.asarray(logits(jax.random.split(jax.random.key(1), 40)))
+    assert len({row.round(3).tobytes() for row in seen}) == 4
 
 
 WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from fedjax_kd import losses, tree
 from fedjax_kd.core import Data, PyTree, Variables
-from fedjax_kd.public import MissingError
+from fedjax_kd.public import MissingError, Stored
 from fedjax_kd.task import Task
 
 Teach = Callable[[PyTree], Float[Array, "K *B L"]]
@@ -22,6 +22,7 @@ Votes = Literal["uniform", "accuracy"]
 _CHANCE = 1.2  # times the accuracy of guessing: below it, a model is dropped
 _TEACHERS_AT_ONCE = 8
 _ROWS_AT_ONCE = 100
+_ROOM = 2**28  # bytes of logits that may be kept
 
 
 class Ensemble(NamedTuple):
@@ -29,6 +30,21 @@ class Ensemble(NamedTuple):
 
     teach: Teach
     votes: Float[Array, " K"]
+    said: Array | None = None  # of every stored input ``[P, K, ...]``, if it is known
+
+
+class Uploads(NamedTuple):
+    """What came from the clients of one architecture."""
+
+    task: Task
+    received: Variables  # the model that they started from
+    changes: Variables  # of it, leaves ``[K, ...]``
+    votes: Float[Array, " K"]  # on the average; 0 where nobody is
+
+    @property
+    def models(self) -> Variables:
+        """Their models, leaves ``[K, ...]``."""
+        return jax.tree.map(lambda w, change: w[None] + change, self.received, self.changes)
 
 
 def ensemble(models: Sequence[tuple[Task, Variables]]) -> Teach:
@@ -58,6 +74,36 @@ def ensemble(models: Sequence[tuple[Task, Variables]]) -> Teach:
         return jnp.concatenate(said)
 
     return teach
+
+
+def answers(
+    teach: Teach, inputs: PyTree, tasks: Sequence[Task], looks: int
+) -> Float[Array, "P K *L"] | None:
+    """What all teachers say of every stored input, if this is less work than to ask each time.
+
+    None if it is not: inputs are not stored or changed by a student's augmentation, there are more
+    of them than ``looks`` that students will take, or the answers would be too large to keep.
+    """
+    if not isinstance(inputs, Stored) or not all(_as_stored(task, inputs.x) for task in tasks):
+        return None
+    size = len(jax.tree.leaves(inputs.x)[0])
+
+    def ask(i: Array) -> Array:
+        rows = i * _ROWS_AT_ONCE + jnp.arange(_ROWS_AT_ONCE, dtype=jnp.int32)
+        x = jax.tree.map(lambda pool: pool.at[rows].get(mode="clip"), inputs.x)
+        return jnp.swapaxes(teach(x), 0, 1)
+
+    one = jax.eval_shape(ask, jnp.int32(0))
+    if size > looks or size * tree.num_bytes(one) // _ROWS_AT_ONCE > _ROOM:
+        return None
+    said = jax.lax.map(ask, jnp.arange(-(-size // _ROWS_AT_ONCE), dtype=jnp.int32))
+    return said.reshape(-1, *one.shape[1:])[:size]
+
+
+def _as_stored(task: Task, x: PyTree) -> bool:
+    """Whether a model of the task sees inputs in training as they are."""
+    program = jax.make_jaxpr(task.augment)(jax.random.key(0), x).jaxpr
+    return program.outvars == program.invars[1:]
 
 
 def elect(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.ensembles import Ensemble, Votes, accuracies, elect, ensemble
+from fedjax_kd.ensembles import Ensemble, Uploads, Votes, accuracies, answers, elect, ensemble
 from fedjax_kd.public import Generator, MissingError, inputs_of, validation_of
 from fedjax_kd.signature import check_range
 from fedjax_kd.task import Task
@@ -42,20 +42,6 @@ class Distillation(NamedTuple):
     drop_worst: bool
     votes: Votes
     adversarial: int | None
-
-
-class Uploads(NamedTuple):
-    """What came from the clients of one architecture."""
-
-    task: Task
-    received: Variables  # the model that they started from
-    changes: Variables  # of it, leaves ``[K, ...]``
-    votes: Float[Array, " K"]  # on the average; 0 where nobody is
-
-    @property
-    def models(self) -> Variables:
-        """Their models, leaves ``[K, ...]``."""
-        return jax.tree.map(lambda w, change: w[None] + change, self.received, self.changes)
 
 
 class _Lesson(NamedTuple):
@@ -160,6 +146,7 @@ def elected(
     Raises:
       MissingError: if models are to be judged, but there are no labelled examples.
     """
+    tasks, inputs = [u.task for u in uploads], inputs_of(round, "FedDF")
     teach = ensemble([(u.task, u.models) for u in uploads])
     present = jnp.concatenate([u.votes for u in uploads]) > 0
     if how.drop_worst or how.votes != "uniform":
@@ -168,10 +155,10 @@ def elected(
     else:
         kept = present.astype(jnp.float32)
         teachers = Ensemble(teach, kept)
+    said = answers(teach, inputs, tasks, how.distil_steps * how.distil_batch)
     ends = np.cumsum([len(u.votes) for u in uploads])[:-1]
-    return teachers, [
-        u.votes * those for u, those in zip(uploads, jnp.split(kept, ends), strict=True)
-    ]
+    by_group = zip(uploads, jnp.split(kept, ends), strict=True)
+    return teachers._replace(said=said), [u.votes * those for u, those in by_group]
 
 
 def distil(
@@ -245,15 +232,17 @@ def _step(lesson: _Lesson, i: Array, now: _Progress) -> _Progress:
     key_inputs, key_view = jax.random.split(jax.random.fold_in(lesson.key, i))
     inputs, maker = lesson.inputs, now.maker
 
-    def divergence(logits: Array, x: PyTree) -> Array:
-        said = lesson.teachers.teach(task.augment(key_view, x))
+    def heard(x: PyTree) -> Array:
+        return lesson.teachers.teach(task.augment(key_view, x))
+
+    def divergence(logits: Array, said: Array) -> Array:
         return losses.ensemble_divergence(
             logits, said, how.tau, lesson.teachers.votes, average=how.scheme, teacher_tau=1.0
         ).mean()
 
     def agreement(params: PyTree) -> Array:
         x = replace(inputs, params=params).draw(key_inputs, how.distil_batch)
-        return -divergence(task.apply(now.student, x, key_view)[0], x)
+        return -divergence(task.apply(now.student, x, key_view)[0], heard(x))
 
     if how.adversarial is not None:
         made, opt = maker
@@ -263,11 +252,16 @@ def _step(lesson: _Lesson, i: Array, now: _Progress) -> _Progress:
             lambda: maker,
         )
         inputs = replace(inputs, params=maker[0])
-    x = inputs.draw(key_inputs, how.distil_batch)
+    if lesson.teachers.said is None:
+        x = inputs.draw(key_inputs, how.distil_batch)
+        said = heard(x)
+    else:
+        x, rows = inputs._replace(y=lesson.teachers.said).examples(key_inputs, how.distil_batch)
+        said = jnp.swapaxes(rows, 0, 1)
 
     def loss(params: PyTree) -> tuple[Array, PyTree]:
         logits, stats = task.apply(Variables(params, now.student.stats), x, key_view)
-        return divergence(logits, x), stats
+        return divergence(logits, said), stats
 
     grads, stats = jax.grad(loss, has_aux=True)(now.student.params)
     params, opt = _moved(how, i, now.student.params, now.opt, grads)

@@ -32,7 +32,8 @@ from fedjax_kd.chunking import given
 from fedjax_kd.core import Data, Key, Round, State, Variables
 from fedjax_kd.dispatch import make_evaluation
 from fedjax_kd.engine import make_round
-from fedjax_kd.fusion import Uploads, server_distillation
+from fedjax_kd.ensembles import Uploads
+from fedjax_kd.fusion import server_distillation
 from fedjax_kd.local import local_training
 from fedjax_kd.public import Generator, MissingError, Public, Stored, stretched
 from fedjax_kd.seating import lay_out
@@ -182,6 +183,27 @@ def test_a_generator_makes_the_student_disagree():
     assert apart(now.maker[0]) > 1.05 * apart(source.params)
 
 
+def test_answers_of_teachers_are_kept_if_that_is_less_work():
+    task, x = logistic(2), stored().x
+    teach = taught_by(task).teach
+    kept = partial(ensembles.answers, teach, stored(), [task])
+    np.testing.assert_allclose(jnp.swapaxes(jax.jit(lambda: kept(40))(), 0, 1), teach(x), atol=1e-6)
+    assert kept(39) is None
+    noisy = task._replace(augment=lambda key, x: x + jax.random.normal(key, x.shape))
+    assert ensembles.answers(teach, stored(), [task, noisy], 40) is None
+    assert ensembles.answers(teach, generator(), [task], 40) is None
+    student, votes = task.init(KEY), jnp.ones(3)
+    how = server_distillation(distil_steps=3, distil_batch=16, eta=0.02)
+
+    @jax.jit
+    def both_ways() -> Any:
+        one, other = (ensembles.Ensemble(teach, votes, said) for said in (kept(40), None))
+        where = in_round(stored())
+        return [fusion.distil(how, KEY, (task, student), those, where) for those in (one, other)]
+
+    assert gap(*both_ways()) < 1e-5
+
+
 def test_swa_is_the_mean_of_every_25th_model():
     task, x = logistic(2), stored().x[:8]
     student, teachers = task.init(KEY), taught_by(task)
@@ -277,7 +299,7 @@ def elected(accuracy: Any, **options: Any) -> tuple[Any, Any]:
     task, votes = task_of(lambda key: Variables(said[0]), apply), jnp.array([1.0, 5.0, 7.0, 0.0])
     zero = Variables(jnp.zeros_like(said[0]))
     parts = [Uploads(task, zero, Variables(said[a:b]), votes[a:b]) for a, b in ((0, 2), (2, 4))]
-    where = in_round(None, examples._replace(x=place))
+    where = in_round(Stored(place), examples._replace(x=place))
     teachers, kept = fusion.elected(server_distillation(**options), parts, where)
     return teachers.votes, kept
 

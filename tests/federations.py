@@ -115,6 +115,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "moon": lambda: logistic(hidden=2),
     "fedgkt": lambda: logistic(hidden=2),
     "fedkd": lambda: logistic(hidden=2),
+    "pfedhn_pc": lambda: logistic(hidden=2),
     "fedgen": lambda: logistic(hidden=2),
     "ccvr": lambda: logistic(hidden=2),
     "feddf": lambda: logistic(hidden=2),  # where teachers differ from their average

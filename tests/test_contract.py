@@ -15,6 +15,7 @@ from federations import (
     CLASSES,
     COHORTS,
     FEATURES,
+    SIZES,
     federation,
     gap,
     play,
@@ -34,10 +35,13 @@ from fedjax_kd.seating import Seating, lay_out
 from fedjax_kd.signature import options
 from fedjax_kd.validate import check_algorithm, check_same_type
 
+HYPERNET = {"population": len(SIZES), "hidden": 3, "layers": 1, "embedding": 2, "server_lr": 0.5}
 METHODS = pytest.mark.parametrize("name", REGISTRY)
 OPTIONS: dict[str, dict[str, Any]] = {  # of methods that cannot do without, or in less time
     "fedgradaug": {"subnets": 2},
     "fedkd": {"t_min": 0.5, "t_max": 0.9, "rounds": 2},
+    "pfedhn": HYPERNET,
+    "pfedhn_pc": HYPERNET,
     "fedgen": {
         "generated": 4,
         "generator_steps": 2,
@@ -63,6 +67,8 @@ BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
     "fedper": (BODY, BODY, HEAD),
     "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
     "fedkd": (BODY + HEAD + 4, BODY + HEAD, BODY + HEAD + 4 * 2 * 2),  # a number; W_h
+    "pfedhn": (MODEL + 4, MODEL, 4),  # the client's number
+    "pfedhn_pc": (BODY + 4, BODY, HEAD + 4),
     "moon": (BODY + HEAD, BODY + HEAD, BODY + HEAD + 1),
     # Down the generator: (noise + classes) x 4 weights, 4 x 4 of its norm, an output of 2 features.
     "fedgen": (BODY + HEAD + 4 * (20 + 16 + 10 + CLASSES), BODY + HEAD + 4 * (CLASSES + 1), 0),
@@ -83,6 +89,7 @@ NEUTRAL = {
 }
 OTHER = {
     "t_min": 0.9,
+    "server_clip": 0.01,
     "rounds": 1.0,
     "student": 100.0,
     "width": 0.8,  # of two hidden units both in place of one

@@ -36,6 +36,8 @@ from fedjax_kd.algorithms import (
     fedyogi,
     moon,
     perfedavg,
+    pfedhn,
+    pfedhn_pc,
     scaffold,
 )
 from fedjax_kd.core import Algorithm, Variables
@@ -46,6 +48,10 @@ FIT = local_training(client_lr=0.1, batch_size=0, epochs=3)
 ONE_STEP = local_training(client_lr=1.0, batch_size=0)
 # The step is Delta / (1 + sqrt(v) / tau), and v starts at `initial`: off by |Delta| / 1e6.
 LIMIT = {"eta": 1e6, "beta_1": 0.0, "tau": 1e6, "initial": 0.0}
+
+# A hypernetwork of biases alone makes the same model for all.
+ONE_MODEL = {"population": len(SIZES), "hidden": 0, "start": "model", "server_lr": 1.0}
+ONE_MODEL |= {"server_momentum": 0.0, "server_decay": 0.0, "server_clip": 1e6}
 
 # method, its degenerate case, the FedAvg that it equals, cohorts, largest difference
 CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, float]] = {
@@ -151,6 +157,18 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
         COHORTS,
         1e-7,
     ),
+    "pfedhn": (
+        lambda task: pfedhn(task, FIT, **ONE_MODEL),
+        lambda task: fedavg(task, FIT, weighting="uniform"),
+        COHORTS,
+        1e-6,
+    ),
+    "pfedhn_pc": (
+        lambda task: pfedhn_pc(task, FIT, **ONE_MODEL),
+        lambda task: fedper(task, FIT, weighting="uniform"),
+        COHORTS,
+        1e-6,
+    ),
     "moon": (
         lambda task: moon(task, FIT, mu=0.0),
         lambda task: fedavg(task, FIT),
@@ -201,6 +219,9 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
 def model(state: Any) -> Variables:
     """The global model, wherever the method keeps it."""
     server = state.server
+    if hasattr(server, "learning"):  # it makes the models, of which clients may keep a part
+        shared = Variables(server.learning.net.heads.bias, server.stats)
+        return join(shared, jax.tree.map(lambda a: a[4], state.clients[0].model))
     if type(server) is tuple:  # of several architectures
         server = server[0]
     if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing

@@ -22,7 +22,7 @@ LAYERS = (
     "tree losses batching reduce cohort nn server_opt precision low_rank",
     "metrics models local task public seating class_statistics",
     "data validate",
-    "evaluate phase fidelity parts mentored ensembles split_network",
+    "evaluate phase fidelity parts mentored hypernet ensembles split_network",
     "engine chunking calibration generator fusion consensus upper_half algorithms",
     "debug simulation",
     "feeding",
@@ -38,7 +38,7 @@ LAYERS = (
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 _METHODS_USE = (
-    "calibration class_statistics consensus generator fusion split_network upper_half "
+    "calibration class_statistics consensus generator fusion split_network upper_half hypernet "
     "core tree nn batching losses local parts public task server_opt signature low_rank mentored"
 )
 MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}

@@ -26,6 +26,8 @@ from fedjax_kd.task import Task, from_nnx
 LEAST = 0.6  # accuracy after these rounds; guessing gives 0.1
 FIT = {"client_lr": 0.02, "batch_size": 10}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "pfedhn": {"population": 100, "hidden": 20, "server_lr": 0.3},
+    "pfedhn_pc": {"population": 100, "hidden": 20, "server_lr": 0.3},
     "fedsgd": {"eta": 0.2},
     "fedadam": {"eta": 0.03},
     "fedyogi": {"eta": 0.03},
@@ -96,6 +98,7 @@ TASKS = {
     "fedper": network,
     "moon": network,
     "fedkd": network,
+    "pfedhn_pc": network,
     "fedgen": network,
     "fedmd": network,
     "fedgkt": network,
@@ -109,6 +112,8 @@ FITS = {  # a network needs longer steps
     "fedper": {"client_lr": 0.1},
     "moon": {"client_lr": 0.1},
     "fedkd": {"client_lr": 0.1},
+    "pfedhn": {"client_lr": 0.1},
+    "pfedhn_pc": {"client_lr": 0.1},
     "fedgen": {"client_lr": 0.1},
     "fedmd": {"client_lr": 0.1},
     "fedgkt": {"client_lr": 0.1},

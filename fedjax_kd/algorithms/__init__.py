@@ -26,6 +26,8 @@ from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
+from fedjax_kd.algorithms.pfedhn import pfedhn
+from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.core import Algorithm
 
@@ -48,6 +50,8 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedmixup": fedmixup,
     "fedgradaug": fedgradaug,
     "fedkd": fedkd,
+    "pfedhn": pfedhn,
+    "pfedhn_pc": pfedhn_pc,
     "feddf": feddf,
     "fedmd": fedmd,
     "fedgkt": fedgkt,
@@ -91,5 +95,7 @@ __all__ = [
     "fedyogi",
     "moon",
     "perfedavg",
+    "pfedhn",
+    "pfedhn_pc",
     "scaffold",
 ]

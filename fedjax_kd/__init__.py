@@ -26,6 +26,7 @@ from fedjax_kd.algorithms import (
     moon,
     perfedavg,
     scaffold,
+    standalone,
 )
 from fedjax_kd.core import (
     Algorithm,
@@ -133,6 +134,7 @@ __all__ = [
     "server_opt",
     "simulate",
     "stack",
+    "standalone",
     "sweep",
     "total",
     "train",

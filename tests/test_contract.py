@@ -64,6 +64,7 @@ BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
     "fedalign": (BODY + HEAD, BODY + HEAD, 0),
     "fedgradaug": (BODY + HEAD, BODY + HEAD, 0),
     "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
+    "standalone": (0, 0, MODEL),
     "fedper": (BODY, BODY, HEAD),
     "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
     "fedkd": (BODY + HEAD + 4, BODY + HEAD, BODY + HEAD + 4 * 2 * 2),  # a number; W_h
@@ -88,8 +89,7 @@ NEUTRAL = {
     "tukey": 1.0,
 }
 OTHER = {
-    "t_min": 0.9,
-    "server_clip": 0.01,
+    "t_min": 0.9, "server_clip": 0.01,
     "rounds": 1.0,
     "student": 100.0,
     "width": 0.8,  # of two hidden units both in place of one

@@ -39,6 +39,7 @@ from fedjax_kd.algorithms import (
     pfedhn,
     pfedhn_pc,
     scaffold,
+    standalone,
 )
 from fedjax_kd.core import Algorithm, Variables
 from fedjax_kd.local import local_training
@@ -117,6 +118,12 @@ CASES: dict[str, tuple[Callable[..., Algorithm], Callable[..., Algorithm], Any, 
     ),
     "fedbn": (
         lambda task: fedbn(task, FIT),
+        lambda task: fedavg(task, FIT),
+        [(4,)] * 3,
+        1e-6,
+    ),
+    "standalone": (
+        lambda task: standalone(task, FIT),
         lambda task: fedavg(task, FIT),
         [(4,)] * 3,
         1e-6,

@@ -29,6 +29,7 @@ from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.scaffold import scaffold
+from fedjax_kd.algorithms.standalone import standalone
 from fedjax_kd.core import Algorithm
 
 REGISTRY: dict[str, Callable[..., Algorithm]] = {
@@ -40,6 +41,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedyogi": fedyogi,
     "fedprox": fedprox,
     "scaffold": scaffold,
+    "standalone": standalone,
     "fedntd": fedntd,
     "fedper": fedper,
     "fedbn": fedbn,
@@ -98,4 +100,5 @@ __all__ = [
     "pfedhn",
     "pfedhn_pc",
     "scaffold",
+    "standalone",
 ]

@@ -1,0 +1,33 @@
+"""Standalone training: what clients reach without a federation."""
+
+from __future__ import annotations
+
+import jax
+
+from fedjax_kd.algorithms.at_home import kept_at_home
+from fedjax_kd.core import Algorithm
+from fedjax_kd.local import Fit
+from fedjax_kd.task import Task
+
+
+def standalone(task: Task, fit: Fit) -> Algorithm:
+    """Standalone training: every client has a model of its own and tells nobody.
+
+    Against FedAvg: nothing travels.
+    Down: nothing. Up: nothing. Keeps: its model, params and stats.
+
+        w_k = fit(w_k, client k)
+
+    The baseline that personalisation must beat. All clients start with the same model; the server's
+    stays as it was.
+
+    Equals FedAvg when one client is alone.
+
+    Args:
+      task: the model and its loss.
+      fit: local training, from `fedjax_kd.local.local_training`.
+
+    Source: common practice; "local only" in the tables of most papers on personalisation.
+    """
+    everything = jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
+    return kept_at_home(task, fit, everything)

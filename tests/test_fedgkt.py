@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,29 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from federations import (
-    CLASSES,
-    COHORTS,
-    FEATURES,
-    SIZES,
-    Normed,
-    federation,
-    gap,
-    logistic,
-    play,
-    rounds,
-)
+from federations import CLASSES, COHORTS, FEATURES, SIZES, Normed, federation, gap, logistic, play
 from flax import nnx
 from objectives import table, wide
 from vectors import golden, keys_of, number
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
-from fedjax_kd.core import Data, Key, Pool, Round, State, Variables
+from fedjax_kd.core import Data, Key, Pool, Round, Variables
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
 from fedjax_kd.split_network import Exchange
 from fedjax_kd.task import Task, from_nnx
-from fedjax_kd.upper_half import Answers
+from fedjax_kd.upper_half import Answers, Upper
 from fedjax_kd.validate import check_algorithm
 
 FIT = local_training(client_lr=0.1, batch_size=4)
@@ -58,14 +47,9 @@ def a_round(clients: int) -> Round:
     return Round(jnp.int32(0), jnp.arange(clients), jnp.ones(clients), clients, None)
 
 
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("key", "parts"), keys_of("fedgkt_kl", r"out_client_loss_T(\d+)_alpha(\w+)")
-)
-def test_golden_both_sides(key: str, parts: tuple[str, str]):
-    """The client's loss, and the server's gradient in a step with learning rate 1."""
-    vectors, (tau, alpha) = golden("fedgkt_kl"), map(number, parts)
-    student, teacher, y = (wide(vectors[f"in_{k}"]) for k in ("student", "teacher", "targets"))
+@jax.jit
+def both_sides(student: Any, teacher: Any, y: Any, tau: Any, alpha: Any) -> tuple[Any, ...]:
+    """The client's losses with and without answers, its gradient, and what the server becomes."""
     task, rows = by_heart(*student.shape), jnp.arange(6, dtype=jnp.int32)
     data = Data(rows, y, rows, jnp.int32(0), jnp.int32(6))
 
@@ -74,24 +58,33 @@ def test_golden_both_sides(key: str, parts: tuple[str, str]):
         value, _, grads = gradient(loss, start, batch, key)
         return Fitted(Variables(grads), value, jnp.int32(1), jnp.float32(1))
 
-    facts = {"population": 1, "capacity": 6, "classes": 10}
-    algorithm = fedgkt(
-        task, look, **facts, **PLAIN, server=task, alpha=alpha, tau=tau, variant="code"
-    )
-    update = partial(algorithm.client_update, jax.random.key(0))
-    own = Variables(student), data, a_round(1)
+    facts, options = {"population": 1, "capacity": 6, "classes": 10}, {"tau": tau, "alpha": alpha}
+    algorithm = fedgkt(task, look, **facts, **PLAIN, **options, server=task, variant="code")
+    update, round = partial(algorithm.client_update, jax.random.key(0)), a_round(1)
+    own = Variables(student), data, round
     supervised, _ = update(Answers(teacher, jnp.bool_(False)), *own)
     upload, grads = update(Answers(teacher, jnp.bool_(True)), *own)
-    np.testing.assert_allclose(upload.metrics["loss"], vectors[key], rtol=1e-5)
-    np.testing.assert_allclose(supervised.metrics["loss"], vectors["out_ce"], rtol=1e-6)
-    by_kl = wide(vectors[f"out_grad_T{parts[0]}"])
-    by_ce = (jax.nn.softmax(student) - jax.nn.one_hot(y, 10)) / 6
-    np.testing.assert_allclose(grads.params, by_ce + alpha * by_kl, atol=1e-5)
-
     server = algorithm.server_init(jax.random.key(0))
     server = server._replace(part=server.part._replace(model=Variables(student)))
     sent = Exchange(*(a[None] for a in (rows, teacher, y, jnp.int32(6))))
-    after = algorithm.server_update(jax.random.key(0), server, sent, a_round(1))
+    after = algorithm.server_update(jax.random.key(0), server, sent, round)
+    return supervised.metrics["loss"], upload.metrics["loss"], grads.params, after
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("key", "parts"), keys_of("fedgkt_kl", r"out_client_loss_T(\d+)_alpha(\w+)")
+)
+def test_golden_both_sides(key: str, parts: tuple[str, str]):
+    """The client's loss, and the server's gradient in a step with learning rate 1."""
+    vectors, (tau, alpha) = golden("fedgkt_kl"), map(number, parts)
+    student, teacher, y = (wide(vectors[f"in_{k}"]) for k in ("student", "teacher", "targets"))
+    supervised, loss, grads, after = both_sides(student, teacher, y, tau, alpha)
+    np.testing.assert_allclose(supervised, vectors["out_ce"], rtol=1e-6)
+    np.testing.assert_allclose(loss, vectors[key], rtol=1e-5)
+    by_kl = np.asarray(vectors[f"out_grad_T{parts[0]}"], float)
+    by_ce = (np.asarray(jax.nn.softmax(student)) - np.eye(10)[np.asarray(y)]) / 6
+    np.testing.assert_allclose(grads, by_ce + alpha * by_kl, atol=1e-5)
     step = student - after.part.model.params
     np.testing.assert_allclose(step, by_kl + alpha * by_ce, atol=1e-5)
     np.testing.assert_array_equal(after.answers.logits[0], student)  # as before the step
@@ -103,20 +96,33 @@ def numbered() -> Pool:
     return pool._replace(x=jnp.arange(len(pool.y), dtype=jnp.int32))
 
 
-@cache
-def remembered(variant: str) -> tuple[State, State]:
-    """A server that learns by heart, before and after a round with everyone."""
-    task = by_heart(sum(SIZES), CLASSES)
+def sent_by(pool: Pool, cohort: tuple[int, ...]) -> Exchange:
+    """The row numbers of clients, with logits of zeros."""
+    numbers, sizes = np.arange(max(SIZES)), np.array(SIZES)[list(cohort)]
+    rows = np.asarray(pool.starts)[list(cohort)][:, None] + numbers
+    rows = jnp.asarray(np.where(numbers < sizes[:, None], rows, 0), jnp.int32)
+    logits = jnp.zeros((*rows.shape, CLASSES))
+    return Exchange(rows, logits, pool.y[rows], jnp.asarray(sizes, jnp.int32))
+
+
+def taught(cohorts: Sequence[tuple[int, ...]], **options: Any) -> list[Upper]:
+    """A server that learns rows by heart, before and after rounds with these clients."""
+    task, pool = by_heart(sum(SIZES), CLASSES), numbered()
     own = task._replace(init=lambda key: Variables(jax.random.normal(key, (sum(SIZES), CLASSES))))
-    algorithm = fedgkt(task, FIT, **FACTS, **PLAIN, server=own, server_batch=5, variant=variant)
-    after, _ = play(algorithm, numbered(), [tuple(range(len(SIZES)))])
-    return algorithm.server_init(jax.random.key(0)), after.server
+    algorithm = fedgkt(task, FIT, **FACTS, server=own, server_batch=5, **options)
+    servers, update = [algorithm.server_init(jax.random.key(0))], jax.jit(algorithm.server_update)
+    for n, cohort in enumerate(cohorts):
+        present = (np.array(SIZES)[list(cohort)] > 0).astype(np.float32)
+        round = Round(jnp.int32(n), jnp.array(cohort), jnp.asarray(present), len(SIZES), None)
+        sent = sent_by(pool, cohort)
+        servers.append(update(jax.random.key(1), servers[-1], sent, round))
+    return servers
 
 
 @pytest.mark.parametrize("variant", ["paper", "code"])
 def test_answers_belong_to_the_examples(variant: str):
     """Each row of a table is moved by its own example: answers are rows, after or before."""
-    before, after = remembered(variant)
+    before, after = taught([(4, 1, 0, 5, 3, 2)], **PLAIN, variant=variant)
     source, pool = (after if variant == "paper" else before).part.model.params, numbered()
     assert gap(before.part.model, after.part.model) > 0.1
     for client, size in enumerate(SIZES):
@@ -124,6 +130,17 @@ def test_answers_belong_to_the_examples(variant: str):
         np.testing.assert_allclose(logits[:size], source[start : start + size], atol=1e-6)
         np.testing.assert_array_equal(logits[size:], 0)
     np.testing.assert_array_equal(after.answers.known, np.array(SIZES) > 0)
+
+
+def test_steps_of_the_server_and_answers_of_those_who_are_absent():
+    """Filling takes no steps, epochs may follow a schedule, and answers stay until the next."""
+    _, one, two = taught(COHORTS[:2], server_epochs=lambda number: 3 - number)
+    assert int(one.part.opt[0].count) == 3 * (2 + 3 + 1)  # 7, 12 and 1 examples
+    assert int(two.part.opt[0].count) == 18 + 2 * (0 + 1 + 1)
+    np.testing.assert_array_equal(one.answers.known, [True, False, True, False, True, False])
+    np.testing.assert_array_equal(two.answers.known, [True, False, True, True, True, True])
+    absent = np.array([0, 2, 4])
+    np.testing.assert_array_equal(one.answers.logits[absent], two.answers.logits[absent])
 
 
 def test_clients_learn_the_answer_to_each_example():
@@ -144,19 +161,6 @@ def test_clients_learn_the_answer_to_each_example():
     np.testing.assert_array_equal(sent.logits[:5], model.params[rows])
     np.testing.assert_array_equal(sent.labels[:5], pool.y[rows])
     assert int(sent.size) == 5
-
-
-def test_steps_of_the_server_and_answers_of_those_who_are_absent():
-    """Filling takes no steps, epochs may follow a schedule, and answers stay until the next."""
-    schedule = fedgkt(logistic(2), FIT, **SMALL, server_epochs=lambda number: 3 - number)
-    (one, _), (two, _) = rounds(schedule, federation().train, COHORTS[:2])
-    assert int(one.server.part.opt[0].count) == 3 * (2 + 1 + 3)  # 7, 1 and 12 examples
-    assert int(two.server.part.opt[0].count) == 18 + 2 * (0 + 1 + 1)
-    old, new = one.server.answers, two.server.answers
-    np.testing.assert_array_equal(old.known, [True, False, True, False, True, False])
-    np.testing.assert_array_equal(new.known, [True, False, True, True, True, True])
-    absent = np.array([0, 2, 4])
-    np.testing.assert_array_equal(old.logits[absent], new.logits[absent])
 
 
 class Wide(nnx.Module):

@@ -18,34 +18,18 @@ and FedProx's on MNIST were lowered when the chosen ones collapsed; experiments/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from experiments import results
-from fedjax_kd import compile_cache
-from fedjax_kd.commands import resume, run
-from fedjax_kd.runs import read_summary
-
-Arguments = Mapping[str, str | int | float]
+from experiments.comparison import Choice, Preset, carry_out
 
 
-@dataclass(frozen=True)
-class Preset:
-    """One federation.
-
-    Attributes:
-      shared: options of ``fedjax-kd run`` that all methods have.
-      methods: options of each.
-      target: accuracy of the column "rounds to".
-    """
-
-    shared: Arguments
-    methods: Mapping[str, Arguments]
-    target: float
+def columns(target: int) -> tuple[str, ...]:
+    """Of the table; the target is in per cent."""
+    return ("test accuracy", "worst tenth of clients", f"rounds to {target}%", "seconds")
 
 
 PRESETS = {
@@ -70,7 +54,7 @@ PRESETS = {
             "scaffold": {"client_lr": 0.1},
             "scaffold-I": {"client_lr": 0.3, "option": "I"},
         },
-        target=0.95,
+        columns=columns(95),
     ),
     "mnist": Preset(
         shared={
@@ -91,7 +75,7 @@ PRESETS = {
             "scaffold": {"client_lr": 0.02},
             "scaffold-I": {"client_lr": 0.1, "option": "I"},
         },
-        target=0.95,
+        columns=columns(95),
     ),
     "cifar10": Preset(
         shared={
@@ -114,26 +98,10 @@ PRESETS = {
             "scaffold": {"client_lr": 0.02},
             "scaffold-I": {"client_lr": 0.05, "option": "I"},
         },
-        target=0.4,
+        columns=columns(40),
     ),
 }
 """A name like ``scaffold-I`` is a variant of the method before the dash."""
-
-SMOKE: Arguments = {"num_rounds": 2, "eval_every": 1}
-
-
-def command(preset: Preset, method: str, seed: int, data_dir: str | None, smoke: bool) -> list[str]:
-    """The words after ``fedjax-kd run``.
-
-    Example:
-      >>> words = command(PRESETS["digits"], "fedprox", seed=1, data_dir=None, smoke=False)
-      >>> words[0], words[-6:]
-      ('fedprox', ['--client-lr', '0.3', '--mu', '0.01', '--seed', '1'])
-    """
-    where: Arguments = {} if data_dir is None else {"data_dir": data_dir}
-    given = {**preset.shared, **(SMOKE if smoke else {}), **where, **preset.methods[method]}
-    words = [str(w) for k, v in given.items() for w in (f"--{k.replace('_', '-')}", v)]
-    return [method.split("-", maxsplit=1)[0], *words, "--seed", str(seed)]
 
 
 def main(
@@ -155,20 +123,8 @@ def main(
       out: folder of all runs, one for each method and seed.
       smoke: two rounds each, to see that it works.
     """
-    compile_cache.enable()
-    preset = PRESETS[task]
-    folders: dict[str, list[Path]] = {}
-    for method in methods or preset.methods:
-        for seed in range(seeds):
-            folder = out / task / method / str(seed)
-            folders.setdefault(method, []).append(folder)
-            if not (folder / "config.json").exists():
-                words = command(preset, method, seed, data_dir, smoke)
-                run.main([*words, "--out", str(folder), "--quiet"])
-            elif read_summary(folder).get("status") != "finished":
-                resume.main([str(folder), "--quiet"])
-    print(results.table(folders, preset.target))
-    print(results.picture(folders, out / f"{task}.png", title=task))
+    choice = Choice(out, data_dir, methods, seeds, smoke)
+    print(carry_out(task, PRESETS[task], choice))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""FedNTD's table: what skewed clients make the global model forget, and who prevents it.
+
+Claims looked at (Lee, Jeong, Shin, Bae, Yun, NeurIPS 2022, arXiv:2106.03097): the more the clients'
+labels differ, the more of what the model knew of a class is lost from round to round (F); methods
+that distil from the received model what the labels do not say (FedNTD, FedLSD) forget less than
+FedAvg, FedProx, SCAFFOLD and MOON, and end higher.
+
+    python -m experiments.forgetting mnist --data-dir DIR
+    python -m experiments.forgetting cifar10 --data-dir DIR --splits shards2 dirichlet0.05
+    python -m experiments.forgetting mnist --smoke --data-dir DIR
+
+``DIR`` holds ``mnist.npz`` and ``cifar10.npz``. Splits are ``shardsN``, N shards of one label a
+client, and ``dirichletA``. ``--size paper`` has the paper's network, rounds and local epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.comparison import Arguments, Choice, Preset, carry_out
+
+Data = Literal["mnist", "cifar10"]
+Size = Literal["small", "paper"]
+
+SPLITS = (
+    *(f"shards{s}" for s in (2, 3, 5, 10)),
+    *(f"dirichlet{alpha}" for alpha in (0.05, 0.1, 0.3, 0.5)),
+)
+
+METHODS: Mapping[str, Arguments] = {
+    "fedavg": {},
+    "fedprox": {"mu": 0.1},
+    "scaffold": {},
+    "moon": {"mu": 1.0},
+    "fedntd": {},
+    "fedlsd": {},
+}
+
+PAPER: Arguments = {
+    "model": "cnn_mcmahan",
+    "num_rounds": 200,
+    "epochs": 5,
+    "client_lr": 0.01,
+    "lr_decay": 0.99,
+}
+SMALL: Arguments = {"model": "lenet", "num_rounds": 50, "epochs": 2, "client_lr": 0.02}
+SHARED: Arguments = {
+    "num_clients": 100,
+    "cohort_size": 10,
+    "batch_size": 50,
+    "client_momentum": 0.9,
+    "weight_decay": 1e-5,
+    "eval_every": 5,
+    "per_class": True,
+}
+
+
+def preset(data: Data, split: str, size: Size = "small") -> Preset:
+    """The federation of a split, and the methods compared on it.
+
+    Raises:
+      ValueError: if there is no such split.
+
+    Example:
+      >>> preset("mnist", "shards2").shared["num_shards_per_partition"]
+      2
+    """
+    for name in ("shards", "dirichlet"):
+        value = split.removeprefix(name)
+        if value != split and value.replace(".", "", 1).isdigit():
+            break
+    else:
+        raise ValueError(f"The split {split!r} is none: give one such as {', '.join(SPLITS)}.")
+    divided: Arguments = (
+        {"partition": "shard", "num_shards_per_partition": int(value)}
+        if name == "shards"
+        else {"partition": "dirichlet", "alpha": float(value)}
+    )
+    chosen = PAPER if size == "paper" else SMALL
+    augment: Arguments = {"augment": "crop_flip"} if data == "cifar10" and size == "paper" else {}
+    return Preset(
+        {"dataset": data, **divided, **SHARED, **chosen, **augment},
+        METHODS,
+        ("test accuracy", "forgetting", "seconds"),
+    )
+
+
+def main(
+    data: Annotated[Data, tyro.conf.Positional],
+    *,
+    data_dir: str | None = None,
+    splits: Sequence[str] = SPLITS,
+    size: Size = "small",
+    methods: Sequence[str] = (),
+    seeds: int = 3,
+    out: Path = Path("runs/forgetting"),
+    smoke: bool = False,
+) -> None:
+    """Trains every method on every split with every seed, and writes tables and pictures.
+
+    Args:
+      data: which data set.
+      data_dir: where it is.
+      splits: among the clients, such as shards2 or dirichlet0.05.
+      size: of network and training: "small" for two CPU cores, "paper" as published.
+      methods: only these.
+      seeds: how many, from 0 on.
+      out: folder of all runs, one for each split, method and seed.
+      smoke: two rounds each, to see that it works.
+    """
+    choice = Choice(out, data_dir, methods, seeds, smoke)
+    for split in splits:
+        name = f"{data}-{split}-{size}"
+        print(f"{name}\n\n{carry_out(name, preset(data, split, size), choice)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

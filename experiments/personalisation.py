@@ -1,0 +1,212 @@
+"""Personal models: domains that differ in their looks, and clients that differ in their labels.
+
+Claims looked at. On domains (MNIST, USPS, MNIST-M, a client each): normalisation that stays at home
+helps each domain (FedBN: Li et al., ICLR 2021, arXiv:2102.07623). On CIFAR-10 with two classes a
+client: a head of one's own (FedPer: Arivazhagan et al., 2019, arXiv:1912.00818), an adapted model
+(Per-FedAvg: Fallah et al., NeurIPS 2020, arXiv:2002.07948) and a model from a hypernetwork (pFedHN:
+Shamsian et al., ICML 2021, arXiv:2103.04628) beat the global model, and training alone.
+
+    python -m experiments.personalisation domains --data-dir DIR
+    python -m experiments.personalisation pacs --data-dir DIR
+    python -m experiments.personalisation classes --data-dir DIR
+
+``DIR`` holds ``mnist.npz``, ``usps.npz`` and ``mnist_m.npz``; ``pacs.npz``; ``cifar10.npz``. The
+domains are brought to 28 x 28 RGB and written to ``out`` once. "Own models" are those that each
+client uses, on its own test rows. Training alone is FedPer whose clients keep the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from experiments.comparison import Arguments, Choice, Preset, carry_out
+
+Task = Literal["domains", "pacs", "classes"]
+Size = Literal["small", "paper"]
+
+SIDE = 28  # pixels of a digit
+EXAMPLES = 743  # of each domain, a tenth of the smallest one: the paper's
+
+OWN = ("clients' own models", "worst tenth, own models", "test accuracy", "seconds")
+
+_DOMAINS: Arguments = {
+    "partition": "domain",
+    "model": "resnet8",
+    "norm": "batch",
+    "batch_size": 32,
+    "client_lr": 0.01,
+    "weighting": "uniform",
+    "eval_every": 10,
+}
+_CLASSES: Arguments = {
+    "dataset": "cifar10",
+    "partition": "pathological",
+    "num_classes_per_partition": 2,
+    "model": "lenet",
+    "batch_size": 64,
+    "eval_every": 10,
+}
+
+
+def domains_preset(name: str, domains: int, rounds: int) -> Preset:
+    """Every domain is one client, all are in every round."""
+    shared = {"dataset": name, **_DOMAINS, "cohort_size": domains, "num_rounds": rounds}
+    alone = {k: v for k, v in shared.items() if k != "weighting"}
+    weighting = {"weighting": "uniform"}
+    return Preset(
+        alone,
+        {
+            "standalone": {},
+            "fedavg": weighting,
+            "fedprox": {**weighting, "mu": 0.01},
+            "fedper": weighting,
+            "fedbn": weighting,
+        },
+        OWN,
+        "personal_accuracy_mean",
+    )
+
+
+def classes_preset(size: Size) -> Preset:
+    """Two classes of CIFAR-10 a client."""
+    few = size == "small"
+    own: Arguments = {
+        "num_clients": 20 if few else 100,
+        "cohort_size": 5 if few else 10,
+        "num_rounds": 60 if few else 500,
+        "client_lr": 0.02,
+        "epochs": 1,
+    }
+    hypernetwork: Arguments = {"client_lr": 0.005, "client_momentum": 0.9, "clip_norm": 50.0}
+    return Preset(
+        {**_CLASSES, **own},
+        {
+            "standalone": {},
+            "fedavg": {},
+            "fedper": {},
+            "perfedavg": {},
+            "pfedhn": hypernetwork,
+            "pfedhn_pc": hypernetwork,
+        },
+        OWN,
+        "personal_accuracy_mean",
+    )
+
+
+def digits_of_domains(data_dir: Path, path: Path) -> Path:
+    """Writes MNIST, USPS and MNIST-M as one data set of three domains, RGB of one size.
+
+    Args:
+      data_dir: holds ``mnist.npz``, ``usps.npz`` and ``mnist_m.npz``.
+      path: of the file, which is left alone if it is there.
+    """
+    if path.exists():
+        return path
+    rng = np.random.default_rng(0)
+    found: dict[str, list[NDArray[Any]]] = {}
+    for domain in ("mnist", "mnist_m", "usps"):
+        file = data_dir / f"{domain}.npz"
+        if not file.exists():
+            raise ValueError(f"There is no {file}: give the folder of the digits as --data-dir.")
+        arrays = np.load(file)
+        rows = {"train": rng.permutation(len(arrays["train_y"]))[:EXAMPLES]}
+        rows["test"] = np.arange(len(arrays["test_y"]))[:2000]
+        for part, chosen in rows.items():
+            found.setdefault(f"{part}_x", []).append(_resized(arrays[f"{part}_x"][chosen]))
+            found.setdefault(f"{part}_y", []).append(arrays[f"{part}_y"][chosen])
+            found.setdefault(f"{part}_domain", []).append(np.full(len(chosen), domain))
+    return _write(path, {name: np.concatenate(values) for name, values in found.items()})
+
+
+def pacs_of_domains(data_dir: Path, path: Path) -> Path:
+    """Writes PACS as four domains, a fifth of each held out for tests.
+
+    Args:
+      data_dir: holds ``pacs.npz``.
+      path: of the file, which is left alone if it is there.
+    """
+    if path.exists():
+        return path
+    arrays = np.load(data_dir / "pacs.npz")
+    order = np.random.default_rng(0).permutation(len(arrays["y"]))
+    cut = len(order) // 5
+    written: dict[str, NDArray[Any]] = {}
+    for part, rows in {"test": order[:cut], "train": order[cut:]}.items():
+        for name in ("x", "y", "domain"):
+            written[f"{part}_{name}"] = arrays[name][rows]
+    return _write(path, written)
+
+
+def _resized(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images of one size and three channels."""
+    shape = (len(x), SIDE, SIDE, x.shape[-1])
+    scaled = jax.image.resize(jnp.asarray(x, jnp.float32), shape, "linear")
+    whole = np.rint(np.asarray(scaled)).clip(0, 255).astype(np.uint8)
+    return np.broadcast_to(whole, (*shape[:3], 3)).copy()
+
+
+def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part.npz")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return unfinished.replace(path)
+
+
+PREPARED: Mapping[str, Callable[[Path, Path], Path]] = {
+    "domains": digits_of_domains,
+    "pacs": pacs_of_domains,
+}
+
+
+def preset(task: Task, size: Size = "small") -> Preset:
+    """The federation of a task and the methods compared on it.
+
+    Example:
+      >>> list(preset("classes").methods)
+      ['standalone', 'fedavg', 'fedper', 'perfedavg', 'pfedhn', 'pfedhn_pc']
+    """
+    if task == "classes":
+        return classes_preset(size)
+    rounds = 30 if size == "small" else 100
+    return domains_preset(task, {"domains": 3, "pacs": 4}[task], rounds)
+
+
+def main(
+    task: Annotated[Task, tyro.conf.Positional],
+    *,
+    data_dir: Path,
+    size: Size = "small",
+    methods: Sequence[str] = (),
+    seeds: int = 3,
+    out: Path = Path("runs/personalisation"),
+    smoke: bool = False,
+) -> None:
+    """Trains every method with every seed, and writes a table and a picture.
+
+    Args:
+      task: "domains" (digits), "pacs", or "classes" (CIFAR-10, two a client).
+      data_dir: where the data are.
+      size: of the federation and training: "small" for two CPU cores, "paper" nearer the papers.
+      methods: only these.
+      seeds: how many, from 0 on.
+      out: folder of the prepared domains, and of all runs.
+      smoke: two rounds each, to see that it works.
+    """
+    folder = data_dir
+    if task in PREPARED:
+        folder = PREPARED[task](data_dir, out / "data" / f"{task}.npz").parent
+    choice = Choice(out, str(folder), methods, seeds, smoke)
+    print(carry_out(f"{task}-{size}", preset(task, size), choice))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

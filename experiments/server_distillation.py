@@ -1,0 +1,131 @@
+"""FedDF's table: rounds to an accuracy when the server distils, with one architecture or several.
+
+Claims looked at (Lin, Kong, Stich, Jaggi, NeurIPS 2020, arXiv:2006.07242): on CIFAR-10 with
+ResNet-8 and 20 clients, a server that lets the average learn from the ensemble of the clients'
+models, on unlabelled images of CIFAR-100, needs the fewest rounds to 80 % (Dirichlet 1) or 75 %
+(0.1), the more so the more local epochs; and clients of different architectures learn from each
+other.
+
+    python -m experiments.server_distillation --data-dir DIR
+    python -m experiments.server_distillation --data-dir DIR --size paper --epochs 1 20 40
+    python -m experiments.server_distillation --data-dir DIR --several
+
+``DIR`` holds ``cifar10.npz`` and ``cifar100.npz``. The small size has LeNet, fewer rounds and
+steps, and asks for less: it looks at the order of the methods, not at the paper's targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.comparison import Arguments, Choice, Preset, carry_out
+
+Size = Literal["small", "paper"]
+
+FRACTIONS, EPOCHS, ALPHAS = (0.2, 0.4, 0.8), (1, 20, 40), (1.0, 0.1)
+CLIENTS = 20
+
+SHARED: Arguments = {
+    "dataset": "cifar10",
+    "partition": "dirichlet",
+    "num_clients": CLIENTS,
+    "public": "cifar100",
+    "validation_fraction": 0.1,
+    "batch_size": 64,
+    "weighting": "uniform",
+}
+PAPER: Arguments = {"model": "resnet8", "num_rounds": 100, "eval_every": 1, "client_lr": 0.1}
+SMALL: Arguments = {"model": "lenet", "num_rounds": 20, "eval_every": 1, "client_lr": 0.05}
+
+STEPS: Mapping[Size, int] = {"small": 100, "paper": 10_000}
+TARGETS: Mapping[Size, Mapping[float, int]] = {
+    "small": {1.0: 50, 0.1: 40},
+    "paper": {1.0: 80, 0.1: 75},
+}
+SEVERAL: Mapping[Size, tuple[str, ...]] = {
+    "small": ("lenet", "cnn_small", "mlp:hidden=200"),
+    "paper": ("resnet8", "resnet20", "cnn_cifar"),
+}
+
+
+def preset(fraction: float, epochs: int, alpha: float, size: Size = "small") -> Preset:
+    """One cell of the table: a fraction of the clients, their epochs, and how skewed they are.
+
+    Example:
+      >>> cell = preset(0.4, 20, 0.1, "paper")
+      >>> cell.shared["cohort_size"], cell.columns[1]
+      (8, 'rounds to 75%')
+    """
+    cohort = round(fraction * CLIENTS)
+    own: Arguments = {"alpha": alpha, "cohort_size": cohort, "epochs": epochs}
+    return Preset(
+        {**SHARED, **(PAPER if size == "paper" else SMALL), **own},
+        {
+            "fedavg": {},
+            "fedprox": {"mu": 0.01},
+            "fedavgm": {"beta": 0.2},
+            "feddf": {"distil_steps": STEPS[size]},
+        },
+        ("test accuracy", f"rounds to {TARGETS[size][alpha]}%", "seconds"),
+    )
+
+
+def architectures(size: Size = "small") -> Preset:
+    """Three architectures behind one server, with and without distillation.
+
+    Example:
+      >>> architectures("paper").shared["models"]
+      ('resnet8', 'resnet20', 'cnn_cifar')
+    """
+    shared = {k: v for k, v in preset(0.4, 1, 1.0, size).shared.items() if k != "model"}
+    return Preset(
+        {**shared, "models": SEVERAL[size]},
+        {"feddf-0": {"distil_steps": 0}, "feddf": {"distil_steps": STEPS[size]}},
+        ("test accuracy", "seconds"),
+    )
+
+
+def main(
+    *,
+    data_dir: str | None = None,
+    fractions: Sequence[float] = (0.4,),
+    epochs: Sequence[int] = (1, 5),
+    alphas: Sequence[float] = ALPHAS,
+    size: Size = "small",
+    several: bool = False,
+    methods: Sequence[str] = (),
+    seeds: int = 3,
+    out: Path = Path("runs/server_distillation"),
+    smoke: bool = False,
+) -> None:
+    """Trains every method in every cell of the table with every seed.
+
+    Args:
+      data_dir: where the data sets are.
+      fractions: of the 20 clients in a round; the paper has 0.2, 0.4 and 0.8.
+      epochs: of local training; the paper has 1, 20 and 40.
+      alphas: of the Dirichlet split, 1 or 0.1.
+      size: of network and training: "small" for two CPU cores, "paper" as published.
+      several: the run with three architectures, in place of the table.
+      methods: only these.
+      seeds: how many, from 0 on.
+      out: folder of all runs.
+      smoke: two rounds each, to see that it works.
+    """
+    choice = Choice(out, data_dir, methods, seeds, smoke)
+    cells = {
+        f"C{fraction}-E{e}-alpha{alpha}-{size}": preset(fraction, e, alpha, size)
+        for alpha in alphas
+        for e in epochs
+        for fraction in fractions
+    }
+    for name, cell in ({f"several-{size}": architectures(size)} if several else cells).items():
+        print(f"{name}\n\n{carry_out(name, cell, choice)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,89 @@
+"""The studies of distillation: presets name what exists, and a study ends with a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import (
+    comparison,
+    forgetting,
+    generated_features,
+    personalisation,
+    results,
+    server_distillation,
+    seven_methods,
+)
+from experiments.comparison import Choice, Preset, command
+from fedjax_kd.commands import run
+
+NOWHERE = Choice(Path("runs"), "nowhere")
+
+
+def presets() -> Iterator[tuple[str, Preset]]:
+    """All of them, by name."""
+    yield from seven_methods.PRESETS.items()
+    for size in ("small", "paper"):
+        for split in forgetting.SPLITS:
+            yield f"{split}-{size}", forgetting.preset("cifar10", split, size)
+        for alpha in server_distillation.ALPHAS:
+            yield f"feddf-{alpha}-{size}", server_distillation.preset(0.4, 1, alpha, size)
+        yield f"several-{size}", server_distillation.architectures(size)
+        for task in ("domains", "pacs", "classes"):
+            yield f"{task}-{size}", personalisation.preset(task, size)
+        yield f"generated-{size}", generated_features.preset("mnist", 0.1, size)
+
+
+PRESETS = dict(presets())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_methods_and_options_that_exist(name: str) -> None:
+    preset = PRESETS[name]
+    for method in preset.methods:
+        with pytest.raises((ValueError, SystemExit)) as caught:
+            run.main([*command(preset, method, 0, NOWHERE), "--num-rounds", "0"])
+        assert "num_rounds" in str(caught.value) or "no folder" in str(caught.value)
+    known = {*results.COLUMNS}
+    assert {c for c in preset.columns if not c.startswith("rounds to ")} <= known
+
+
+def test_domains_are_one_data_set_of_one_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, shape in {"mnist": (28, 28, 1), "usps": (16, 16, 1), "mnist_m": (32, 32, 3)}.items():
+        x, y = rng.integers(0, 256, (20, *shape), np.uint8), np.arange(20) % 10
+        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, test_x=x[:5], test_y=y[:5])
+    path = personalisation.digits_of_domains(tmp_path, tmp_path / "out" / "domains.npz")
+    made = np.load(path)
+    assert made["train_x"].shape == (60, 28, 28, 3)
+    assert made["test_x"].shape == (15, 28, 28, 3)
+    assert np.unique(made["train_domain"]).tolist() == ["mnist", "mnist_m", "usps"]
+    before = path.stat().st_mtime_ns
+    personalisation.digits_of_domains(tmp_path, path)
+    assert path.stat().st_mtime_ns == before, "made once"
+    with pytest.raises(ValueError, match=r"no .*mnist\.npz"):
+        personalisation.digits_of_domains(tmp_path / "out", tmp_path / "other.npz")
+
+
+def test_a_study_ends_with_a_table_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = Preset(
+        {"dataset": "digits", "num_clients": 5, "cohort_size": 2, "per_class": True},
+        {"fedavg": {}, "fedprox-strong": {"mu": 1.0}},
+        ("test accuracy", "forgetting", "clients' own models", "rounds to 1%", "seconds"),
+    )
+    for seeds in (1, 2):
+        table = comparison.carry_out("digits", digits, Choice(tmp_path, seeds=seeds, smoke=True))
+    head, _, *rows, _, picture = table.splitlines()
+    assert head.split(" | ")[1:3] == ["test accuracy", "forgetting"]
+    assert [row.split(" | ")[0] for row in rows] == ["| fedavg", "| fedprox-strong"]
+    assert all(row.split(" | ")[3] == "-" for row in rows), "they have no models of their own"
+    assert Path(picture).exists()
+    with pytest.raises(ValueError, match="no method fedadam in the study of digits"):
+        comparison.carry_out("digits", digits, Choice(tmp_path, methods=["fedadam"]))
+    with pytest.raises(ValueError, match="no column 'speed'"):
+        results.table({"fedavg": []}, ["speed"])

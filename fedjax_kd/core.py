@@ -93,7 +93,11 @@ class Round(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """What ONE client returns: ``message`` is exactly what crosses the wire."""
+    """What ONE client returns: ``message`` is exactly what crosses the wire.
+
+    Where it would cross in fewer numbers than its static shape has, the metrics ``share_up`` and
+    ``share_down`` say what part of the messages' bytes counts (`fedjax_kd.low_rank`).
+    """
 
     message: Message
     weight: Float[Array, ""]  # this client's vote in `mean`

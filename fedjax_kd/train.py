@@ -173,20 +173,18 @@ def rows_of(s: Simulation, given: Feed, reports: Report, seen: Evaluation | None
         down = sum(int(n) * t.bytes_down for n, t in zip(given.asked[i], s.types, strict=True))
         sent = reports.used[i] + reports.rejected[i]
         up = sum(float(n) * t.bytes_up for n, t in zip(sent, s.types, strict=True))
-        some = reports.used[i].any()
+        some = bool(reports.used[i].any())
+        told = {name: float(v[i]) if some else math.nan for name, v in reports.metrics.items()}
         rows.append(
             {
                 "round": given.start + i + 1,
                 "clients": float(reports.used[i].sum()),
                 "rejected": float(reports.rejected[i].sum()),
-                "bytes_down": down,
-                "bytes_up": up,
+                "bytes_down": _travelled(down, told.get("share_down")),
+                "bytes_up": _travelled(up, told.get("share_up")),
                 "steps": given.effort[i].needed,
                 "steps_computed": given.effort[i].computed,
-                **{
-                    f"train_{name}": float(v[i]) if some else math.nan
-                    for name, v in reports.metrics.items()
-                },
+                **{f"train_{name}": value for name, value in told.items()},
             }
         )
     if seen is not None:
@@ -196,6 +194,11 @@ def rows_of(s: Simulation, given: Feed, reports: Report, seen: Evaluation | None
                 row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen))
                 rows[min(end, len(rows)) - 1] |= row
     return rows
+
+
+def _travelled(size: float, share: float | None) -> float:
+    """Bytes on the wire of messages of this size, if a method tells which share of it travels."""
+    return size if share is None or math.isnan(share) else round(size * share)
 
 
 def evaluates_after(s: Simulation, finished: int) -> bool:

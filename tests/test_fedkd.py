@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,11 +17,13 @@ from vectors import golden
 from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.core import Data, Key, Round, Variables
+from fedjax_kd.engine import Report
 from fedjax_kd.evaluate import has_personal_model
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
 from fedjax_kd.low_rank import Sent, cut
 from fedjax_kd.mentored import Private
 from fedjax_kd.task import Task, from_nnx
+from fedjax_kd.train import rows_of
 from fedjax_kd.validate import check_algorithm
 
 FIT = local_training(client_lr=0.1, batch_size=4)
@@ -141,6 +144,19 @@ def test_what_travels():
     assert gap(tree.sub(after.base.model, student), last.base) < 1e-6
     assert float(after.share) == pytest.approx(float(last.share))
     assert float(last.share) < 1
+
+
+def test_bytes_are_those_of_the_numbers_that_travel():
+    """Whole messages times the shares that the round reports; without a usable upload, whole."""
+    metrics = {"share_up": np.array([0.25, 0.0]), "share_down": np.array([1.0, 0.0])}
+    reports = Report(metrics, np.array([[2.0], [0.0]]), np.array([[1.0], [0.0]]))
+    effort = [SimpleNamespace(needed=1, computed=1)] * 2
+    given: Any = SimpleNamespace(start=0, asked=np.array([[4], [4]]), effort=effort)
+    types = [SimpleNamespace(bytes_down=104, bytes_up=100)]
+    s: Any = SimpleNamespace(block=2, num_rounds=2, types=types)
+    first, second = rows_of(s, given, reports, None)
+    assert (first["bytes_down"], first["bytes_up"]) == (4 * 104, 3 * 100 * 0.25)
+    assert (second["bytes_down"], second["bytes_up"]) == (4 * 104, 0)
 
 
 def test_who_is_evaluated():

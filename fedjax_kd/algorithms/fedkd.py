@@ -43,8 +43,8 @@ def fedkd(
         w = w + server_lr * cut(mean_k cut(w_k - w, T), T)
 
     Equals FedAvg when ``beta == 0`` and ``t_min == t_max == 1``, given the same ``weighting``.
-    Shapes are static: messages have the model's bytes here, and the metrics ``share_up`` and
-    ``share_down`` say which part of them travels (down, to those who were there the last time).
+    Shapes are static: what is cut keeps its shape, and the metrics ``share_up`` and ``share_down``,
+    by which bytes are scaled, say how much travels (down, to those who were there the last time).
 
     Args:
       task: the student, a classifier with ``features``.

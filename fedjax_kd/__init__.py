@@ -9,6 +9,7 @@ from importlib.metadata import version
 from fedjax_kd import cohort, losses, metrics, nn, server_opt, tree
 from fedjax_kd.algorithms import (
     REGISTRY,
+    ccvr,
     fedadagrad,
     fedadam,
     fedalign,
@@ -17,6 +18,7 @@ from fedjax_kd.algorithms import (
     fedbn,
     feddf,
     feddf_groups,
+    fedgen,
     fedgradaug,
     fedlsd,
     fedmixup,
@@ -30,6 +32,7 @@ from fedjax_kd.algorithms import (
     scaffold,
     standalone,
 )
+from fedjax_kd.calibration import with_ccvr
 from fedjax_kd.core import (
     Algorithm,
     Batch,
@@ -101,6 +104,7 @@ __all__ = [
     "Upload",
     "Variables",
     "blocks",
+    "ccvr",
     "cohort",
     "fedadagrad",
     "fedadam",
@@ -111,6 +115,7 @@ __all__ = [
     "feddf",
     "feddf_groups",
     "federate",
+    "fedgen",
     "fedgradaug",
     "fedlsd",
     "fedmixup",
@@ -144,4 +149,5 @@ __all__ = [
     "train",
     "tree",
     "uniform_mean",
+    "with_ccvr",
 ]

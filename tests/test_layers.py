@@ -104,7 +104,8 @@ def test_no_circles_within_folders():
 @EVERY_FILE
 def test_sizes(file: Path):
     source = file.read_text()
-    limit = 100 if file.parent.name == "algorithms" else 300
+    a_method = file.parent.name == "algorithms" and file.name != "__init__.py"
+    limit = 100 if a_method else 300
     assert len(source.splitlines()) <= limit
     functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, Function)]
     long = {f.name: own_lines(f) for f in functions if own_lines(f) > 40}

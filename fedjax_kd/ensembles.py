@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
-from fedjax_kd.core import Data, PyTree, Variables
-from fedjax_kd.public import MissingError, Stored
+from fedjax_kd.core import Data, PyTree, Round, Variables
+from fedjax_kd.public import MissingError, Stored, inputs_of, validation_of
 from fedjax_kd.task import Task
 
 Teach = Callable[[PyTree], Float[Array, "K *B L"]]
@@ -107,21 +108,43 @@ def _as_stored(task: Task, x: PyTree) -> bool:
 
 
 def elect(
-    teach: Teach, present: Bool[Array, " K"], examples: Data, *, drop_worst: bool, votes: Votes
-) -> tuple[Ensemble, Float[Array, " K"]]:
-    """The teachers with their votes, and 1 for models that count at all, else 0.
+    uploads: Sequence[Uploads], round: Round, *, drop_worst: bool, votes: Votes, looks: int
+) -> tuple[Ensemble, list[Float[Array, " K"]]]:
+    """All uploaded models as teachers, and the votes on the average of each architecture.
 
     Args:
-      teach: all models.
-      present: which of them are there.
-      examples: labelled ones, to judge by.
-      drop_worst: whether those that do not better than guessing count for nothing, unless all are.
-      votes: whether those that count vote alike or by their accuracy.
+      uploads: of each architecture.
+      round: with public inputs, and labelled examples if models are to be judged.
+      drop_worst: whether models that do not better than guessing count for nothing, unless all are.
+      votes: whether the teachers vote alike or by their accuracy.
+      looks: how many inputs students will take.
+
+    Raises:
+      MissingError: if there are no public inputs, or no labelled examples.
     """
-    accuracy, classes = accuracies(teach, examples)
-    fair = present & (accuracy * classes >= _CHANCE) if drop_worst else present
-    kept = jnp.where(fair.any(), fair, present).astype(jnp.float32)
-    return Ensemble(teach, kept * accuracy if votes == "accuracy" else kept), kept
+    inputs = inputs_of(round, "FedDF")
+    teach = ensemble([(u.task, u.models) for u in uploads])
+    present = jnp.concatenate([u.votes for u in uploads]) > 0
+    kept, accuracy = present.astype(jnp.float32), jnp.ones(())
+    if drop_worst or votes == "accuracy":
+        accuracy, classes = accuracies(teach, validation_of(round, "FedDF"))
+        fair = present & (accuracy * classes >= _CHANCE) if drop_worst else present
+        kept = jnp.where(fair.any(), fair, present).astype(jnp.float32)
+    by_teacher = kept * accuracy if votes == "accuracy" else kept
+    said = answers(teach, inputs, [u.task for u in uploads], looks)
+    by_group = jnp.split(kept, np.cumsum([len(u.votes) for u in uploads])[:-1])
+    on_average = [u.votes * those for u, those in zip(uploads, by_group, strict=True)]
+    return Ensemble(teach, by_teacher, said), on_average
+
+
+def check_batch(task: Task, size: int) -> None:
+    """Raises ValueError if a student with batch normalisation would learn from single inputs."""
+    kinds = set() if task.norms is None else set(jax.tree.leaves(task.norms()))
+    if size == 1 and "batch" in kinds:
+        raise ValueError(
+            "distil_batch is 1, but the model has batch normalisation, which takes one input for "
+            "its own mean: take a larger batch, or a model with another normalisation."
+        )
 
 
 def accuracies(teach: Teach, data: Data) -> tuple[Float[Array, " K"], int]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.ensembles import Ensemble, Uploads, Votes, accuracies, answers, elect, ensemble
+from fedjax_kd.ensembles import Ensemble, Uploads, Votes, accuracies, check_batch, elect
 from fedjax_kd.public import Generator, MissingError, inputs_of, validation_of
-from fedjax_kd.signature import check_range
+from fedjax_kd.signature import check_range, options_of
 from fedjax_kd.task import Task
 
 Scheme = Literal["logits", "probabilities", "losses"]
@@ -138,27 +137,27 @@ def server_distillation(
     )  # fmt: skip
 
 
+def described(
+    tasks: Sequence[Task], options: Mapping[str, Any]
+) -> tuple[Distillation, dict[str, Any]]:
+    """The distillation of these students that options describe, and the other options.
+
+    Raises:
+      ValueError: if an option is out of its range, also for these students.
+    """
+    own, others = options_of(server_distillation, options)
+    how = server_distillation(**own)
+    for task in tasks:
+        check_batch(task, how.distil_batch)
+    return how, others
+
+
 def elected(
     how: Distillation, uploads: Sequence[Uploads], round: Round
 ) -> tuple[Ensemble, list[Float[Array, " K"]]]:
-    """All uploaded models as teachers, and the votes on the average of each architecture.
-
-    Raises:
-      MissingError: if models are to be judged, but there are no labelled examples.
-    """
-    tasks, inputs = [u.task for u in uploads], inputs_of(round, "FedDF")
-    teach = ensemble([(u.task, u.models) for u in uploads])
-    present = jnp.concatenate([u.votes for u in uploads]) > 0
-    if how.drop_worst or how.votes != "uniform":
-        examples = validation_of(round, "FedDF")
-        teachers, kept = elect(teach, present, examples, drop_worst=how.drop_worst, votes=how.votes)
-    else:
-        kept = present.astype(jnp.float32)
-        teachers = Ensemble(teach, kept)
-    said = answers(teach, inputs, tasks, how.distil_steps * how.distil_batch)
-    ends = np.cumsum([len(u.votes) for u in uploads])[:-1]
-    by_group = zip(uploads, jnp.split(kept, ends), strict=True)
-    return teachers._replace(said=said), [u.votes * those for u, those in by_group]
+    """`elect` as a distillation says."""
+    looks = how.distil_steps * how.distil_batch
+    return elect(uploads, round, drop_worst=how.drop_worst, votes=how.votes, looks=looks)
 
 
 def distil(

@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import Server, fedavg
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, mean, stack
 from fedjax_kd.ensembles import Uploads
 from fedjax_kd.local import Fit, Weighting
-from fedjax_kd.signature import extends, options_of
+from fedjax_kd.signature import extends
 from fedjax_kd.task import Task
 
 
@@ -29,8 +29,7 @@ def feddf_groups(
       fit: local training, from `fedjax_kd.local.local_training`.
       weighting: how the clients of a group vote on its average.
     """
-    distilling, others = options_of(fusion.server_distillation, options)
-    how = fusion.server_distillation(**distilling)
+    how, others = fusion.described(tasks, options)
     bases = [fedavg(task, fit, weighting=weighting, **others) for task in tasks]
 
     def server_init(key: Key) -> tuple[Server, ...]:

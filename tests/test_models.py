@@ -28,6 +28,7 @@ COUNTS = [
     ("cnn_cifar", COLOUR, 10, {}, 1_626_442),
     ("lenet", COLOUR, 10, {}, 62_006),
     ("lenet", GRAY, 10, {}, 44_426),
+    ("lenet", COLOUR, 10, {"projection": 256}, 92_626),
     ("cnn_small", COLOUR, 10, {}, 33_834),
     ("resnet8", COLOUR, 10, {}, 75_290),
     ("resnet20", COLOUR, 10, {}, 269_722),

@@ -27,6 +27,7 @@ class Layout:
     padding: str = "SAME"
     dropout: tuple[float, float] = (0.0, 0.0)  # rates after the convolutions, after each dense
     init: Callable[[], nnx.Initializer] = nnx.initializers.glorot_uniform
+    projected: bool = False  # whether the last dense layer is linear, a projection
 
     def flat(self, image: tuple[int, int, int]) -> int:
         """Features that leave the convolutions, flattened; raises if the image is too small."""
@@ -51,6 +52,7 @@ class CNN(nnx.Module):
         self, image: tuple[int, int, int], num_classes: int, layout: Layout, *, rngs: nnx.Rngs
     ) -> None:
         self.image, self.pooled = image, layout.pooled
+        self.linear = len(layout.dense) - 1 if layout.projected else None
         init, shape = layout.init(), (layout.kernel, layout.kernel)
         depths = [image[-1], *layout.convs]
         self.convs = nnx.List(
@@ -73,8 +75,9 @@ class CNN(nnx.Module):
             x = self._convolved(x, number)
         x = self.last_block(x)
         x = self.drop_convs(x.reshape(x.shape[0], -1))
-        for layer in self.dense:
-            x = self.drop_dense(jax.nn.relu(layer(x)))
+        for number, layer in enumerate(self.dense):
+            x = layer(x) if number == self.linear else jax.nn.relu(layer(x))
+            x = self.drop_dense(x)
         return x
 
     def last_block(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w d"]:
@@ -153,7 +156,7 @@ def cnn_cifar(
     return cnn_emnist(input_shape, num_classes, dropout=dropout)
 
 
-def lenet(input_shape: tuple[int, ...], num_classes: int) -> Build:
+def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0) -> Build:
     """LeNet-5 with ReLU and maximum pooling, as federated-learning papers use it.
 
     5 x 5 convolution to 6 - pool - 5 x 5 convolution to 16 - pool - dense 120 - dense 84 - head,
@@ -163,14 +166,21 @@ def lenet(input_shape: tuple[int, ...], num_classes: int) -> Build:
     Args:
       input_shape: ``(height, width)`` or ``(height, width, channels)``.
       num_classes: classes to tell apart.
+      projection: if not 0, dense 84 and a linear layer of so many units before the head: the
+        projection head whose outputs MOON (Li et al., 2021) contrasts, of 256 units in the paper.
 
     Raises:
-      ValueError: if ``input_shape`` is no image, or too small.
+      ValueError: if ``input_shape`` is no image, or too small, or ``projection`` is negative.
 
     Source: LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998.
     """
     init = nnx.initializers.lecun_normal
-    layout = Layout(5, (6, 16), (0, 1), dense=(120, 84), padding="VALID", init=init)
+    if projection < 0:
+        raise ValueError(f"projection is {projection}, but must be >= 0, units of a layer.")
+    dense = (120, 84, 84, projection) if projection else (120, 84)
+    layout = Layout(
+        5, (6, 16), (0, 1), dense, padding="VALID", init=init, projected=bool(projection)
+    )
     return _build(input_shape, num_classes, layout)
 
 

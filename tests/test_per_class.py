@@ -40,3 +40,15 @@ def test_classes_of_sequences_are_not_told_apart():
     sequences = replace(data, test=data.test._replace(y=y))
     with pytest.raises(ValueError, match="per_class needs one label"):
         simulate(fedavg(logistic(), local_training()), sequences, num_rounds=1, per_class=True)
+
+
+def test_own_models_stand_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = "fedavg standalone --num-clients 5 --cohort-size 5 --num-rounds 4 --eval-every 4"
+    with pytest.raises(SystemExit) as exit:
+        main(["run", *words.split(), "--out", str(tmp_path), "--quiet"])
+    assert exit.value.code == 0
+    assert "own models" in capsys.readouterr().out
+    summary = runs.read_summary(tmp_path / "standalone")
+    last = runs.read_rows(tmp_path / "standalone")[-1]
+    assert summary["final_personal_accuracy_mean"] == last["personal_accuracy_mean"] > 0.5
+    assert "final_personal_accuracy_mean" not in runs.read_summary(tmp_path / "fedavg")

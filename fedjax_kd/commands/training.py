@@ -202,12 +202,13 @@ def _quality(rows: Sequence[Row]) -> dict[str, float]:
     if classes.size and len(classes) > 1:
         forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
     known = [name for name in ("test_accuracy", "test_loss") if name in evaluated[-1]]
+    personal = [name for name in ("personal_accuracy_mean",) if name in evaluated[-1]]
     if known[0] == "test_accuracy":
         best = max(evaluated, key=lambda row: row["test_accuracy"])
     else:
         best = min(evaluated, key=lambda row: math.inf if _is_nan(row[known[0]]) else row[known[0]])
     return {
-        **{f"final_{name}": evaluated[-1][name] for name in known},
+        **{f"final_{name}": evaluated[-1][name] for name in (*known, *personal)},
         f"best_{known[0]}": best[known[0]],
         "best_round": int(best["round"]),
         **({} if forgotten is None else {"final_forgetting": forgotten}),

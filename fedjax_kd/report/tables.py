@@ -16,6 +16,10 @@ from fedjax_kd.core import PyTree
 _LONGEST_LABEL = 45  # characters that fit into a picture
 
 
+PERSONAL = "final_personal_accuracy_mean"
+"""In a summary: of the clients' own models, each on its own test rows; each client counts once."""
+
+
 def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What summary.json says of each run.
 
@@ -26,7 +30,18 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     table.add_column("run")
     right = any("final_test_accuracy" in s for s in found.values())  # or else nothing has labels
     accuracy = ("accuracy",) if right or not found else ()
-    for title in ("rounds", *accuracy, "best", "loss", "MB down", "MB up", "rejected", "waste"):
+    own = ("own models",) if any(PERSONAL in s for s in found.values()) else ()
+    for title in (
+        "rounds",
+        *accuracy,
+        *own,
+        "best",
+        "loss",
+        "MB down",
+        "MB up",
+        "rejected",
+        "waste",
+    ):
         table.add_column(title, justify="right")
     for title in ("rounds/s", "clients/s", "compile s", "train s", "evaluate s"):
         table.add_column(title, justify="right")
@@ -36,6 +51,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
             name,
             f"{summary['finished_rounds']}/{summary['num_rounds']}",
             *(_number(summary.get("final_test_accuracy"), ".4f") for _ in accuracy),
+            *(_number(summary.get(PERSONAL), ".4f") for _ in own),
             f"{_best(summary)} @{summary['best_round']}",
             _number(summary["final_test_loss"], ".4g"),
             _number(summary["bytes_down"] / 1e6, ".1f"),

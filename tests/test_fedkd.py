@@ -16,6 +16,7 @@ from vectors import golden
 
 from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedkd import fedkd
+from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
 from fedjax_kd.core import Data, Key, Round, Variables
 from fedjax_kd.engine import Report
 from fedjax_kd.evaluate import has_personal_model
@@ -24,7 +25,7 @@ from fedjax_kd.low_rank import Sent, cut
 from fedjax_kd.mentored import Private
 from fedjax_kd.task import Task, from_nnx
 from fedjax_kd.train import rows_of
-from fedjax_kd.validate import check_algorithm
+from fedjax_kd.validate import check_algorithm, check_groups
 
 FIT = local_training(client_lr=0.1, batch_size=4)
 ALL = {"t_min": 1.0, "t_max": 1.0}  # nothing is cut
@@ -192,6 +193,14 @@ def test_one_class_and_one_example(rows: int):
     up, kept = one_step(algorithm, student, own, pool.x[:rows], jnp.zeros(rows, jnp.int32))
     assert bool(tree.is_finite((up, kept)))
     assert gap(up.message, tree.zeros_like(student)) > 1e-3
+
+
+def test_mentors_of_several_architectures():
+    """The same student travels to all, whatever their mentors are."""
+    groups = fedkd_groups([logistic(2), logistic(5)], FIT)
+    small, large = check_groups(groups, federation().train)
+    assert (small.bytes_down, small.bytes_up) == (large.bytes_down, large.bytes_up)
+    assert tree.num_bytes(small.client) < tree.num_bytes(large.client)
 
 
 WRONG = [

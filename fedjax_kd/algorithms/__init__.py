@@ -16,6 +16,7 @@ from fedjax_kd.algorithms.fedgen import fedgen
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedkd import fedkd
+from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
@@ -66,6 +67,7 @@ GROUPS: dict[str, Callable[..., tuple[Algorithm, ...]]] = {
     "feddf": feddf_groups,
     "fedmd": fedmd_groups,
     "fedgkt": fedgkt_groups,
+    "fedkd": fedkd_groups,
 }
 """Methods for several architectures behind one server: from tasks to an algorithm for each."""
 
@@ -86,6 +88,7 @@ __all__ = [
     "fedgkt_groups",
     "fedgradaug",
     "fedkd",
+    "fedkd_groups",
     "fedlsd",
     "fedmd",
     "fedmd_groups",

@@ -31,7 +31,7 @@ from fedjax_kd.core import (
     stack,
     total,
 )
-from fedjax_kd.parts import classifier, head_types, join, nonempty_head, split
+from fedjax_kd.parts import classifier, head_types, join, models_like, nonempty_head, split
 from fedjax_kd.signature import check_range
 from fedjax_kd.task import Task
 
@@ -136,17 +136,20 @@ def with_ccvr(
             upload, new = algorithm.client_update(key, received.base, client, data, round)
             message = Sent(upload.message, empty)
             weight = jnp.asarray(upload.weight, jnp.float32)
-            return upload._replace(message=message, weight=weight), new
+            told = upload.metrics
+            up = told.get("share_up", 1.0) * _share(upload.message, message)
+            down = told.get("share_down", 1.0) * _share(received.base, received)
+            return Upload(message, weight, told | _shares(up, down)), new
 
         def describe() -> tuple[Upload, Client]:
             resting, _ = tree.zeros_like(jax.eval_shape(learn))
             model: Any = within(received.base) if within else received.model
             found, loss = _described(task, model, data, empty, tukey)
-            metrics = resting.metrics
+            message, metrics = resting.message._replace(features=found), resting.metrics
+            metrics = metrics | _shares(_share(found, message), _share(model, received))
             if "loss" in metrics:
                 metrics = metrics | {"loss": loss.astype(metrics["loss"].dtype)}
-            weight = data.size.astype(jnp.float32)
-            return Upload(resting.message._replace(features=found), weight, metrics), client
+            return Upload(message, data.size.astype(jnp.float32), metrics), client
 
         # The round's number is the same for all clients, so that only one branch runs.
         return jax.lax.cond(round.number < after, learn, describe)
@@ -243,25 +246,24 @@ def _power(z: Array, exponent: Scalar) -> Array:
     return jnp.sign(z) * jnp.abs(z) ** jnp.asarray(exponent, z.dtype)
 
 
+def _share(part: PyTree, message: PyTree) -> float:
+    """What part of a message's bytes has something to say in this round."""
+    return tree.num_bytes(part) / tree.num_bytes(message)
+
+
+def _shares(up: Any, down: Any) -> dict[str, Array]:
+    return {"share_up": jnp.float32(up), "share_down": jnp.float32(down)}
+
+
 def _places(
     algorithm: Algorithm, task: Task, model_of: ModelOf | None, with_model: WithModel | None
 ) -> tuple[ModelOf, WithModel, Callable[[Message], Variables] | None]:
     """Where the model is: read and written in the server's state, read in what clients receive."""
-    key = jax.random.key(0)
-    types = _types(jax.eval_shape(task.init, key))
-
-    def is_model(x: Any) -> bool:
-        return isinstance(x, Variables) and _types(x) == types
-
-    def models(tree: PyTree) -> list[Variables]:
-        return [x for x in jax.tree.leaves(tree, is_leaf=is_model) if is_model(x)]
-
-    def put(server: Server, model: Variables) -> Server:
-        return jax.tree.map(lambda x: model if is_model(x) else x, server, is_leaf=is_model)
-
-    server = jax.eval_shape(algorithm.server_init, key)
     if (model_of is None) != (with_model is None):
         raise ValueError("Of `model_of` and `with_model` one alone is given: give both or neither.")
+    key = jax.random.key(0)
+    server = jax.eval_shape(algorithm.server_init, key)
+    models, put = models_like(jax.eval_shape(task.init, key))
     if model_of is None and len(models(server)) != 1:
         raise ValueError(
             f"The server of this algorithm holds {len(models(server))} models of the task's "
@@ -270,12 +272,6 @@ def _places(
     sent = models(jax.eval_shape(algorithm.broadcast, server, jnp.int32(0)))
     within = (lambda message: models(message)[0]) if len(sent) == 1 else None
     return model_of or (lambda server: models(server)[0]), with_model or put, within
-
-
-def _types(model: Variables) -> tuple[Any, list[Any]]:
-    """Structure, shapes and dtypes of a model."""
-    leaves, structure = jax.tree.flatten(model)
-    return structure, [(a.shape, a.dtype) for a in leaves]
 
 
 def _check(after: int, how: Retraining) -> None:

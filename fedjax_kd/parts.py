@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jaxtyping import Array
 
@@ -137,6 +138,36 @@ def join(a: PyTree, b: PyTree) -> PyTree:
       {'b': 2.0, 'w': 1.0}
     """
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def models_like(
+    model: Variables,
+) -> tuple[Callable[[PyTree], list[Variables]], Callable[[PyTree, Variables], PyTree]]:
+    """Functions that find, or replace, the models in a tree that are of one model's types.
+
+    Example:
+      >>> find, put = models_like(Variables(1.0))
+      >>> put({"model": Variables(2.0), "other": 3.0}, Variables(0.0))
+      {'model': Variables(params=0.0, stats=()), 'other': 3.0}
+    """
+    wanted = _types(model)
+
+    def fits(x: PyTree) -> bool:
+        return isinstance(x, Variables) and _types(x) == wanted
+
+    def find(tree: PyTree) -> list[Variables]:
+        return [x for x in jax.tree.leaves(tree, is_leaf=fits) if fits(x)]
+
+    def put(tree: PyTree, model: Variables) -> PyTree:
+        return jax.tree.map(lambda x: model if fits(x) else x, tree, is_leaf=fits)
+
+    return find, put
+
+
+def _types(tree: PyTree) -> tuple[PyTree, list[PyTree]]:
+    """Structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(jnp.shape(a), jnp.result_type(a)) for a in leaves]
 
 
 def _check_example(task: Task) -> None:

@@ -22,6 +22,7 @@ from fedjax_kd.core import Variables
 from fedjax_kd.local import local_training
 from fedjax_kd.parts import join
 from fedjax_kd.task import from_nnx
+from fedjax_kd.tree import num_bytes
 from fedjax_kd.validate import check_algorithm
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -142,13 +143,17 @@ def test_around_scaffold():
     pool, task = federation().train, logistic(hidden=2)
     calibrated = with_ccvr(scaffold(task, FIT), task, after=1, **SHORT)
     trained, _ = play(scaffold(task, FIT), pool, [(4, 0)])
-    once, _ = play(calibrated, pool, [(4, 0), (4, 3)])
+    once, reports = play(calibrated, pool, [(4, 0), (4, 3)])
     assert gap(once.clients, trained.clients) < 1e-6
     assert gap(once.server.base.control, trained.server.control) < 1e-6
     body, own = once.server.base.base.model.params
     assert gap(body, trained.server.base.model.params[0]) < 1e-6
     assert gap(own, trained.server.base.model.params[1]) > 1e-3
     assert float(once.server.features.counts.sum()) == 12 + 5
+    sent, described = 2 * num_bytes(trained.server.base.model), num_bytes(once.server.features)
+    shares = [(float(r.metrics["share_up"]), float(r.metrics["share_down"])) for r in reports]
+    total = sent + described
+    np.testing.assert_allclose(shares, [(sent / total, 1), (described / total, 0.5)], rtol=1e-6)
 
 
 def test_a_class_of_one_feature_is_left_out():

@@ -19,7 +19,8 @@ def ccvr(task: Task, fit: Fit, **options: Any) -> Algorithm:
     Against FedAvg: from round ``after`` on nobody trains; clients describe their features, and the
     server trains the head. `fedjax_kd.calibration.with_ccvr` does this to any other algorithm.
     Down: the model. Up: its change, and of each class's features [D] the count, the mean and the
-    scatter [D, D]; these are 0 before the calibration, the change is 0 in it. Keeps: nothing.
+    scatter [D, D]; these before the calibration, and that in it, are zeros that are not counted
+    (``share_up``). Keeps: nothing.
 
         N_c, mu_c, Sigma_c = count, mean and covariance of all clients' features of class c
         N_c = sum_k N_ck;  mu_c = sum_k N_ck / N_c mu_ck

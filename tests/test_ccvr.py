@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import CLASSES, FEATURES, federation, gap, logistic, play, task_of
+from federations import CLASSES, FEATURES, federation, gap, logistic, play, rounds, task_of
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,17 +42,21 @@ def test_golden_merge():
     vectors = golden("ccvr_merge")
     counts = vectors["in_counts"].astype(float)
     within = np.einsum("k,kde->de", np.maximum(counts - 1, 0), vectors["in_sigma_k"])
-    together = pooled(counts[:, None], vectors["in_mu_k"][:, None], within[None])
+    each = [vectors[f"in_f{k}"] for k in range(3)]
+
+    @jax.jit
+    def merge(means: jax.Array) -> Any:
+        together = pooled(counts[:, None], means[:, None], within[None])
+        of_rows = [moments(f, jnp.zeros(len(f), int), jnp.ones(len(f)), 1) for f in each]
+        again = merged(merged(of_rows[0], of_rows[1]), of_rows[2])
+        return together, again, covariances(together), square_roots(covariances(together))
+
+    together, again, (covariance,), (root,) = merge(vectors["in_mu_k"])
     np.testing.assert_allclose(together.means[0], vectors["out_mu"], **EXACT)
-    (covariance,) = covariances(together)
     np.testing.assert_allclose(covariance, vectors["out_sigma"], **EXACT)
     assert np.abs(covariance - vectors["out_sigma_biased_bug"]).max() > 1e-3
-    each = [vectors[f"in_f{k}"] for k in range(3)]
-    of_rows = [moments(f, jnp.zeros(len(f), int), jnp.ones(len(f)), 1) for f in each]
-    again = merged(merged(of_rows[0], of_rows[1]), of_rows[2])
     assert gap(again, together) < 1e-12
     # Their draws take Cholesky's root of the covariance: another one, but for a rotation.
-    (root,) = square_roots(covariance[None])
     drawn = vectors["out_sample"] - vectors["out_mu"]
     rotated = np.linalg.solve(root, drawn.T).T
     np.testing.assert_allclose(rotated @ rotated.T, vectors["in_z"] @ vectors["in_z"].T, rtol=1e-9)
@@ -142,16 +146,17 @@ def test_around_scaffold():
     """Its clients and its server rest; only the head of its model changes, round after round."""
     pool, task = federation().train, logistic(hidden=2)
     calibrated = with_ccvr(scaffold(task, FIT), task, after=1, **SHORT)
-    trained, _ = play(scaffold(task, FIT), pool, [(4, 0)])
-    once, reports = play(calibrated, pool, [(4, 0), (4, 3)])
-    assert gap(once.clients, trained.clients) < 1e-6
-    assert gap(once.server.base.control, trained.server.control) < 1e-6
-    body, own = once.server.base.base.model.params
-    assert gap(body, trained.server.base.model.params[0]) < 1e-6
-    assert gap(own, trained.server.base.model.params[1]) > 1e-3
+    (trained, first), (once, second) = rounds(calibrated, pool, [(4, 0), (4, 3)])
+    assert gap(once.clients, trained.clients) == 0
+    assert gap(once.server.base.control, trained.server.base.control) == 0
+    before, after = (state.server.base.base.model for state in (trained, once))
+    assert gap(after.params[0], before.params[0]) == 0
+    assert gap(after.params[1], before.params[1]) > 1e-3
     assert float(once.server.features.counts.sum()) == 12 + 5
-    sent, described = 2 * num_bytes(trained.server.base.model), num_bytes(once.server.features)
-    shares = [(float(r.metrics["share_up"]), float(r.metrics["share_down"])) for r in reports]
+    sent, described = 2 * num_bytes(before), num_bytes(once.server.features)
+    shares = [
+        (float(r.metrics["share_up"]), float(r.metrics["share_down"])) for r in (first, second)
+    ]
     total = sent + described
     np.testing.assert_allclose(shares, [(sent / total, 1), (described / total, 0.5)], rtol=1e-6)
 

@@ -76,7 +76,7 @@ def learner(
       server_lr: learning rate of the hypernetwork and the embeddings, > 0.
       server_momentum: their heavy-ball momentum, in [0, 1).
       server_decay: their L2 regularisation, >= 0; it moves all embeddings in every round.
-      server_clip: largest norm of their gradient, > 0.
+      server_clip: largest norm of their gradient, >= 0.
       embedding: numbers that stand for a client, >= 1; ``1 + C // 4`` if not given.
       hidden: units of each layer of the hypernetwork, >= 0; without any, all get one model.
       layers: between the first and the heads, >= 0.

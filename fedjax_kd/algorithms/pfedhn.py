@@ -18,7 +18,7 @@ from fedjax_kd.task import Task
 def pfedhn(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """pFedHN: personal models from a hypernetwork, which never travels (Shamsian et al., 2021).
 
-    Against FedAvg: what the server has, and so what each client receives; its step.
+    Against FedAvg: the server has no model, but a network that makes one for each client.
     Down: a model of the client's own, and its number. Up: the model's change, all of them kept
     apart. Keeps: the number; the server keeps the network phi and the embeddings V ``[C, E]``.
 

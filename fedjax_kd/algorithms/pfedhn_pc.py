@@ -27,7 +27,7 @@ def pfedhn_pc(
 ) -> Algorithm:
     """pFedHN-PC: a hypernetwork makes the body of each client's model (Shamsian et al., 2021).
 
-    Against FedAvg: what the server has, and so the body that a client receives; heads stay at home.
+    Against FedAvg: a network of the server makes a body for each client; heads stay at home.
     Down: a body of the client's own, which is what ``features`` uses, and its number. Up: the
     body's change, all of them kept apart. Keeps: the head, and the number.
 

@@ -91,13 +91,17 @@ def test_golden_server(beta: int, monkeypatch: pytest.MonkeyPatch):
         given = Variables(params, stats), teaching, (noise, y)
         return generator.generator_loss(*given, **options)
 
-    def everything(params: Any) -> tuple[Any, Any]:
+    @jax.jit
+    def everything(params: Any) -> Any:
         weights = {"teacher": "broadcast", "student": beta}
         step = jax.value_and_grad(partial(loss, **weights), has_aux=True)(params)
         learner = Learner(Variables(params, stats), ours.init(KEY).opt)
-        return step, ours.train(KEY, learner, teaching, jnp.ones(4)).model
+        trained = ours.train(KEY, learner, teaching, jnp.ones(4)).model
+        z, _ = generator.generate(learner.model, noise, y, train=True)
+        intended, _ = loss(params, teacher="labels", diversity=0.0)
+        return *step, trained, z, intended, generator._shares(teaching, jnp.arange(4), "labels")
 
-    ((value, _), grads), trained = jax.jit(everything)(params)
+    (value, _), grads, trained, z, intended, shares = everything(params)
     np.testing.assert_allclose(value, vectors[f"out_total_beta{beta}"], **TORCH)
     expected = parameters(vectors, f"out_grad_beta{beta}_")
     assert gap(grads, expected) < 1e-6
@@ -105,12 +109,9 @@ def test_golden_server(beta: int, monkeypatch: pytest.MonkeyPatch):
     decayed = jax.tree.map(lambda w, g: g + 1e-2 * w, params, expected)
     stepped = jax.tree.map(lambda w, g: w - 3e-4 * g / (abs(g) + 1e-8), params, decayed)
     assert gap(trained.params, stepped) < 1e-6
-    z, _ = generator.generate(Variables(params, stats), noise, y, train=True)
     np.testing.assert_allclose(z, vectors["out_z"], **TORCH)
-    intended, _ = loss(params, teacher="labels", diversity=0.0)
     np.testing.assert_allclose(intended, vectors["out_teacher_intended_persample"], **TORCH)
-    shares = generator._shares(teaching, jnp.arange(4), "labels").T
-    np.testing.assert_allclose(shares, vectors["out_label_weights"], **TORCH)
+    np.testing.assert_allclose(shares.T, vectors["out_label_weights"], **TORCH)
 
 
 @pytest.mark.usefixtures("float64")

@@ -6,8 +6,9 @@ file), then ``algorithms/fedprox.py`` (a variant of it).
 
 from importlib.metadata import version
 
-from fedjax_kd import cohort, losses, metrics, nn, server_opt, tree
+from fedjax_kd import cohort, fidelity, losses, metrics, nn, server_opt, tree
 from fedjax_kd.algorithms import (
+    GROUPS,
     REGISTRY,
     ccvr,
     fedadagrad,
@@ -19,10 +20,14 @@ from fedjax_kd.algorithms import (
     feddf,
     feddf_groups,
     fedgen,
+    fedgkt,
+    fedgkt_groups,
     fedgradaug,
     fedkd,
     fedkd_groups,
     fedlsd,
+    fedmd,
+    fedmd_groups,
     fedmixup,
     fedntd,
     fedper,
@@ -65,11 +70,13 @@ from fedjax_kd.data import (
     ShardPartitioner,
     from_arrays,
     load,
+    set_apart,
 )
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
+from fedjax_kd.public import Generator, Noise, Public, Stored
 from fedjax_kd.simulation import Simulation, initial_state, simulate
 from fedjax_kd.sweeps.api import sweep
 from fedjax_kd.sweeps.axes import Range, grid, sample
@@ -81,6 +88,7 @@ __version__ = version("fedjax-kd")
 
 __all__ = [
     "AUGMENTATIONS",
+    "GROUPS",
     "MODELS",
     "PARTITIONERS",
     "REGISTRY",
@@ -91,19 +99,23 @@ __all__ = [
     "DirichletPartitioner",
     "DomainPartitioner",
     "Federation",
+    "Generator",
     "Halving",
     "IidPartitioner",
     "LogNormalPartitioner",
     "NaturalIdPartitioner",
+    "Noise",
     "PachinkoPartitioner",
     "PathologicalPartitioner",
     "PowerLawPartitioner",
+    "Public",
     "Range",
     "Result",
     "Round",
     "ShardPartitioner",
     "Simulation",
     "State",
+    "Stored",
     "Task",
     "Upload",
     "Variables",
@@ -120,16 +132,21 @@ __all__ = [
     "feddf_groups",
     "federate",
     "fedgen",
+    "fedgkt",
+    "fedgkt_groups",
     "fedgradaug",
     "fedkd",
     "fedkd_groups",
     "fedlsd",
+    "fedmd",
+    "fedmd_groups",
     "fedmixup",
     "fedntd",
     "fedper",
     "fedprox",
     "fedsgd",
     "fedyogi",
+    "fidelity",
     "from_arrays",
     "from_linen",
     "from_nnx",
@@ -149,6 +166,7 @@ __all__ = [
     "sample",
     "scaffold",
     "server_opt",
+    "set_apart",
     "simulate",
     "stack",
     "standalone",

@@ -195,6 +195,31 @@ def gradient(
     return loss, stats, grads
 
 
+def sum_of(
+    term: Callable[[PyTree, PyTree], Array], params: PyTree, each: PyTree
+) -> Float[Array, ""]:
+    """The sum of ``term(params, one)`` over the first axis of ``each``, for use within a loss.
+
+    Each term's gradient by ``params`` is taken at once, so that what one term remembers for it is
+    gone before the next one starts. Gradients by anything else are zero, and so are second ones.
+
+    Example:
+      >>> jax.value_and_grad(lambda w: sum_of(jnp.multiply, w, jnp.array([1.0, 2.0])))(3.0)
+      (Array(9., dtype=float32), Array(3., dtype=float32, weak_type=True))
+    """
+    start = jax.lax.stop_gradient(params)
+
+    def add(carry: tuple[Array, PyTree], one: PyTree) -> tuple[tuple[Array, PyTree], None]:
+        found = jax.value_and_grad(term)(start, one)
+        return tree.add(carry, jax.lax.stop_gradient(found)), None
+
+    first = jax.eval_shape(term, start, jax.tree.map(lambda a: a[0], each))
+    zero = jnp.zeros((), first.dtype), tree.zeros_like(start)
+    (value, slope), _ = jax.lax.scan(add, zero, jax.lax.stop_gradient(each))
+    moved = tree.dot(slope, params)
+    return value + (moved - jax.lax.stop_gradient(moved)).astype(value.dtype)
+
+
 def whole_gradient(
     objective: Objective, model: Variables, data: Data, key: Key
 ) -> tuple[Array, PyTree, PyTree]:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Fit, Objective
+from fedjax_kd.local import Fit, Objective, sum_of
 from fedjax_kd.nn.narrow import check_separate, check_width, narrow
 from fedjax_kd.nn.resize import check_sides, dealt, resized
 from fedjax_kd.parts import classifier
@@ -76,19 +76,20 @@ def fedgradaug(
             teacher, stats = seen.apply(model, batch.x, key)
             supervised = losses.batch_mean(task.score(teacher, batch.y), batch)
 
-            def subnet(key: Key, width: Array) -> Array:
-                thin, rows = narrow(model, width), dealt(key, len(batch.mask), len(sides))
+            def subnet(params: PyTree, drawn: tuple[Key, Array]) -> Array:
+                whole, (key, v) = model._replace(params=params), drawn
+                thin, rows = narrow(whole, v), dealt(key, len(batch.mask), len(sides))
                 views = (resized(batch.x, *view) for view in zip(rows, sides, strict=True))
                 features = [seen.features(thin, view, key) for view in views]
                 taken, said = jax.tree.map(lambda a: a[jnp.concatenate(rows)], (batch, teacher))
-                logits = classify(model, jnp.concatenate(features))
+                logits = classify(whole, jnp.concatenate(features))
                 values = losses.kl_divergence(logits, jax.lax.stop_gradient(said))
                 return losses.batch_mean(values, taken)
 
             key_widths, *keys = jax.random.split(jax.random.fold_in(key, 1), subnets + 1)
-            drawn = jax.random.uniform(key_widths, (subnets,)).at[0].set(0)
-            widths = width + (1 - width) * drawn
-            return supervised + mu * jax.vmap(subnet)(jnp.stack(keys), widths).sum(), stats
+            drawn = jax.random.uniform(key_widths, (subnets,), jnp.float32).at[0].set(0)
+            given = jnp.stack(keys), width + (1 - width) * drawn
+            return supervised + mu * sum_of(subnet, model.params, given), stats
 
         return loss
 

@@ -72,8 +72,8 @@ def first_channels(x: Float[Array, "*B C"], width: Scalar, divisor: int = 1) -> 
     count = kept(x.shape[-1], width, divisor)
     if isinstance(count, int):
         return x[..., :count]
-    there = (jnp.arange(x.shape[-1], dtype=jnp.int32) < count).astype(x.dtype)
-    return x * there.reshape((1,) * (x.ndim - 1) + there.shape)
+    there = jnp.arange(x.shape[-1], dtype=jnp.int32) < count
+    return jnp.where(there.reshape((1,) * (x.ndim - 1) + there.shape), x, 0)
 
 
 def narrow(layers: Variables, width: Scalar, divisor: int = 1) -> Variables:

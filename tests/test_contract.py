@@ -89,7 +89,8 @@ NEUTRAL = {
     "tukey": 1.0,
 }
 OTHER = {
-    "t_min": 0.9, "server_clip": 0.01,
+    "t_min": 0.9,
+    "server_clip": 0.01,
     "rounds": 1.0,
     "student": 100.0,
     "width": 0.8,  # of two hidden units both in place of one

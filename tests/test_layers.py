@@ -38,8 +38,9 @@ LAYERS = (
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 _METHODS_USE = (
-    "calibration class_statistics consensus generator ensembles fusion split_network upper_half hypernet "
-    "core tree nn batching losses local parts public task server_opt signature low_rank mentored"
+    "calibration class_statistics consensus generator ensembles fusion split_network upper_half "
+    "core tree nn batching losses local parts public task server_opt signature low_rank mentored "
+    "hypernet"
 )
 MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}
 

@@ -78,7 +78,7 @@ def with_ccvr(
     algorithm: Algorithm,
     task: Task,
     *,
-    after: int,
+    after: int = 99,
     virtual: int = 200,
     shares: Shares = "counts",
     tukey: Scalar | None = None,
@@ -100,7 +100,7 @@ def with_ccvr(
     Args:
       algorithm: whose server holds a global model.
       task: its model.
-      after: rounds of the algorithm before the calibration, >= 0.
+      after: rounds of the algorithm before the calibration, >= 0; 99 calibrates in the last of 100.
       virtual: virtual features of each class, >= 1; the paper draws 100 (CIFAR-10) to 1000.
       shares: classes weigh by their examples ("counts", as N_c / N features of each would) or all
         alike ("equal").

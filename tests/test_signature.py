@@ -90,5 +90,4 @@ def test_nearest():
 @pytest.mark.parametrize("factory", [*REGISTRY.values(), local_training])
 def test_every_option_of_the_registry_is_explained(factory: Any):
     found = options(factory)
-    assert found
     assert all(o.help for o in found), [o.name for o in found if not o.help]

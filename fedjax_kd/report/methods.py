@@ -59,15 +59,14 @@ def page() -> str:
 
 
 def against_fedavg(factory: Callable[..., Any]) -> str:
-    """What a method changes, from the line of its docstring that says so.
+    """What a method changes, from its docstring.
 
     Example:
       >>> against_fedavg(REGISTRY["fedadam"])
       'the server optimiser'
     """
-    lines = (factory.__doc__ or "").splitlines()
-    marked = (line.split(":", 1)[1] for line in lines if line.strip().startswith("Against FedAvg:"))
-    return next(marked, "").strip().removesuffix(".")
+    found = re.search(r"Against \w+: (.*?)\.? Down: ", _text(factory))
+    return found[1] if found else ""
 
 
 def travels(factory: Callable[..., Any]) -> dict[str, str]:
@@ -77,14 +76,18 @@ def travels(factory: Callable[..., Any]) -> dict[str, str]:
       >>> travels(REGISTRY["fedavg"])["up"]
       'its change, of the same shapes'
     """
-    text = " ".join((inspect.getdoc(factory) or "").split())
-    found = re.search(r"Down: (.*?)\.? Up: (.*?)\.? Keeps: (.*?)\.(?= |$)", text)
+    found = re.search(r"Down: (.*?)\.? Up: (.*?)\.? Keeps: (.*?)\.(?= |$)", _text(factory))
     if found is None:
         raise ValueError(
             f"The docstring of {factory.__name__} does not say what travels: write one line "
             "'Down: ... Up: ... Keeps: ...'."
         )
     return dict(zip(("down", "up", "keeps"), found.groups(), strict=True))
+
+
+def _text(factory: Callable[..., Any]) -> str:
+    """A docstring on one line."""
+    return " ".join((inspect.getdoc(factory) or "").split())
 
 
 def replaced(algorithm: Algorithm, base: Algorithm) -> list[str]:

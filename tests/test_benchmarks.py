@@ -34,6 +34,7 @@ COMMANDS = (
     "compile",
     "convolution",
     "machine",
+    "methods",
     "overhead",
     "roofline",
     "scaling",

@@ -1,0 +1,189 @@
+"""What a round of every method costs over a round of FedAvg, and what its products explain.
+
+    python -m benchmarks.methods
+
+The federation is synthetic, all clients hold equally much, and FedAvg and the method run in turns.
+*Explained* is the number of multiplications in the matrix products of a round, clients and server,
+over FedAvg's: what further passes through networks must cost where products bind. *Unexplained* is
+the measured cost over that; where it is above 1.3 the method spends its time on something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxprs_in_params
+
+from benchmarks.cases import CASES, Case, make_federation, start
+from benchmarks.reporting import Ratio, Row, parser, publish
+from fedjax_kd import MODELS, Algorithm, Federation, from_nnx, local_training
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.core import Round
+from fedjax_kd.data.public import everything
+from fedjax_kd.public import Public, Stored
+from fedjax_kd.signature import FACTS, REQUIRED
+from fedjax_kd.validate import check_algorithm
+
+BASE = "fedavg"
+MOST = 1.3  # unexplained, before a method is looked into
+
+NETWORKS: Mapping[str, Case] = {
+    "mlp": dataclasses.replace(CASES["mlp"], options={"hidden": (200, 200)}, rounds=5),
+    "cnn": dataclasses.replace(CASES["cnn_small"], rounds=2),
+}
+BATCH_NORM: Mapping[str, Case] = {
+    "resnet8": dataclasses.replace(CASES["resnet8"], options={"norm": "batch"})
+}
+OPTIONS: Mapping[str, Mapping[str, Any]] = {}
+
+
+def cost(function: Callable[..., Any], *args: Any, turns: int) -> int:
+    """Multiplications in the matrix products of a function.
+
+    Args:
+      function: to be traced.
+      *args: arrays, or their shapes.
+      turns: of loops whose length is known at run time only.
+    """
+    return _cost(jax.make_jaxpr(function)(*args).jaxpr, turns)
+
+
+def _cost(jaxpr: Any, turns: int) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        inner = [_cost(j, turns) for j in jaxprs_in_params(equation.params)]
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+        elif name == "cond":
+            total += max(inner)
+        else:
+            repeats = {"scan": equation.params.get("length"), "while": turns}.get(name, 1)
+            total += (repeats or 1) * sum(inner)
+    return total
+
+
+def of_a_round(algorithm: Algorithm, federation: Federation, cohort: int, turns: int) -> int:
+    """Multiplications of a whole round: all clients of a cohort, and the server."""
+    types = check_algorithm(algorithm, federation.train, federation.public)
+    population = federation.num_clients
+    number = jnp.int32(0)
+    ids = jnp.arange(cohort, dtype=jnp.int32)
+    round = Round(number, ids, jnp.ones(cohort), population, federation.public)
+    key, data = jax.random.key(0), federation.train.of(number)
+
+    def client(server: Any, own: Any) -> Any:
+        message = algorithm.broadcast(server, number)
+        return algorithm.client_update(key, message, own, data, round)
+
+    def many(kind: Any, stacked: bool) -> Any:
+        shape = (cohort, *kind.shape) if stacked else kind.shape
+        return jax.ShapeDtypeStruct(shape, kind.dtype)
+
+    received = jax.tree.map(
+        lambda rule, sent: jax.tree.map(lambda kind: many(kind, rule.stacked), sent),
+        algorithm.aggregate,
+        types.upload.message,
+    )
+    clients = cost(client, types.server, types.client, turns=turns)
+    server = cost(
+        lambda server, update: algorithm.server_update(key, server, update, round),
+        types.server,
+        received,
+        turns=turns,
+    )
+    return cohort * clients + server
+
+
+def make(name: str, case: Case, federation: Federation) -> Algorithm:
+    """A method with its default options, on a network and one epoch of SGD."""
+    factory = REGISTRY[name]
+    build = MODELS[case.model](case.shape, case.classes, **case.options)
+    task = from_nnx(build, prepare=federation.prepare, example_x=federation.train.x[:1])
+    fit = local_training(client_lr=case.lr, batch_size=case.batch)
+    asked = inspect.signature(factory).parameters
+    facts = {
+        "population": federation.num_clients,
+        "capacity": case.examples,
+        "classes": case.classes,
+    }
+    given = {n: facts[n] for n in FACTS if n in asked and asked[n].default is REQUIRED}
+    parts = (task, fit) if "fit" in asked else (task,)
+    return factory(*parts, **given, **OPTIONS.get(name, {}))
+
+
+def with_public(federation: Federation, rows: int) -> Federation:
+    """The same federation, with random inputs and labelled rows that are no client's."""
+    rng = np.random.default_rng(1)
+    shape = (rows, *federation.input_shape)
+    x = rng.integers(0, 256, shape, np.uint8)
+    y = rng.integers(0, federation.num_classes, rows).astype(np.int32)
+    return dataclasses.replace(federation, public=Public(Stored(jnp.asarray(x)), everything(x, y)))
+
+
+def compare(name: str, case: Case, cohort: int, chunk: int, times: int) -> Row:
+    """A method and FedAvg in turns, in chunks of the same width."""
+    federation = with_public(make_federation(case, cohort), 256)
+    both = [make(which, case, federation) for which in (BASE, name)]
+    explained = [of_a_round(a, federation, cohort, case.steps) for a in both]
+    how = {"rounds": case.rounds, "cohort_size": cohort, "chunk": chunk}
+    running = [start(a, federation, **how) for a in both]
+    seconds = [[next(r.seconds) for r in running] for _ in range(times)]
+    base, own = (min(spent) for spent in zip(*seconds, strict=True))
+    share = explained[1] / explained[0]
+    return {
+        "method": name,
+        "network": case.model,
+        "cost": own / base,
+        "explained": share,
+        "unexplained": own / base / max(share, 1.0),
+        "compile s": running[1].compile,
+    }
+
+
+def make_options() -> argparse.ArgumentParser:
+    """The command line's options."""
+    options = parser(__doc__)
+    add = options.add_argument
+    add("--method", nargs="+", choices=REGISTRY, metavar="METHOD", default=list(REGISTRY))
+    add("--network", nargs="+", choices=NETWORKS, metavar="NETWORK", default=list(NETWORKS))
+    add("--cohort", type=int, default=10, help="clients (default: %(default)s)")
+    add("--chunk", type=int, default=5, help="trained at once (default: %(default)s)")
+    add("--times", type=int, default=8, help="dispatches of each (default: %(default)s)")
+    return options
+
+
+def rows_of(methods: Sequence[str], networks: Sequence[str], *how: int) -> list[Row]:
+    """A row a method and network; FedBN has the network with batch normalisation."""
+    rows = []
+    for name in methods:
+        cases = BATCH_NORM if name == "fedbn" else {n: NETWORKS[n] for n in networks}
+        rows += [compare(name, case, *how) for case in cases.values()]
+    return rows
+
+
+def main() -> None:
+    """Prints the table."""
+    args = make_options().parse_args()
+    rows = rows_of(args.method, args.network, args.cohort, args.chunk, args.times)
+    ratios = {
+        f"{row['method']}, {row['network']}: explained over measured cost": Ratio(
+            1 / float(row["unexplained"]), 1 / MOST
+        )
+        for row in rows
+    }
+    publish("methods", rows, ratios, args.json)
+
+
+if __name__ == "__main__":
+    main()

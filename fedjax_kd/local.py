@@ -43,6 +43,7 @@ class Fit(NamedTuple):
 
     run: Callable[[Key, Variables, Data, Objective, Round], Fitted]
     steps: Callable[[Any], Any]  # examples of clients -> gradients that each of them computes
+    batch_size: int = 0  # examples in a step; 0 if all of a client's, or unknown
 
     def __call__(
         self, key: Key, model: Variables, data: Data, objective: Objective, round: Round
@@ -180,7 +181,7 @@ def local_training(
         loss = losses / jnp.maximum(count, 1).astype(losses.dtype)
         return Fitted(model, loss, count, count.astype(lr.dtype) * lr)
 
-    return Fit(fit, gradients)
+    return Fit(fit, gradients, batch_size)
 
 
 def gradient(

@@ -106,9 +106,16 @@ def test_what_travels_and_what_stays():
     assert gap(*logits) > 1e-3, "clients are judged by their own layers"
 
 
-def test_a_batch_of_one_and_an_empty_client():
+@pytest.mark.parametrize("method", [fedavg, fedbn])
+def test_a_batch_of_one_cannot_be_normalised(method: Any):
     one = local_training(client_lr=0.1, batch_size=1)
-    state, reports = play(fedbn(normed(), one), federation().train, [(1, 2, 4)] * 2)
+    with pytest.raises(ValueError, match="batch_size is 1, but the network has batch normalis"):
+        method(normed(), one)
+
+
+def test_a_client_of_one_example_and_an_empty_one():
+    few = local_training(client_lr=0.1, batch_size=4)
+    state, reports = play(fedbn(normed(), few), federation().train, [(1, 2, 4)] * 2)
     assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state))
     assert [float(r.used.sum()) for r in reports] == [2, 2]
     assert SIZES[1] == 0

@@ -20,6 +20,7 @@ from fedjax_kd.core import (
     mean,
 )
 from fedjax_kd.local import Fit, Optimiser, ReceivedObjective, Weighting, voting
+from fedjax_kd.parts import check_batches
 from fedjax_kd.task import Task
 
 
@@ -58,11 +59,12 @@ def fedavg(
       objective: received model -> another local loss; by default the task's.
 
     Raises:
-      ValueError: if ``weighting`` is unknown.
+      ValueError: if ``weighting`` is unknown, or a batch of one is to be normalised.
 
     Departs from the paper: nothing known.
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017, arXiv:1602.05629.
     """
+    check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
     vote, opt = voting(weighting), server_opt(server_lr)
 
     def server_init(key: Key) -> Server:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool
 from fedjax_kd.consensus import Consensus, public_lessons
 from fedjax_kd.core import Algorithm, Data, Key, Round, Upload, Variables, examples, mean
 from fedjax_kd.local import Fit, Weighting, voting
+from fedjax_kd.parts import check_batches
 from fedjax_kd.signature import extends
 from fedjax_kd.task import Task
 
@@ -54,6 +55,7 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
     and public inputs are drawn regardless of their labels.
     Source: Li, Wang, 2019, arXiv:1910.03581.
     """
+    check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
     lessons, vote = public_lessons("FedMD", task, **options), voting(weighting)
 
     def client_update(

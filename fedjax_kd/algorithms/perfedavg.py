@@ -75,5 +75,5 @@ def perfedavg(
     def predict(server: Server, client: PyTree, x: PyTree) -> Array:
         return task.apply(client if isinstance(client, Variables) else server.model, x)[0]
 
-    base = fedavg(task, Fit(run, fit.steps), weighting=weighting, **options)
+    base = fedavg(task, fit._replace(run=run), weighting=weighting, **options)
     return base._replace(personalise=personalise, predict=predict)

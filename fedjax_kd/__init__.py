@@ -41,7 +41,6 @@ from fedjax_kd.algorithms import (
     scaffold,
     standalone,
 )
-from fedjax_kd.calibration import with_ccvr
 from fedjax_kd.core import (
     Algorithm,
     Batch,
@@ -73,6 +72,7 @@ from fedjax_kd.data import (
     set_apart,
 )
 from fedjax_kd.data.federation import Federation, federate
+from fedjax_kd.distil.calibration import with_ccvr
 from fedjax_kd.engine import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS

@@ -16,9 +16,16 @@ from hypothesis import strategies as st
 from vectors import golden
 
 from fedjax_kd.algorithms import ccvr, fedavg, fedbn, fedper, scaffold
-from fedjax_kd.calibration import Retraining, retrained, virtual_features, with_ccvr
-from fedjax_kd.class_statistics import Moments, covariances, merged, moments, pooled, square_roots
 from fedjax_kd.core import Variables
+from fedjax_kd.distil.calibration import Retraining, retrained, virtual_features, with_ccvr
+from fedjax_kd.distil.class_statistics import (
+    Moments,
+    covariances,
+    merged,
+    moments,
+    pooled,
+    square_roots,
+)
 from fedjax_kd.local import local_training
 from fedjax_kd.parts import join
 from fedjax_kd.task import from_nnx

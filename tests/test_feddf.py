@@ -25,15 +25,16 @@ from federations import (
 )
 from vectors import golden, keys_of
 
-from fedjax_kd import batching, ensembles, fusion, losses, tree
+from fedjax_kd import batching, losses, tree
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.chunking import given
 from fedjax_kd.core import Data, Key, Round, State, Variables
 from fedjax_kd.dispatch import make_evaluation
+from fedjax_kd.distil import ensembles, fusion
+from fedjax_kd.distil.ensembles import Uploads
+from fedjax_kd.distil.fusion import server_distillation
 from fedjax_kd.engine import make_round
-from fedjax_kd.ensembles import Uploads
-from fedjax_kd.fusion import server_distillation
 from fedjax_kd.local import local_training
 from fedjax_kd.public import Generator, MissingError, Public, Stored, stretched
 from fedjax_kd.seating import lay_out

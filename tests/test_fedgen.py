@@ -14,10 +14,11 @@ from federations import SIZES, federation, gap, logistic, rounds, task_of
 from flax import nnx
 from vectors import golden
 
-from fedjax_kd import generator, tree
+from fedjax_kd import tree
 from fedjax_kd.algorithms import fedavg, fedgen
 from fedjax_kd.core import Batch, Key, Round, Variables
-from fedjax_kd.generator import Generator, Learner, Lesson, draw_labels, feature_generator
+from fedjax_kd.distil import generator
+from fedjax_kd.distil.generator import Generator, Learner, Lesson, draw_labels, feature_generator
 from fedjax_kd.local import gradient, local_training
 from fedjax_kd.parts import nonempty_head, split
 from fedjax_kd.task import from_nnx

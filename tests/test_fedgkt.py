@@ -19,10 +19,10 @@ from vectors import golden, keys_of, number
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
 from fedjax_kd.core import Data, Key, Pool, Round, Variables
+from fedjax_kd.distil.split_network import Exchange
+from fedjax_kd.distil.upper_half import Answers, Upper
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
-from fedjax_kd.split_network import Exchange
 from fedjax_kd.task import Task, from_nnx
-from fedjax_kd.upper_half import Answers, Upper
 from fedjax_kd.validate import check_algorithm
 
 FIT = local_training(client_lr=0.1, batch_size=4)

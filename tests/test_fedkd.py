@@ -18,11 +18,11 @@ from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
 from fedjax_kd.core import Data, Key, Round, Variables
+from fedjax_kd.distil.mentored import Private
 from fedjax_kd.engine import Report
 from fedjax_kd.evaluate import has_personal_model
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
 from fedjax_kd.low_rank import Sent, cut
-from fedjax_kd.mentored import Private
 from fedjax_kd.task import Task, from_nnx
 from fedjax_kd.train import rows_of
 from fedjax_kd.validate import check_algorithm, check_groups

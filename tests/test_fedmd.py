@@ -14,8 +14,8 @@ from flax import nnx
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
-from fedjax_kd.consensus import Consensus, public_lessons
 from fedjax_kd.core import Round, State, Variables
+from fedjax_kd.distil.consensus import Consensus, public_lessons
 from fedjax_kd.local import local_training
 from fedjax_kd.public import MissingError, Noise, Public, Stored
 from fedjax_kd.task import Task, from_nnx

@@ -20,10 +20,11 @@ LAYERS = (
     "core signature compile_cache distributed interrupt memory prefetch prng",
     "values",
     "tree losses batching reduce cohort nn server_opt precision low_rank",
-    "metrics models local task public seating class_statistics",
+    "metrics models local task public seating",
     "data validate",
-    "evaluate phase fidelity parts mentored hypernet ensembles split_network",
-    "engine chunking calibration generator fusion consensus upper_half algorithms",
+    "evaluate phase fidelity parts hypernet",
+    "engine chunking distil",
+    "algorithms",
     "debug simulation",
     "feeding",
     "dispatch",
@@ -38,11 +39,9 @@ LAYERS = (
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 _METHODS_USE = (
-    "calibration class_statistics consensus generator ensembles fusion split_network upper_half "
-    "core tree nn batching losses local parts public task server_opt signature low_rank mentored "
-    "hypernet"
+    "core tree nn batching losses local parts public task server_opt signature low_rank hypernet"
 )
-MAY_IMPORT = {"algorithms": {*_METHODS_USE.split()}}
+MAY_IMPORT = {"algorithms": {*_METHODS_USE.split(), "distil"}}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.calibration import with_ccvr
 from fedjax_kd.core import Algorithm
+from fedjax_kd.distil.calibration import with_ccvr
 from fedjax_kd.local import Fit
 from fedjax_kd.signature import extends, options_of
 from fedjax_kd.task import Task
@@ -17,7 +17,7 @@ def ccvr(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """CCVR: the head is calibrated on virtual features after training (Luo et al., 2021).
 
     Against FedAvg: from round ``after`` on nobody trains; clients describe their features, and the
-    server trains the head. `fedjax_kd.calibration.with_ccvr` does this to any other algorithm.
+    server trains the head. `with_ccvr` does this to any other algorithm.
     Down: the model. Up: its change, and of each class's features [D] the count, the mean and the
     scatter [D, D]; these before the calibration, and that in it, are zeros that are not counted
     (``share_up``). Keeps: nothing.

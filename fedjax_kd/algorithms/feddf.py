@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 
-from fedjax_kd import fusion, tree
+from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import Server, fedavg
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, mean, stack
-from fedjax_kd.ensembles import Uploads
+from fedjax_kd.distil import fusion
+from fedjax_kd.distil.ensembles import Uploads
 from fedjax_kd.local import Fit, Weighting
 from fedjax_kd.signature import extends
 from fedjax_kd.task import Task

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.class_statistics import label_counts
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, mean, stack
-from fedjax_kd.generator import feature_generator, lesson_of, with_generated
+from fedjax_kd.distil.class_statistics import label_counts
+from fedjax_kd.distil.generator import feature_generator, lesson_of, with_generated
 from fedjax_kd.local import Fit
 from fedjax_kd.parts import head_types, join, nonempty_head, split
 from fedjax_kd.signature import extends, options_of

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fedjax_kd import split_network as cut
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables, examples, stack
+from fedjax_kd.distil import split_network as cut
+from fedjax_kd.distil.upper_half import Answers, Upper, answer_to, upper_half
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.mutual import Variant
 from fedjax_kd.signature import check_range, extends
 from fedjax_kd.task import Task
-from fedjax_kd.upper_half import Answers, Upper, answer_to, upper_half
 
 
 @extends(upper_half, fixes=["late"])

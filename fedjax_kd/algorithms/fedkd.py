@@ -6,9 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fedjax_kd import losses, mentored, tree
+from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload
+from fedjax_kd.distil import mentored
 from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.losses.mutual import Variant
 from fedjax_kd.low_rank import Sent, cut, rising
@@ -67,9 +68,8 @@ def fedkd(
     Source: Wu, Wu, Lyu, Huang, Xie, Nature Communications 2022, arXiv:2108.13323.
     """
     losses.check_choice("evaluate", evaluate, mentored.Evaluated)
-    energy = rising(t_min, t_max, rounds)
     base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
-    teacher = task if mentor is None else mentor
+    energy, teacher = rising(t_min, t_max, rounds), mentor or task
     objective = mentored.mutual_objective(task, teacher, hidden, beta, variant)
 
     def client_update(
@@ -78,8 +78,8 @@ def fedkd(
         fitted = fit(key, mentored.together(received.base, own), data, objective, round)
         student, own = mentored.apart(fitted.model)
         sent, share = cut(tree.sub(student, received.base), energy(round.number))
-        metrics = {"loss": fitted.loss, "steps": fitted.steps}
-        metrics |= {"share_up": share, "share_down": received.share}
+        shares = {"share_up": share, "share_down": received.share}
+        metrics = {"loss": fitted.loss, "steps": fitted.steps} | shares
         return Upload(sent, vote(data), metrics), own
 
     def server_update(key: Key, server: Sent, update: Any, round: Round) -> Sent:
@@ -93,8 +93,8 @@ def fedkd(
         client_update=client_update,
         server_update=server_update,
         predict=lambda server, own, x: (
-            base.predict(server.base, (), x)
-            if evaluate == "student"
-            else teacher.apply(own.mentor, x)[0]
+            teacher.apply(own.mentor, x)[0]
+            if evaluate == "mentor"
+            else base.predict(server.base, (), x)
         ),
     )

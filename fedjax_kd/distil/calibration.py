@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from fedjax_kd import class_statistics, losses, tree
+from fedjax_kd import losses, tree
 from fedjax_kd.batching import draw
-from fedjax_kd.class_statistics import Moments
 from fedjax_kd.core import (
     Algorithm,
     Batch,
@@ -31,6 +30,8 @@ from fedjax_kd.core import (
     stack,
     total,
 )
+from fedjax_kd.distil import class_statistics
+from fedjax_kd.distil.class_statistics import Moments
 from fedjax_kd.parts import classifier, head_types, join, models_like, nonempty_head, split
 from fedjax_kd.signature import check_range
 from fedjax_kd.task import Task

@@ -11,11 +11,11 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from fedjax_kd.core import Batch, Key, Round, Scalar, Variables
+from fedjax_kd.distil.split_network import AnsweringObjective, Exchange
 from fedjax_kd.local import Optimiser, gradient
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.parts import check_batches
 from fedjax_kd.signature import check_range
-from fedjax_kd.split_network import AnsweringObjective, Exchange
 from fedjax_kd.task import Task, from_nnx
 
 

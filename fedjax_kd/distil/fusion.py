@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.ensembles import Ensemble, Uploads, Votes, accuracies, check_batch, elect
+from fedjax_kd.distil.ensembles import Ensemble, Uploads, Votes, accuracies, check_batch, elect
 from fedjax_kd.public import Generator, MissingError, inputs_of, validation_of
 from fedjax_kd.signature import check_range, options_of
 from fedjax_kd.task import Task

@@ -1,0 +1,1 @@
+"""What methods of distillation are made of, beside losses: on the server, and between models."""

@@ -50,7 +50,8 @@ def fedalign(
       width: share of channels in the narrow pass, in (0, 1); the paper uses 0.25. At least one is
         kept. In a sweep, where it is traced, the others are set to zero instead of left out, which
         layer and group normalisation do not allow.
-      divisor: channels are rounded to a multiple of this; the authors' code has 8.
+      divisor: channels are rounded to a multiple of this; the authors' code has 8 (and keeps 1 or 9
+        where the width asks for less than 4).
 
     Raises:
       ValueError: if a number is out of its range, or the task has no last block; when the

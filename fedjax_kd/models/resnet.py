@@ -29,7 +29,7 @@ class Layout:
     shortcut: Literal["pad", "project"]  # He et al.'s option A (zeros) or B (1 x 1 convolution)
     norm: Norm
     groups: int
-    survival: float  # probability of the last block to be kept in training
+    survival: float = 1.0  # probability of the last block to be kept in training
 
     def normalise(self, features: int, rngs: nnx.Rngs) -> nnx.GroupNorm | nnx.BatchNorm:
         """A normalisation layer."""

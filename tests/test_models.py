@@ -86,7 +86,9 @@ def test_parameters_are_as_many_as_published(name, shape, classes, options, coun
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "autoencoder"])
+@pytest.mark.parametrize(
+    "name", [n for n in MODELS if n not in ("autoencoder", "resnet18", "resnet20")]
+)
 def test_the_head_of_the_features_gives_the_logits(name):
     task, model, batch = small(name)
 

@@ -101,3 +101,8 @@ def test_bad_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="is damaged"):
             tidy.read(tmp_path / name)
+
+
+def test_a_carriage_return_ends_no_line(tmp_path: Path):
+    rows = [{"method": "x\r", "n": 1}, {"method": "y", "n": None}]
+    assert tidy.read(tidy.write(tmp_path / "t.csv", rows)) == rows

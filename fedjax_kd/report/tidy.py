@@ -110,9 +110,13 @@ def _text(value: Value) -> str:
 
 def _to_csv(table: Mapping[str, list[Value]]) -> bytes:
     text = io.StringIO(newline="")
-    lines = csv.writer(text, lineterminator="\n")
+    rows = [[*map(_text, row)] for row in zip(*table.values(), strict=True)]
+    # Left to itself, `csv` quotes a line feed but no carriage return, which ends a line as well.
+    quoted = any("\r" in cell for row in rows for cell in row)
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    lines = csv.writer(text, lineterminator="\n", quoting=quoting)
     lines.writerow(table)
-    lines.writerows(map(_text, row) for row in zip(*table.values(), strict=True))
+    lines.writerows(rows)
     return text.getvalue().encode()
 
 

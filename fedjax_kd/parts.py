@@ -30,8 +30,8 @@ def head(task: Task) -> Part:
     """
     _check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
-    used = _reads(lambda model, x: task.apply(model, x)[0], model, task.example)
-    below = _reads(task.features, model, task.example)
+    used = reads(lambda model, x: task.apply(model, x)[0], model, task.example)
+    below = reads(task.features, model, task.example)
     return jax.tree.map(lambda all_of_it, body: all_of_it and not body, used, below)
 
 
@@ -178,7 +178,7 @@ def _check_example(task: Task) -> None:
         )
 
 
-def _reads(function: Callable[..., PyTree], model: Variables, x: PyTree) -> Part:
+def reads(function: Callable[..., PyTree], model: PyTree, x: PyTree) -> PyTree:
     """Which values of the model the result of ``function(model, x)`` depends on."""
     program = jax.make_jaxpr(function)(model, x).jaxpr
     _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))

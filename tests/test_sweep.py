@@ -77,6 +77,29 @@ def test_points_equal_single_runs(make: Any, width: Width, more: dict[str, Any])
     assert_like_alone(make, [points[7], points[14]], **more)
 
 
+def tempered(client_lr: float, other: float) -> Algorithm:
+    base = fk.fedavg(TASK, fk.local_training(client_lr=client_lr))
+    return base._replace(predict=lambda server, own, x: other * base.predict(server, own, x))
+
+
+@pytest.mark.parametrize(("make", "looks"), [(fedadam, 1), (tempered, 3)])
+def test_initial_models_are_looked_at_once_a_seed(
+    make: Any, looks: int, monkeypatch: pytest.MonkeyPatch
+):
+    seen = []
+
+    def counting(*arguments: Any) -> program.Programs:
+        made = program.compiled(*arguments)
+        return made._replace(look=lambda *given: seen.append(given) or made.look(*given))
+
+    monkeypatch.setattr(rounds, "compiled", counting)
+    grid = fk.grid(client_lr=[0.1], other=[0.5, 1.0, 2.0])
+    once = {"num_rounds": 1, "eval_every": 1}
+    points = sweep(make, OF_SEED, grid, seeds=(4,), width=Width(1), **OPTIONS | once)
+    assert len(seen) == looks + 3, "and each point after its round"
+    assert_like_alone(make, points, **once)
+
+
 def test_values_that_are_no_floats_make_groups():
     grid = fk.grid(batch_size=[3, 5], client_lr=[0.1, 0.2], other=[0.1])
     points = sweep(fedadam, OF_SEED, grid, seeds=(0,), **OPTIONS)

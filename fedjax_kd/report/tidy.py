@@ -112,9 +112,10 @@ def _to_csv(table: Mapping[str, list[Value]]) -> bytes:
     text = io.StringIO(newline="")
     rows = [[*map(_text, row)] for row in zip(*table.values(), strict=True)]
     # Left to itself, `csv` quotes a line feed but no carriage return, which ends a line as well.
-    quoted = any("\r" in cell for row in rows for cell in row)
-    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    lines = csv.writer(text, lineterminator="\n", quoting=quoting)
+    returns = any("\r" in cell for row in rows for cell in row)
+    lines = csv.writer(
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    )
     lines.writerow(table)
     lines.writerows(rows)
     return text.getvalue().encode()

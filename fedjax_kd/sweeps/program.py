@@ -18,8 +18,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from fedjax_kd import memory
 from fedjax_kd.core import Pool, PyTree, State
-from fedjax_kd.dispatch import Evaluation, Pools, block_of, evaluation
+from fedjax_kd.dispatch import Evaluation, Pools, block_of, evaluation, pools_of
 from fedjax_kd.engine import Report, Resident
+from fedjax_kd.parts import reads
 from fedjax_kd.simulation import Simulation, initial_state
 from fedjax_kd.sweeps.family import Family, Given, Point, point_of
 from fedjax_kd.sweeps.tiles import Tile
@@ -55,6 +56,19 @@ def compiled(family: Family, tile: Tile, given: Given, seatings: Any) -> Program
     run = block.lower(point, state, given, seatings, np.int32(0)).compile()
     memory.check(run)
     return Programs(start, look, run)
+
+
+def alike_at_first(family: Family, tile: Tile) -> bool:
+    """Whether the evaluation of the initial model depends on the seed alone."""
+    point, s = point_of(family, tile), family.first
+    values = {name: np.float32(numbers[0, 0]) for name, numbers in point.values.items()}
+
+    def look(values: Any, rest: tuple[Any, Pools]) -> Evaluation:
+        seed, pools = rest
+        own = Point(values, seed)
+        return evaluation(_simulation(family, own))(_start(family, own), pools)
+
+    return not any(jax.tree.leaves(reads(look, values, (point.seed[0], pools_of(s)))))
 
 
 def _simulation(family: Family, point: Point) -> Simulation:

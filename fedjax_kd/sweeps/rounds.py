@@ -23,7 +23,7 @@ from fedjax_kd.feeding import Feed, feed
 from fedjax_kd.prefetch import prefetched
 from fedjax_kd.sweeps.family import Family, Given, Point, given_of, point_of, seatings_of
 from fedjax_kd.sweeps.halving import diverged
-from fedjax_kd.sweeps.program import Programs, compiled, spread_over
+from fedjax_kd.sweeps.program import Programs, alike_at_first, compiled, spread_over
 from fedjax_kd.sweeps.tiles import Tile, Width, places, shaped, tiles
 from fedjax_kd.sweeps.widths import with_width
 from fedjax_kd.train import Row, Seconds, evaluates_after, evaluation_row, rows_of
@@ -252,13 +252,18 @@ def _rows(family: Family, tile: Tile, feeds: Feeds, came: Came) -> Rows:
 
 
 def _initial_rows(ready: Ready) -> Rows:
-    """The evaluation of the initial models."""
-    rows = {}
+    """The evaluation of the initial models, once a seed where it decides alone."""
+    rows: Rows = {}
+    by_seed: dict[int, Row] = {}
+    alike = len(ready.loads) > 1 and alike_at_first(ready.family, ready.loads[0].tile)
     for load in ready.loads:
-        seen = jax.device_get(ready.programs.look(load.point, load.state, load.given))
+        if not alike or not by_seed.keys() >= set(load.tile.seeds):
+            seen = jax.device_get(ready.programs.look(load.point, load.state, load.given))
         for i, j, point in places(load.tile):
-            own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
-            rows[point] = [{"round": 0} | evaluation_row(own)]
+            if not alike or load.tile.seeds[i] not in by_seed:
+                own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
+                by_seed[load.tile.seeds[i]] = evaluation_row(own)
+            rows[point] = [{"round": 0} | by_seed[load.tile.seeds[i]]]
     return rows
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from experiments.comparison import Arguments, words
+
 Size = Literal["small", "paper"]
-Options = Mapping[str, str | int | float | tuple[int, ...]]
 
 METHODS = ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 ADAPTIVE = ("fedadagrad", "fedadam", "fedyogi")
@@ -30,7 +31,7 @@ class Preset:
       tuning_every: rounds between two evaluations while tuning, which looks at the training loss.
     """
 
-    options: Options
+    options: Arguments
     num_rounds: int
     eval_every: int
     grid: Mapping[str, str]
@@ -62,9 +63,9 @@ def coarse(clients: str, taus: str = "1e-5,1e-3,1e-1") -> dict[str, str]:
     return {"client-lr": clients, "server-lr": "1e-3:1e1:log5", "tau": taus}
 
 
-MNIST: Options = {"dataset": "mnist", "partition": "natural", "batch_size": 20}
-AUTOENCODER: Options = {**MNIST, "target": "input", "model": "autoencoder"}
-CIFAR: Options = {
+MNIST: Arguments = {"dataset": "mnist", "partition": "natural", "batch_size": 20}
+AUTOENCODER: Arguments = {**MNIST, "target": "input", "model": "autoencoder"}
+CIFAR: Arguments = {
     "dataset": "cifar100",
     "partition": "pachinko",
     "num_clients": 500,
@@ -73,7 +74,7 @@ CIFAR: Options = {
     "batch_size": 20,
     "augment": "crop24_flip",
 }
-SHAKESPEARE: Options = {
+SHAKESPEARE: Arguments = {
     "dataset": "shakespeare",
     "partition": "natural",
     "model": "char_lstm",
@@ -138,7 +139,7 @@ SMALL: Mapping[str, Preset] = {
 }
 """For two CPU cores: the same clients and batches, smaller networks, fewer rounds, coarser grid."""
 
-SMOKE_MODELS: Mapping[str, Options] = {
+SMOKE_MODELS: Mapping[str, Arguments] = {
     "mnist": {"model": "mlp", "hidden": (16,)},
     "mnist_ae": {"hidden": (32,)},
     "cifar100": {"model": "cnn_small", "widths": (4, 4)},
@@ -160,17 +161,6 @@ def preset(task: str, size: Size = "small", *, smoke: bool = False) -> Preset:
     options = {**SMALL[task].options, "cohort_size": 3, **SMOKE_MODELS[task]}
     shrunk = replace(found, num_rounds=4, eval_every=4, tuning_every=4)
     return replace(shrunk, options=options, grid=SMOKE_GRID)
-
-
-def words(options: Options) -> list[str]:
-    """Options as words of a command line.
-
-    Example:
-      >>> words({"hidden": (256, 128), "data_dir": "DIR"})
-      ['--hidden', '256', '128', '--data-dir', 'DIR']
-    """
-    each = {f"--{k.replace('_', '-')}": v for k, v in options.items()}
-    return [w for k, v in each.items() for w in (k, *map(str, v if isinstance(v, tuple) else [v]))]
 
 
 def tuning(task: Preset, methods: Sequence[str], seed: int) -> list[str]:
@@ -207,6 +197,6 @@ def finals(task: Preset, methods: Sequence[str], table: Path, seed: int, seeds: 
 
 
 def _shared(task: Preset) -> list[str]:
-    """Options of both stages; the best has the lowest loss of local training."""
-    rule: Options = {"metric": "train_loss", "last": task.last, "num_rounds": task.num_rounds}
+    """Arguments of both stages; the best has the lowest loss of local training."""
+    rule: Arguments = {"metric": "train_loss", "last": task.last, "num_rounds": task.num_rounds}
     return words({**rule, **task.options})

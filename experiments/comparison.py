@@ -6,8 +6,8 @@ goes on when it is started again, and trains nothing twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import results
@@ -15,7 +15,7 @@ from fedjax_kd import compile_cache
 from fedjax_kd.commands import resume, run
 from fedjax_kd.runs import read_summary
 
-Arguments = Mapping[str, str | int | float | bool | tuple[str, ...]]
+Arguments = Mapping[str, str | int | float | bool | tuple[str | int, ...]]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,17 @@ def command(preset: Preset, method: str, seed: int, choice: Choice) -> list[str]
     where: Arguments = {} if choice.data_dir is None else {"data_dir": choice.data_dir}
     smoke: Arguments = SMOKE if choice.smoke else {}
     given = {**preset.shared, **preset.methods[method], **smoke, **where, "seed": seed}
-    words = [word for name, value in given.items() for word in _words(name, value)]
-    return [method.split("-", maxsplit=1)[0], *words]
+    return [method.split("-", maxsplit=1)[0], *words(given)]
+
+
+def words(options: Arguments) -> list[str]:
+    """Options as words of a command line.
+
+    Example:
+      >>> words({"hidden": (256, 128), "per_class": True, "data_dir": "DIR"})
+      ['--hidden', '256', '128', '--per-class', '--data-dir', 'DIR']
+    """
+    return [word for name, value in options.items() for word in _words(name, value)]
 
 
 def carry_out(name: str, preset: Preset, choice: Choice) -> str:
@@ -84,6 +93,43 @@ def carry_out(name: str, preset: Preset, choice: Choice) -> str:
     Returns:
       The table as Markdown, and where the picture is.
     """
+    folders = trained(name, preset, choice)
+    path = results.picture(folders, choice.out / f"{name}.png", title=name, metric=preset.picture)
+    return f"{results.table(folders, preset.columns)}\n\n{path}"
+
+
+def carry_out_all(title: str, presets: Mapping[str, Preset], choice: Choice) -> Iterator[str]:
+    """Carries out one federation after another, and compares them.
+
+    Args:
+      title: of the comparison, for its picture.
+      presets: by name of the federation; all have the same methods and columns.
+      choice: how much of it.
+
+    Yields:
+      What `carry_out` returns for each; if there are several, a table a column of all at last, and
+      where the picture of these is.
+    """
+    for name, preset in presets.items():
+        yield f"{name}\n\n{carry_out(name, preset, choice)}\n"
+    if len(presets) > 1:
+        cells = {name: trained(name, preset, choice) for name, preset in presets.items()}
+        columns = next(iter(presets.values())).columns
+        for column in columns:
+            yield f"{column}\n\n{results.across(cells, column)}\n"
+        shown = [column for column in columns if column in results.NUMBERS]
+        yield str(results.picture_across(cells, choice.out / f"{title}.png", shown, title=title))
+
+
+def trained(name: str, preset: Preset, choice: Choice) -> results.Folders:
+    """Trains what is not trained yet.
+
+    Returns:
+      The finished folders, one a seed, of each method.
+
+    Raises:
+      ValueError: if a chosen method is not compared in the preset.
+    """
     compile_cache.enable()
     unknown = [method for method in choice.methods if method not in preset.methods]
     if unknown:
@@ -91,28 +137,26 @@ def carry_out(name: str, preset: Preset, choice: Choice) -> str:
             f"There is no method {', '.join(unknown)} in the study of {name}. There are: "
             f"{', '.join(preset.methods)}."
         )
-    if choice.methods:
-        preset = replace(preset, methods={m: preset.methods[m] for m in choice.methods})
-    folders = {
+    return {
         method: [_trained(name, preset, method, seed, choice) for seed in range(choice.seeds)]
-        for method in preset.methods
+        for method in choice.methods or preset.methods
     }
-    path = results.picture(folders, choice.out / f"{name}.png", title=name, metric=preset.picture)
-    return f"{results.table(folders, preset.columns)}\n\n{path}"
 
 
 def _trained(name: str, preset: Preset, method: str, seed: int, choice: Choice) -> Path:
     """The folder of one run, which is finished."""
     folder = choice.out / name / method / str(seed)
+    ended = 0
     if not (folder / "config.json").exists():
-        words = command(preset, method, seed, choice)
-        run.main([*words, "--out", str(folder), "--quiet"])
+        ended = run.main([*command(preset, method, seed, choice), "--out", str(folder), "--quiet"])
     elif read_summary(folder).get("status") != "finished":
-        resume.main([str(folder), "--quiet"])
+        ended = resume.main([str(folder), "--quiet"])
+    if ended:
+        raise SystemExit(ended)
     return folder
 
 
-def _words(name: str, value: str | int | float | bool | tuple[str, ...]) -> list[str]:
+def _words(name: str, value: str | int | float | bool | tuple[str | int, ...]) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag] if value else []

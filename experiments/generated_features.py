@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.comparison import Arguments, Choice, Preset, carry_out
+from experiments.comparison import Arguments, Choice, Preset, carry_out_all
 
 Data = Literal["mnist", "cifar10"]
 Size = Literal["small", "paper"]
@@ -82,9 +82,9 @@ def main(
       smoke: two rounds each, to see that it works.
     """
     choice = Choice(out, data_dir, methods, seeds, smoke)
-    for alpha in alphas:
-        name = f"{data}-alpha{alpha}-{size}"
-        print(f"{name}\n\n{carry_out(name, preset(data, alpha, size), choice)}\n", flush=True)
+    presets = {f"{data}-alpha{alpha}-{size}": preset(data, alpha, size) for alpha in alphas}
+    for text in carry_out_all(f"{data}-{size}", presets, choice):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,21 +14,19 @@ both to seconds. A stopped experiment goes on when it is started again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
 import tyro
 
-from fedjax_kd import compile_cache
-from fedjax_kd.commands import resume, run
+from experiments.comparison import Arguments, Choice, Preset, trained
+from experiments.results import Folders
 from fedjax_kd.precision import Precision
 from fedjax_kd.runs import read_summary
 
-Arguments = Mapping[str, str | int | float]
-
-PRESETS: Mapping[str, Arguments] = {
+FEDERATIONS: Mapping[str, Arguments] = {
     "digits": {
         "dataset": "digits",
         "partition": "dirichlet",
@@ -49,25 +47,25 @@ PRESETS: Mapping[str, Arguments] = {
         "client_lr": 0.1,
     },
 }
-SMOKE: Arguments = {"num_rounds": 2, "eval_every": 1}
 
 
-def command(options: Arguments, precision: Precision, seed: int) -> list[str]:
-    """The words after ``fedjax-kd run``.
+def preset(task: Literal["digits", "mnist"]) -> Preset:
+    """FedAvg in every precision.
 
     Example:
-      >>> command({"num_rounds": 2}, "tf32", 1)
-      ['fedavg', '--num-rounds', '2', '--precision', 'tf32', '--seed', '1']
+      >>> list(preset("digits").methods)
+      ['fedavg-float32', 'fedavg-tf32', 'fedavg-bfloat16']
     """
-    given = {**options, "precision": precision, "seed": seed}
-    return ["fedavg", *(str(w) for k, v in given.items() for w in (f"--{k.replace('_', '-')}", v))]
+    each = {f"fedavg-{precision}": {"precision": precision} for precision in get_args(Precision)}
+    return Preset(FEDERATIONS[task], each)
 
 
-def table(folders: Mapping[Precision, Sequence[Path]]) -> str:
+def table(folders: Folders) -> str:
     """A Markdown table, a row a precision; the first one is what the others are compared with."""
     lines = ["| precision | test accuracy | paired difference | seconds |", "|---|---|---|---|"]
     accuracy, seconds = {}, {}
-    for precision, runs in folders.items():
+    for method, runs in folders.items():
+        precision = method.removeprefix("fedavg-")
         summaries = [read_summary(folder) for folder in runs]
         accuracy[precision] = 100 * np.array([s["final_test_accuracy"] for s in summaries])
         seconds[precision] = np.mean([s["seconds"]["train"] for s in summaries])
@@ -99,18 +97,7 @@ def main(
       out: folder of all runs, one for each precision and seed.
       smoke: two rounds each, to see that it works.
     """
-    compile_cache.enable()
-    where: Arguments = {} if data_dir is None else {"data_dir": data_dir}
-    options = {**PRESETS[task], **(SMOKE if smoke else {}), **where}
-    folders: dict[Precision, list[Path]] = {}
-    for seed in range(seeds):
-        for precision in get_args(Precision):
-            folder = out / task / precision / str(seed)
-            folders.setdefault(precision, []).append(folder)
-            if not (folder / "config.json").exists():
-                run.main([*command(options, precision, seed), "--out", str(folder), "--quiet"])
-            elif read_summary(folder).get("status") != "finished":
-                resume.main([str(folder), "--quiet"])
+    folders = trained(task, preset(task), Choice(out, data_dir, (), seeds, smoke))
     print(table(folders))
 
 

@@ -6,16 +6,24 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedjax_kd.report import bands, figures
 from fedjax_kd.report.estimates import Estimate, rounds_to
+from fedjax_kd.report.plots import line_style
 from fedjax_kd.report.tidy import Row, Value
 from fedjax_kd.runs import read_rows, read_summary
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Folders = Mapping[str, Sequence[Path]]
 """The run folders of each method, one a seed."""
+
+Number = Callable[[Path], float]
+"""Of a finished run, from its folder."""
 
 _ROUNDS_TO = re.compile(r"rounds to (\d+)%")
 
@@ -39,10 +47,65 @@ def table(folders: Folders, columns: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def across(cells: Mapping[str, Folders], column: str) -> str:
+    """One column of several federations as a Markdown table, a row a method.
+
+    Args:
+      cells: finished runs, by name of the federation; all have the same methods.
+      column: see `table`.
+    """
+    methods = next(iter(cells.values()))
+    lines = [f"| {' | '.join(['method', *cells])} |", f"|{'---|' * (len(cells) + 1)}"]
+    for method in methods:
+        found = (_cell(column, folders[method]) for folders in cells.values())
+        lines.append(f"| {' | '.join([method, *found])} |")
+    return "\n".join(lines)
+
+
 def picture(folders: Folders, path: Path, *, title: str, metric: str = "test_accuracy") -> Path:
     """A metric by round as PNG: the mean over seeds, and the range between them."""
     lines = {method: [read_rows(f) for f in folders[method]] for method in folders}
     return figures.save(bands.draw(lines, [metric], title=title), path)
+
+
+def picture_across(
+    cells: Mapping[str, Folders], path: Path, columns: Sequence[str], *, title: str
+) -> Path:
+    """What runs of several federations ended with as PNG: mean and range over seeds.
+
+    Args:
+      cells: see `across`.
+      path: of the picture.
+      columns: from `NUMBERS`, a panel each.
+      title: of the whole.
+    """
+    from matplotlib.figure import Figure
+
+    with figures.style():
+        figure = Figure((6.4 * len(columns), 4.2), dpi=150, layout="constrained")
+        for place, column in zip(
+            figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
+        ):
+            _draw_across(place, cells, column)
+        figure.suptitle(title, fontsize=11)
+    return figures.save(figure, path)
+
+
+def _draw_across(place: Axes, cells: Mapping[str, Folders], column: str) -> None:
+    """Methods stand beside each other in every federation."""
+    methods = list(next(iter(cells.values())))
+    for order, method in enumerate(methods):
+        values = np.array([[NUMBERS[column](run) for run in c[method]] for c in cells.values()])
+        mean = values.mean(axis=1)
+        ends = np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - mean)
+        beside = (order - (len(methods) - 1) / 2) * 0.7 / len(methods)
+        color = line_style(order)["color"]
+        where = np.arange(len(cells)) + beside
+        place.errorbar(where, mean, ends, fmt="o", markersize=4, color=color, label=method)
+    place.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
+    place.set_ylabel(column)
+    place.grid(axis="y", alpha=0.3)
+    place.legend(frameon=False, fontsize="x-small")
 
 
 def last(folder: Path, metric: str) -> float:
@@ -51,28 +114,26 @@ def last(folder: Path, metric: str) -> float:
     return seen[-1] if seen else math.nan
 
 
-def _percent(metric: str) -> Callable[[Sequence[Path]], str]:
-    return lambda runs: _spread(100 * last(folder, metric) for folder in runs)
+def _percent(metric: str) -> Number:
+    return lambda folder: 100 * last(folder, metric)
 
 
-def _seconds(runs: Sequence[Path]) -> str:
-    """Of one run, compilation and evaluation included."""
-    return f"{np.mean([sum(read_summary(folder)['seconds'].values()) for folder in runs]):.0f}"
+def _forgetting(folder: Path) -> float:
+    found: float = read_summary(folder).get("final_forgetting", math.nan)
+    return found
 
 
-def _forgetting(runs: Sequence[Path]) -> str:
-    return _spread(read_summary(folder).get("final_forgetting", math.nan) for folder in runs)
-
-
-COLUMNS: Mapping[str, Callable[[Sequence[Path]], str]] = {
+NUMBERS: Mapping[str, Number] = {
     "test accuracy": _percent("test_accuracy"),
     "worst tenth of clients": _percent("client_accuracy_worst_decile"),
     "clients' own models": _percent("personal_accuracy_mean"),
     "worst tenth, own models": _percent("personal_accuracy_worst_decile"),
     "forgetting": _forgetting,
-    "seconds": _seconds,
 }
-"""What a table may show of a method: per cent, forgetting F in [0, 1], seconds of one run."""
+"""What a run ends with: per cent, forgetting F in [0, 1]."""
+
+COLUMNS = (*NUMBERS, "seconds")
+"""What a table may show of a method; seconds are those of one run, all included."""
 
 
 def _cell(column: str, runs: Sequence[Path]) -> str:
@@ -83,7 +144,9 @@ def _cell(column: str, runs: Sequence[Path]) -> str:
         raise ValueError(
             f"There is no column {column!r}. There are: {', '.join(COLUMNS)}, rounds to N%."
         )
-    return COLUMNS[column](runs)
+    if column == "seconds":
+        return f"{np.mean([sum(read_summary(run)['seconds'].values()) for run in runs]):.0f}"
+    return _spread(NUMBERS[column](run) for run in runs)
 
 
 def _spread(values: Iterable[float]) -> str:

@@ -22,7 +22,7 @@ from typing import Literal
 
 import tyro
 
-from experiments.comparison import Arguments, Choice, Preset, carry_out
+from experiments.comparison import Arguments, Choice, Preset, carry_out_all
 
 Size = Literal["small", "paper"]
 
@@ -123,8 +123,9 @@ def main(
         for e in epochs
         for fraction in fractions
     }
-    for name, cell in ({f"several-{size}": architectures(size)} if several else cells).items():
-        print(f"{name}\n\n{carry_out(name, cell, choice)}\n", flush=True)
+    presets = {f"several-{size}": architectures(size)} if several else cells
+    for text in carry_out_all(f"table-{size}", presets, choice):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

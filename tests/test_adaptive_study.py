@@ -14,6 +14,7 @@ from experiments import adaptive_federated_optimization as study
 from experiments import adaptive_presets as presets
 from experiments import adaptive_tables as tables
 from experiments.adaptive_tables import Found, Measure
+from experiments.comparison import words
 from fedjax_kd.commands import run
 from fedjax_kd.report import sweeps, tidy
 
@@ -43,7 +44,7 @@ def final(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.mark.parametrize(("task", "size"), EVERY)
 def test_presets_have_options_that_exist(task: str, size: presets.Size) -> None:
     for smoke in (False, True):
-        options = presets.words(presets.preset(task, size, smoke=smoke).options)
+        options = words(presets.preset(task, size, smoke=smoke).options)
         with pytest.raises((ValueError, SystemExit)) as caught:
             run.main(["fedadam", *options, "--data-dir", "nowhere", "--num-rounds", "0"])
         assert re.search("data folder .*nowhere", str(caught.value))
@@ -73,10 +74,10 @@ def test_commands_name_methods_grid_and_rule() -> None:
     assert presets.tuning(mnist, ["fedavgm"], 7).count("--grid") == 2
     second = presets.finals(mnist, METHODS, Path("best.csv"), 0, 3)
     assert second[2:4] == ["--table", "best.csv"]
-    for words, seed in ((first, "7"), (second, "0")):
-        assert words[words.index("--metric") + 1] == "train_loss"
-        assert words[words.index("--last") + 1] == "6"
-        assert words[words.index("--seed") + 1] == seed
+    for given, seed in ((first, "7"), (second, "0")):
+        assert given[given.index("--metric") + 1] == "train_loss"
+        assert given[given.index("--last") + 1] == "6"
+        assert given[given.index("--seed") + 1] == seed
 
 
 @pytest.fixture(scope="module")

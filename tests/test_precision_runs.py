@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from flax import linen
 
 from experiments import precision as experiment
+from experiments.comparison import Choice, command
 from fedjax_kd import config, runs
 from fedjax_kd.commands import run
 from fedjax_kd.config import Config, DataConfig, TrainingConfig
@@ -70,9 +72,9 @@ def test_bfloat16_learns_digits_as_well():
     assert accuracy["bfloat16"] > 0.9
 
 
-@pytest.mark.parametrize("task", experiment.PRESETS)
-def test_the_experiment_names_options_that_exist(task: str):
-    words = experiment.command(experiment.PRESETS[task], "bfloat16", 0)
+@pytest.mark.parametrize("task", ["digits", "mnist"])
+def test_the_experiment_names_options_that_exist(task: Literal["digits", "mnist"]):
+    words = command(experiment.preset(task), "fedavg-bfloat16", 0, Choice(Path("runs")))
     with pytest.raises(ValueError, match=r"num_rounds is 0|no folder"):
         run.main([*words, "--data-dir", "nowhere", "--num-rounds", "0"])
 
@@ -81,8 +83,8 @@ def test_the_experiment_compares_seed_by_seed(tmp_path: Path):
     found = {"float32": (0.90, 0.94), "tf32": (0.90, 0.94), "bfloat16": (0.91, 0.95)}
     folders = {}
     for precision, accuracies in found.items():
-        folders[precision] = [tmp_path / f"{precision}{a}" for a in accuracies]
-        for folder, accuracy in zip(folders[precision], accuracies, strict=True):
+        folders[f"fedavg-{precision}"] = [tmp_path / f"{precision}{a}" for a in accuracies]
+        for folder, accuracy in zip(folders[f"fedavg-{precision}"], accuracies, strict=True):
             folder.mkdir()
             summary = {"final_test_accuracy": accuracy, "seconds": {"train": 2.0}}
             runs.write_json(folder / "summary.json", summary)

@@ -17,9 +17,11 @@ from experiments import (
     server_distillation,
     seven_methods,
 )
-from experiments.comparison import Choice, Preset, command
+from experiments.comparison import Arguments, Choice, Preset, command
 from fedjax_kd.commands import run
+from fedjax_kd.interrupt import EXIT_CODE
 
+FEW: dict[str, Arguments] = {"fedavg": {}, "fedprox": {"mu": 1.0}}
 NOWHERE = Choice(Path("runs"), "nowhere")
 
 
@@ -87,3 +89,34 @@ def test_a_study_ends_with_a_table_and_goes_on(
         comparison.carry_out("digits", digits, Choice(tmp_path, methods=["fedadam"]))
     with pytest.raises(ValueError, match="no column 'speed'"):
         results.table({"fedavg": []}, ["speed"])
+
+
+def test_several_federations_are_compared_at_last(tmp_path: Path) -> None:
+    digits: Arguments = {"dataset": "digits", "num_clients": 5, "cohort_size": 2, "per_class": True}
+    columns = ("test accuracy", "forgetting", "rounds to 1%", "seconds")
+    presets = {
+        f"alpha{alpha}": Preset({**digits, "partition": "dirichlet", "alpha": alpha}, FEW, columns)
+        for alpha in (0.5, 5.0)
+    }
+    choice = Choice(tmp_path, methods=["fedprox"], seeds=2, smoke=True)
+    *single, accuracy, forgotten, _, _, picture = comparison.carry_out_all("all", presets, choice)
+    assert [text.splitlines()[0] for text in single] == ["alpha0.5", "alpha5.0"]
+    head, _, row = accuracy.splitlines()[2:]
+    assert head == "| method | alpha0.5 | alpha5.0 |"
+    cells = [text.splitlines()[4].split(" | ") for text in single]
+    assert row == f"| fedprox | {cells[0][1]} | {cells[1][1]} |"
+    assert forgotten.startswith("forgetting\n")
+    assert Path(picture).stat().st_size > 0
+
+
+def test_a_stopped_run_stops_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def stopped(words: list[str]) -> int:
+        started.append(words)
+        return EXIT_CODE
+
+    monkeypatch.setattr(run, "main", stopped)
+    with pytest.raises(SystemExit) as caught:
+        comparison.carry_out("digits", Preset({}, FEW), Choice(tmp_path))
+    assert (caught.value.code, len(started)) == (EXIT_CODE, 1)

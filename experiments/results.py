@@ -25,6 +25,9 @@ Folders = Mapping[str, Sequence[Path]]
 Number = Callable[[Path], float]
 """Of a finished run, from its folder."""
 
+CLIENTS_MODELS = "accuracy of the clients' models"
+"""A metric of every run: of the model that a client uses, its own or else the global one."""
+
 _ROUNDS_TO = re.compile(r"rounds to (\d+)%")
 
 
@@ -64,7 +67,7 @@ def across(cells: Mapping[str, Folders], column: str) -> str:
 
 def picture(folders: Folders, path: Path, *, title: str, metric: str = "test_accuracy") -> Path:
     """A metric by round as PNG: the mean over seeds, and the range between them."""
-    lines = {method: [read_rows(f) for f in folders[method]] for method in folders}
+    lines = {method: [_rows(folder) for folder in folders[method]] for method in folders}
     return figures.save(bands.draw(lines, [metric], title=title), path)
 
 
@@ -110,8 +113,19 @@ def _draw_across(place: Axes, cells: Mapping[str, Folders], column: str) -> None
 
 def last(folder: Path, metric: str) -> float:
     """A metric at the last evaluation of a run; NaN if the run has no such metric."""
-    seen = [row[metric] for row in read_rows(folder) if metric in row]
+    seen = [row[metric] for row in _rows(folder) if metric in row]
     return seen[-1] if seen else math.nan
+
+
+def _rows(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run, with `CLIENTS_MODELS` on the clients' own test rows where measured."""
+    rows = [dict(row) for row in read_rows(folder)]
+    for row in rows:
+        kind = "personal" if "personal_accuracy_mean" in row else "client"
+        for name, ending in (("mean", ""), ("worst_decile", ", worst tenth")):
+            if f"{kind}_accuracy_{name}" in row:
+                row[f"{CLIENTS_MODELS}{ending}"] = row[f"{kind}_accuracy_{name}"]
+    return rows
 
 
 def _percent(metric: str) -> Number:
@@ -126,8 +140,8 @@ def _forgetting(folder: Path) -> float:
 NUMBERS: Mapping[str, Number] = {
     "test accuracy": _percent("test_accuracy"),
     "worst tenth of clients": _percent("client_accuracy_worst_decile"),
-    "clients' own models": _percent("personal_accuracy_mean"),
-    "worst tenth, own models": _percent("personal_accuracy_worst_decile"),
+    "clients' models": _percent(CLIENTS_MODELS),
+    "worst tenth of clients' models": _percent(f"{CLIENTS_MODELS}, worst tenth"),
     "forgetting": _forgetting,
 }
 """What a run ends with: per cent, forgetting F in [0, 1]."""

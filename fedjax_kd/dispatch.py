@@ -247,7 +247,9 @@ def evaluation(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         test, classes, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
         if own_models and theirs is not None:
             both = (pools.train, theirs)
-            personal = evaluate.evaluate_personal(s.groups, members, key, state, both)
+            personal = evaluate.evaluate_personal(
+                s.groups, members, key, state, both, at_once=list(map(max, s.chunk))
+            )
         return Evaluation(
             evaluate.mean_of_groups(test, members),
             None if theirs is None else evaluate.each_of_its_group(clients, members),

@@ -28,7 +28,7 @@ Members = Sequence[NDArray[np.int64] | range]
 # rows, 6.7 s from 100 on (2 cores). An accelerator wants to be filled.
 _ROWS_AT_ONCE, _ROWS_AT_ONCE_ON_CPU = 500, 25
 _CLIENT_BATCH = 50
-_CLIENTS_AT_ONCE = 50
+_CLIENTS_AT_ONCE = 50  # at most
 
 
 def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
@@ -79,13 +79,15 @@ def mean_of_groups(tallies: Sequence[Sums], members: Members) -> Sums:
 
 def each_of_its_group(tallies: Sequence[Tally], members: Members) -> Tally:
     """Of the tallies of all clients under each group's model, those under the own group's one."""
-    if len(members) == 1:
-        return tallies[0]
-    own = [np.asarray(m, np.int32) for m in members]
-    order = np.argsort(np.concatenate(own))
-    return jax.tree.map(
-        lambda *of: jnp.concatenate([a[m] for a, m in zip(of, own, strict=True)])[order], *tallies
-    )
+    pairs = zip(tallies, map(np.asarray, members), strict=True)
+    own = [jax.tree.map(lambda a, m=m: a[m], tally) for tally, m in pairs]
+    return _by_number(own, members)
+
+
+def _by_number(parts: Sequence[Tally], members: Members) -> Tally:
+    """The tallies of each group's own clients, in the order of the clients' numbers."""
+    order = np.argsort(np.concatenate(list(members)))
+    return jax.tree.map(lambda *of: jnp.concatenate(of)[order], *parts)
 
 
 def personal_tallies(
@@ -94,6 +96,8 @@ def personal_tallies(
     state: tuple[Server, Client],
     numbers: Int[Array, " C"],
     pools: tuple[Pool, Pool],
+    *,
+    at_once: int,
 ) -> Tally:
     """Each client's test rows under its own model, leaves ``[C, ...]``.
 
@@ -103,6 +107,7 @@ def personal_tallies(
       state: the server's, and that of each client, leaves ``[C, ...]``, before ``personalise``.
       numbers: the clients' numbers.
       pools: training and test rows of the whole population.
+      at_once: clients that are looked at together; what wins is what wins in training.
     """
     server, clients = state
     train, test = pools
@@ -113,7 +118,7 @@ def personal_tallies(
         client = algorithm.personalise(own_key, server, client, train.of(number))
         return _tally(lambda x: algorithm.predict(server, client, x), test.of(number))
 
-    return jax.lax.map(one, (clients, numbers), batch_size=_CLIENTS_AT_ONCE)
+    return jax.lax.map(one, (clients, numbers), batch_size=min(at_once, _CLIENTS_AT_ONCE))
 
 
 def _tally(predict: Predict, data: Data) -> Tally:
@@ -133,11 +138,9 @@ def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: 
     """Whether a client's model can differ from a newcomer's; the arguments may be abstract."""
     if algorithm.personalise is not keep:
         return True
-    program = jax.make_jaxpr(algorithm.predict)(server, client, x).jaxpr
-    first = len(jax.tree.leaves(server))
-    own = program.invars[first : first + len(jax.tree.leaves(client))]
-    read = {id(v) for equation in program.eqns for v in equation.invars}
-    return any(id(v) in read | {id(v) for v in program.outvars} for v in own)
+    given = (server, x)
+    read = tree.reads(lambda c, given: algorithm.predict(given[0], c, given[1]), client, given)
+    return any(jax.tree.leaves(read))
 
 
 def evaluate_personal(
@@ -146,13 +149,15 @@ def evaluate_personal(
     key: Key,
     state: State,
     pools: tuple[Pool, Pool],
+    *,
+    at_once: Sequence[int],
 ) -> Tally:
     """`personal_tallies` of all groups, in the order of the clients' numbers."""
+    each = zip(groups, state.clients, members, at_once, strict=True)
     parts = [
         personal_tallies(
-            algorithm, key, (state.server, clients), jnp.asarray(numbers, jnp.int32), pools
+            group, key, (state.server, clients), jnp.asarray(own, jnp.int32), pools, at_once=width
         )
-        for algorithm, clients, numbers in zip(groups, state.clients, members, strict=True)
+        for group, clients, own, width in each
     ]
-    order = jnp.asarray(np.argsort(np.concatenate(list(members))))
-    return jax.tree.map(lambda *a: jnp.concatenate(a)[order], *parts)
+    return _by_number(parts, members)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 from jaxtyping import Array
 
+from fedjax_kd import tree
 from fedjax_kd.core import PyTree, Variables
 from fedjax_kd.task import Task
 
@@ -30,8 +30,8 @@ def head(task: Task) -> Part:
     """
     _check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
-    used = reads(lambda model, x: task.apply(model, x)[0], model, task.example)
-    below = reads(task.features, model, task.example)
+    used = tree.reads(lambda model, x: task.apply(model, x)[0], model, task.example)
+    below = tree.reads(task.features, model, task.example)
     return jax.tree.map(lambda all_of_it, body: all_of_it and not body, used, below)
 
 
@@ -176,11 +176,3 @@ def _check_example(task: Task) -> None:
             "This task does not know the shape of its examples, without which its head cannot be "
             "told from the rest: give `from_nnx` an `example_x`, a batch of the data."
         )
-
-
-def reads(function: Callable[..., PyTree], model: PyTree, x: PyTree) -> PyTree:
-    """Which values of the model the result of ``function(model, x)`` depends on."""
-    program = jax.make_jaxpr(function)(model, x).jaxpr
-    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
-    leaves, structure = jax.tree.flatten(model)
-    return jax.tree.unflatten(structure, used[: len(leaves)])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -79,3 +82,24 @@ def num_bytes(a: PyTree) -> int:
 def add_scaled(a: PyTree, factor: ArrayLike, b: PyTree) -> PyTree:
     """``a + factor * b``, each leaf in its own dtype."""
     return add(a, scale(factor, b))
+
+
+def reads(function: Callable[[PyTree, PyTree], PyTree], tree: PyTree, rest: PyTree) -> PyTree:
+    """Which leaves of a tree the result of ``function(tree, rest)`` depends on.
+
+    Args:
+      function: is traced, not carried out.
+      tree: of arrays, or of what stands for them.
+      rest: the other argument.
+
+    Returns:
+      A tree of bools.
+
+    Example:
+      >>> reads(lambda weights, x: weights["w"] * x, {"w": 1.0, "unused": 2.0}, 3.0)
+      {'unused': False, 'w': True}
+    """
+    program = jax.make_jaxpr(function)(tree, rest).jaxpr
+    _, used = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, used[: len(leaves)])

@@ -132,7 +132,9 @@ def accuracy(algorithm: Algorithm, state: State) -> float:
     met = np.unique(cohorts())
     clients = jax.tree.map(lambda a: a[met], state.clients[0])
     pools = (federation.train, federation.client_test)
-    tallies = personal_tallies(algorithm, key, (state.server, clients), jnp.asarray(met), pools)
+    tallies = personal_tallies(
+        algorithm, key, (state.server, clients), jnp.asarray(met), pools, at_once=8
+    )
     return float(tallies.correct.sum() / tallies.labels.sum())
 
 

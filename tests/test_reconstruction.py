@@ -118,7 +118,7 @@ def test_clients_own_models_are_tallied_too(digits: Federation) -> None:
     state = fk.initial_state(simulation)
     pools = (digits.train, digits.client_test)
     key, members = simulation.key("evaluate"), simulation.layout.members
-    personal = evaluate_personal(simulation.groups, members, key, state, pools)
+    personal = evaluate_personal(simulation.groups, members, key, state, pools, at_once=[4])
     algorithm = simulation.groups[0]
     rows = tally_rows(lambda x: algorithm.predict(state.server, (), x), digits.client_test)
     shared = by_client(rows, digits.client_test)

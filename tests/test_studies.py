@@ -18,6 +18,7 @@ from experiments import (
     seven_methods,
 )
 from experiments.comparison import Arguments, Choice, Preset, command
+from fedjax_kd import runs
 from fedjax_kd.commands import run
 from fedjax_kd.interrupt import EXIT_CODE
 
@@ -76,14 +77,14 @@ def test_a_study_ends_with_a_table_and_goes_on(
     digits = Preset(
         {"dataset": "digits", "num_clients": 5, "cohort_size": 2, "per_class": True},
         {"fedavg": {}, "fedprox-strong": {"mu": 1.0}},
-        ("test accuracy", "forgetting", "clients' own models", "rounds to 1%", "seconds"),
+        ("test accuracy", "forgetting", "clients' models", "rounds to 1%", "seconds"),
     )
     for seeds in (1, 2):
         table = comparison.carry_out("digits", digits, Choice(tmp_path, seeds=seeds, smoke=True))
     head, _, *rows, _, picture = table.splitlines()
     assert head.split(" | ")[1:3] == ["test accuracy", "forgetting"]
     assert [row.split(" | ")[0] for row in rows] == ["| fedavg", "| fedprox-strong"]
-    assert all(row.split(" | ")[3] == "-" for row in rows), "they have no models of their own"
+    assert all(float(row.split(" | ")[3].split()[0]) > 0 for row in rows), "the global model's"
     assert Path(picture).exists()
     with pytest.raises(ValueError, match="no method fedadam in the study of digits"):
         comparison.carry_out("digits", digits, Choice(tmp_path, methods=["fedadam"]))
@@ -120,3 +121,18 @@ def test_a_stopped_run_stops_the_study(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(SystemExit) as caught:
         comparison.carry_out("digits", Preset({}, FEW), Choice(tmp_path))
     assert (caught.value.code, len(started)) == (EXIT_CODE, 1)
+
+
+def test_a_client_uses_its_own_model_if_it_has_one(tmp_path: Path) -> None:
+    named = {"client_accuracy_mean": 0.5, "client_accuracy_worst_decile": 0.1}
+    own = {"personal_accuracy_mean": 0.8, "personal_accuracy_worst_decile": 0.6}
+    folders = {}
+    for method, row in {"fedavg": named, "fedper": {**named, **own}}.items():
+        folders[method] = [tmp_path / method]
+        folders[method][0].mkdir()
+        runs.append_rows(folders[method][0], ["round", *row], [{"round": 1.0, **row}])
+    columns = ["clients' models", "worst tenth of clients' models"]
+    assert results.table(folders, columns).splitlines()[2:] == [
+        "| fedavg | 50.0 ± nan | 10.0 ± nan |",
+        "| fedper | 80.0 ± nan | 60.0 ± nan |",
+    ]

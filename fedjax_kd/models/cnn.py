@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 import jax
 from flax import nnx
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 from fedjax_kd.nn import Conv, max_pool
 
 Build = Callable[[nnx.Rngs], nnx.Module]
+Norm = Literal["none", "batch"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Layout:
     dropout: tuple[float, float] = (0.0, 0.0)  # rates after the convolutions, after each dense
     init: Callable[[], nnx.Initializer] = nnx.initializers.glorot_uniform
     projected: bool = False  # whether the last dense layer is linear, a projection
+    norm: Norm = "none"  # after each convolution
 
     def flat(self, image: tuple[int, int, int]) -> int:
         """Features that leave the convolutions, flattened; raises if the image is too small."""
@@ -59,6 +62,12 @@ class CNN(nnx.Module):
             Conv(before, after, shape, padding=layout.padding, kernel_init=init, rngs=rngs)
             for before, after in pairwise(depths)
         )
+        self.normalised = layout.norm == "batch"
+        if self.normalised:
+            self.norms = nnx.List(
+                nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+                for features in layout.convs
+            )
         units = [layout.flat(image), *layout.dense]
         self.dense = nnx.List(
             nnx.Linear(before, after, kernel_init=init, rngs=rngs)
@@ -85,8 +94,9 @@ class CNN(nnx.Module):
         return self._convolved(x, len(self.convs) - 1)
 
     def _convolved(self, x: Float[Array, "B H W D"], number: int) -> Float[Array, "B h w d"]:
-        """One convolution with ReLU, and the pool that follows it."""
-        x = jax.nn.relu(self.convs[number](x))
+        """One convolution, normalised if the layout says so, with ReLU, and the pool after it."""
+        x = self.convs[number](x)
+        x = jax.nn.relu(self.norms[number](x) if self.normalised else x)
         return max_pool(x, (2, 2), (2, 2)) if number in self.pooled else x
 
     def __call__(self, x: Float[Array, "B ..."]) -> Float[Array, "B L"]:
@@ -185,7 +195,11 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0
 
 
 def cnn_small(
-    input_shape: tuple[int, ...], num_classes: int, *, widths: tuple[int, ...] = (16, 32, 64)
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    widths: tuple[int, ...] = (16, 32, 64),
+    norm: Norm = "none",
 ) -> Build:
     """A cheap network for studies on a CPU: 3 x 3 convolutions, each with a pool, and a head.
 
@@ -196,18 +210,19 @@ def cnn_small(
       input_shape: ``(height, width)`` or ``(height, width, channels)``.
       num_classes: classes to tell apart.
       widths: features of each convolution; every one halves the image.
+      norm: ``"none"``, or ``"batch"`` after every convolution, as in the network of FedBN.
 
     Raises:
-      ValueError: if ``input_shape`` is no image, or too small.
+      ValueError: if ``input_shape`` is no image, or too small, or ``norm`` is unknown.
 
     Example:
       >>> cnn_small((32, 32, 3), 10)(nnx.Rngs(0)).head.kernel.shape
       (1024, 10)
     """
-    pooled = tuple(range(len(widths)))
-    return _build(
-        input_shape, num_classes, Layout(3, widths, pooled, init=nnx.initializers.he_normal)
-    )
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm is {norm!r}, but must be 'none' or 'batch': take one.")
+    pooled, init = tuple(range(len(widths))), nnx.initializers.he_normal
+    return _build(input_shape, num_classes, Layout(3, widths, pooled, init=init, norm=norm))
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:

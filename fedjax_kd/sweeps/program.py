@@ -16,11 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from fedjax_kd import memory
+from fedjax_kd import memory, tree
 from fedjax_kd.core import Pool, PyTree, State
 from fedjax_kd.dispatch import Evaluation, Pools, block_of, evaluation, pools_of
 from fedjax_kd.engine import Report, Resident
-from fedjax_kd.parts import reads
 from fedjax_kd.simulation import Simulation, initial_state
 from fedjax_kd.sweeps.family import Family, Given, Point, point_of
 from fedjax_kd.sweeps.tiles import Tile
@@ -68,7 +67,7 @@ def alike_at_first(family: Family, tile: Tile) -> bool:
         own = Point(values, seed)
         return evaluation(_simulation(family, own))(_start(family, own), pools)
 
-    return not any(jax.tree.leaves(reads(look, values, (point.seed[0], pools_of(s)))))
+    return not any(jax.tree.leaves(tree.reads(look, values, (point.seed[0], pools_of(s)))))
 
 
 def _simulation(family: Family, point: Point) -> Simulation:

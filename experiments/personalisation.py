@@ -43,27 +43,27 @@ _DOMAINS: Arguments = {
     "partition": "domain",
     "norm": "batch",
     "batch_size": 32,
-    "client_lr": 0.01,
     "weighting": "uniform",
-    "eval_every": 10,
 }
 _CLASSES: Arguments = {
     "dataset": "cifar10",
     "partition": "pathological",
     "num_classes_per_partition": 2,
     "model": "lenet",
-    "batch_size": 64,
+    "batch_size": 50,
     "eval_every": 10,
 }
 
 
-def domains_preset(name: str, domains: int, size: Size) -> Preset:
+def domains_preset(name: Task, size: Size) -> Preset:
     """Every domain is one client, all are in every round."""
     few = size == "small"
     own: Arguments = {
         "model": "cnn_small" if few else "resnet8",
-        "cohort_size": domains,
-        "num_rounds": 30 if few else 100,
+        "cohort_size": 3 if name == "domains" else 4,
+        "num_rounds": (30 if name == "domains" else 15) if few else 100,
+        "eval_every": 5,
+        "client_lr": 0.1 if few else 0.01,
     }
     shared = {"dataset": name, **_DOMAINS, **own}
     alone = {k: v for k, v in shared.items() if k != "weighting"}
@@ -88,9 +88,9 @@ def classes_preset(size: Size) -> Preset:
     own: Arguments = {
         "num_clients": 20 if few else 100,
         "cohort_size": 5 if few else 10,
-        "num_rounds": 60 if few else 500,
+        "num_rounds": 80 if few else 500,
         "client_lr": 0.02,
-        "epochs": 1,
+        "steps": 20 if few else 50,
     }
     hypernetwork: Arguments = {"client_lr": 0.005, "client_momentum": 0.9, "clip_norm": 50.0}
     return Preset(
@@ -183,7 +183,7 @@ def preset(task: Task, size: Size = "small") -> Preset:
     """
     if task == "classes":
         return classes_preset(size)
-    return domains_preset(task, {"domains": 3, "pacs": 4}[task], size)
+    return domains_preset(task, size)
 
 
 def main(

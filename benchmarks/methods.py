@@ -26,10 +26,10 @@ from benchmarks.cases import CASES, Case, make_federation, start
 from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd import MODELS, Algorithm, Federation, from_nnx, local_training
 from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.config import facts_of
 from fedjax_kd.core import Round
 from fedjax_kd.data.public import everything
 from fedjax_kd.public import Public, Stored
-from fedjax_kd.signature import FACTS, REQUIRED
 from fedjax_kd.validate import check_algorithm
 
 BASE = "fedavg"
@@ -42,7 +42,6 @@ NETWORKS: Mapping[str, Case] = {
 BATCH_NORM: Mapping[str, Case] = {
     "resnet8": dataclasses.replace(CASES["resnet8"], options={"norm": "batch"})
 }
-OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 
 
 def cost(function: Callable[..., Any], *args: Any, turns: int) -> int:
@@ -111,15 +110,8 @@ def make(name: str, case: Case, federation: Federation) -> Algorithm:
     build = MODELS[case.model](case.shape, case.classes, **case.options)
     task = from_nnx(build, prepare=federation.prepare, example_x=federation.train.x[:1])
     fit = local_training(client_lr=case.lr, batch_size=case.batch)
-    asked = inspect.signature(factory).parameters
-    facts = {
-        "population": federation.num_clients,
-        "capacity": case.examples,
-        "classes": case.classes,
-    }
-    given = {n: facts[n] for n in FACTS if n in asked and asked[n].default is REQUIRED}
-    parts = (task, fit) if "fit" in asked else (task,)
-    return factory(*parts, **given, **OPTIONS.get(name, {}))
+    parts = (task, fit) if "fit" in inspect.signature(factory).parameters else (task,)
+    return factory(*parts, **facts_of(factory, federation))
 
 
 def with_public(federation: Federation, rows: int) -> Federation:

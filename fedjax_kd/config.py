@@ -252,7 +252,7 @@ def algorithm_of(config: Config, task: Task, federation: Federation) -> Algorith
 def _made(factory: Callable[..., Any], config: Config, tasks: Any, federation: Federation) -> Any:
     """What a factory of methods makes of its task, or tasks, and of its options."""
     check_options(f"method {config.method}", config.method_options, options(factory))
-    given = dict(config.method_options) | _facts(factory, federation)
+    given = dict(config.method_options) | facts_of(factory, federation)
     if not takes_local(factory):
         return factory(tasks, **given)
     check_options("local training", config.local, options(local_training))
@@ -260,8 +260,8 @@ def _made(factory: Callable[..., Any], config: Config, tasks: Any, federation: F
     return factory(tasks, local_training(**local), **given)
 
 
-def _facts(factory: Callable[..., Any], federation: Federation) -> dict[str, int]:
-    """What a factory asks of the federation."""
+def facts_of(factory: Callable[..., Any], federation: Federation) -> dict[str, int]:
+    """What a factory of methods asks of the federation, see `fedjax_kd.signature.FACTS`."""
     known = {
         "population": lambda: federation.num_clients,
         "capacity": lambda: int(federation.sizes.max(initial=1)),

@@ -119,7 +119,7 @@ def test_a_file_that_says_too_little(tmp_path: Path, text: str, words: str):
 
 def test_facts_are_no_options():
     assert "population" not in [o.name for o in options(alone_groups)]
-    facts = config._facts(alone_groups, federation())
+    facts = config.facts_of(alone_groups, federation())
     assert facts == {"population": 6}
     made = alone_groups([logistic()], lambda *args: None, **facts)
     assert made[0].server_init(jax.random.key(0)).shape == (6,)

@@ -10,7 +10,8 @@ FedAvg, FedProx, SCAFFOLD and MOON, and end higher.
     python -m experiments.forgetting mnist --smoke --data-dir DIR
 
 ``DIR`` holds ``mnist.npz`` and ``cifar10.npz``. Splits are ``shardsN``, N shards of one label a
-client, and ``dirichletA``. ``--size paper`` has the paper's network, rounds and local epochs.
+client, and ``dirichletA``. ``--size paper`` has the paper's network, rounds and local epochs;
+``--constant`` leaves out the decay of the clients' learning rate, without which they forget more.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def methods_of(data: Data) -> Mapping[str, Arguments]:
     }
 
 
-def preset(data: Data, split: str, size: Size = "small") -> Preset:
+def preset(data: Data, split: str, size: Size = "small", *, constant: bool = False) -> Preset:
     """The federation of a split, and the methods compared on it.
 
     Raises:
@@ -94,9 +95,10 @@ def preset(data: Data, split: str, size: Size = "small") -> Preset:
         else {"partition": "dirichlet", "alpha": float(value)}
     )
     chosen = PAPER if size == "paper" else SMALL[data]
+    rate: Arguments = {"lr_decay": 1.0} if constant else {}
     augment: Arguments = {"augment": "crop_flip"} if data == "cifar10" and size == "paper" else {}
     return Preset(
-        {"dataset": data, **divided, **SHARED, **chosen, **augment},
+        {"dataset": data, **divided, **SHARED, **chosen, **augment, **rate},
         methods_of(data),
         ("test accuracy", "forgetting", "seconds"),
     )
@@ -108,6 +110,7 @@ def main(
     data_dir: str | None = None,
     splits: Sequence[str] = SPLITS,
     size: Size = "small",
+    constant: bool = False,
     methods: Sequence[str] = (),
     seeds: int = 3,
     out: Path = Path("runs/forgetting"),
@@ -120,14 +123,16 @@ def main(
       data_dir: where it is.
       splits: among the clients, such as shards2 or dirichlet0.05.
       size: of network and training: "small" for two CPU cores, "paper" as published.
+      constant: whether the clients' learning rate stays what it is at first.
       methods: only these.
       seeds: how many, from 0 on.
       out: folder of all runs, one for each split, method and seed.
       smoke: two rounds each, to see that it works.
     """
     choice = Choice(out, data_dir, methods, seeds, smoke)
-    presets = {f"{data}-{split}-{size}": preset(data, split, size) for split in splits}
-    for text in carry_out_all(f"{data}-{size}", presets, choice):
+    kind = f"{size}-constant" if constant else size
+    presets = {f"{data}-{s}-{kind}": preset(data, s, size, constant=constant) for s in splits}
+    for text in carry_out_all(f"{data}-{kind}", presets, choice):
         print(text, flush=True)
 
 

@@ -29,3 +29,10 @@ def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     patch.setenv("FEDJAX_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Double precision, in which authors' numbers are met to the last digits."""
+    with jax.enable_x64(True):
+        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -36,12 +35,6 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 FIT = local_training(client_lr=0.1, batch_size=4)
 SHORT: dict[str, Any] = {"virtual": 5, "head_epochs": 2, "head_batch": 4}
 EVERYONE = (0, 2, 3, 4, 5)
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.mark.usefixtures("float64")

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from federations import (
     CLASSES,
@@ -288,22 +287,3 @@ def test_scaffold_with_everyone_present_keeps_the_mean_control():
     expected = jax.tree.map(lambda a: a.mean(0), state.clients[0])
     assert gap(state.server.control, expected) < 1e-6
     assert gap(state.server.control, jax.tree.map(jnp.zeros_like, expected)) > 1e-3
-
-
-def test_one_client_is_local_sgd_by_hand():
-    """FedAvg of one client, two whole-batch steps, against NumPy."""
-    data, lr = federation(), 0.2
-    client = int(np.argmax(SIZES))
-    fit = local_training(client_lr=lr, batch_size=0, epochs=2)
-    state, _ = play(fedavg(logistic(), fit), data.train, [(client,)])
-    rows = np.asarray(data.parts[client])
-    x, y = np.asarray(data.train.x, float)[rows], np.asarray(data.train.y)[rows]
-    (layer,) = logistic().init(jax.random.key(0)).params
-    w, b = (np.asarray(layer[name], float) for name in "wb")
-    for _ in range(2):
-        odds = np.exp(x @ w + b)
-        errors = odds / odds.sum(1, keepdims=True) - np.eye(3)[y]
-        w, b = w - lr * x.T @ errors / len(y), b - lr * errors.mean(0)
-    (layer,) = state.server.model.params
-    np.testing.assert_allclose(layer["w"], w, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(layer["b"], b, rtol=1e-5, atol=1e-6)

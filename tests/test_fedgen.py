@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -34,12 +33,6 @@ SMALL: dict[str, int] = {
     "generator_hidden": 4,
     "generator_noise": 2,
 }
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def arrays(name: str) -> dict[str, jax.Array]:

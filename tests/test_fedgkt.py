@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -29,12 +29,6 @@ FIT = local_training(client_lr=0.1, batch_size=4)
 FACTS = {"population": len(SIZES), "capacity": max(SIZES), "classes": CLASSES}
 SMALL = FACTS | {"server_hidden": (4,), "server_batch": 5}
 PLAIN = {"server_opt": optax.sgd, "server_lr": 1.0, "server_epochs": 1}
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def by_heart(rows: int, classes: int) -> Task:

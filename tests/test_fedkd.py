@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,12 +49,6 @@ def step(key: Key, start: Variables, data: Data, loss: Objective, round: Round) 
     value, stats, grads = gradient(loss, start, batch, key)
     moved = Variables(tree.sub(start.params, grads), stats)
     return Fitted(moved, value, jnp.int32(1), jnp.float32(1))
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def scores(features: jax.Array) -> Task:

@@ -35,12 +35,6 @@ TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
 def stepped(
     opt: optax.GradientTransformation, x0: np.ndarray, deltas: np.ndarray
 ) -> Iterator[tuple[jax.Array, Any]]:

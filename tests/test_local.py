@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import gap, logistic
+from federations import SIZES, federation, gap, logistic, play
 
+from fedjax_kd.algorithms import fedavg
 from fedjax_kd.core import Data, Round, Variables
 from fedjax_kd.local import (
     Fitted,
@@ -216,3 +217,22 @@ def test_a_sum_of_terms_has_their_value_and_gradient():
 
     one, other = (jax.jit(jax.value_and_grad(f))(params) for f in (plainly, at_once))
     assert gap(one, other) < 1e-4
+
+
+def test_one_client_is_local_sgd_by_hand():
+    """FedAvg of one client, two whole-batch steps, against NumPy."""
+    data, lr = federation(), 0.2
+    client = int(np.argmax(SIZES))
+    fit = local_training(client_lr=lr, batch_size=0, epochs=2)
+    state, _ = play(fedavg(logistic(), fit), data.train, [(client,)])
+    rows = np.asarray(data.parts[client])
+    x, y = np.asarray(data.train.x, float)[rows], np.asarray(data.train.y)[rows]
+    (layer,) = logistic().init(jax.random.key(0)).params
+    w, b = (np.asarray(layer[name], float) for name in "wb")
+    for _ in range(2):
+        odds = np.exp(x @ w + b)
+        errors = odds / odds.sum(1, keepdims=True) - np.eye(3)[y]
+        w, b = w - lr * x.T @ errors / len(y), b - lr * errors.mean(0)
+    (layer,) = state.server.model.params
+    np.testing.assert_allclose(layer["w"], w, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer["b"], b, rtol=1e-5, atol=1e-6)

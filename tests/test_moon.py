@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -28,12 +27,6 @@ from fedjax_kd.validate import check_algorithm
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 MOON_FIT = {"lr": 0.1, "decay": 1e-5}
 FIT = local_training(client_lr=0.1, batch_size=4)
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def moon_task() -> Task:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,12 +27,6 @@ EXACT = {"rtol": 1e-12, "atol": 1e-12}
 FIT = local_training(client_lr=0.1, batch_size=4)
 TEACHERS = pytest.mark.parametrize("name", ["fedntd", "fedlsd", "moon"])
 KEY = jax.random.key(3)
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 def at_vectors(

@@ -25,3 +25,8 @@ def keys_of(name: str, pattern: str) -> list[Any]:
     """The keys of a file that match, each with its groups."""
     found = [(key, re.fullmatch(pattern, key)) for key in golden(name)]
     return [pytest.param(key, match.groups(), id=key) for key, match in found if match]
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

@@ -108,13 +108,13 @@ def carry_out_all(title: str, presets: Mapping[str, Preset], choice: Choice) -> 
 
     Yields:
       What `carry_out` returns for each; if there are several, a table a column of all at last, and
-      where the picture of these is.
+      where their picture is.
     """
     for name, preset in presets.items():
         yield f"{name}\n\n{carry_out(name, preset, choice)}\n"
     if len(presets) > 1:
         cells = {name: trained(name, preset, choice) for name, preset in presets.items()}
-        columns = next(iter(presets.values())).columns
+        columns = [c for c in next(iter(presets.values())).columns if c != "seconds"]
         for column in columns:
             yield f"{column}\n\n{results.across(cells, column)}\n"
         shown = [column for column in columns if column in results.NUMBERS]

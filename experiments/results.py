@@ -55,14 +55,23 @@ def across(cells: Mapping[str, Folders], column: str) -> str:
 
     Args:
       cells: finished runs, by name of the federation; all have the same methods.
-      column: see `table`.
+      column: see `table`; the last one is that of the seconds, over all federations.
     """
     methods = next(iter(cells.values()))
-    lines = [f"| {' | '.join(['method', *cells])} |", f"|{'---|' * (len(cells) + 1)}"]
+    heads = ["method", *_told_apart(list(cells)), "seconds"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for method in methods:
-        found = (_cell(column, folders[method]) for folders in cells.values())
-        lines.append(f"| {' | '.join([method, *found])} |")
+        found = [_cell(column, folders[method]) for folders in cells.values()]
+        everywhere = [run for folders in cells.values() for run in folders[method]]
+        lines.append(f"| {' | '.join([method, *found, _cell('seconds', everywhere)])} |")
     return "\n".join(lines)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names without the parts, between dashes, that all of them have."""
+    parts = [name.split("-") for name in names]
+    shared = set.intersection(*map(set, parts)) if len(names) > 1 else set()
+    return ["-".join(part for part in own if part not in shared) for own in parts]
 
 
 def picture(folders: Folders, path: Path, *, title: str, metric: str = "test_accuracy") -> Path:
@@ -105,7 +114,7 @@ def _draw_across(place: Axes, cells: Mapping[str, Folders], column: str) -> None
         color = line_style(order)["color"]
         where = np.arange(len(cells)) + beside
         place.errorbar(where, mean, ends, fmt="o", markersize=4, color=color, label=method)
-    place.set_xticks(range(len(cells)), list(cells), rotation=30, ha="right")
+    place.set_xticks(range(len(cells)), _told_apart(list(cells)), rotation=30, ha="right")
     place.set_ylabel(column)
     place.grid(axis="y", alpha=0.3)
     place.legend(frameon=False, fontsize="x-small")
@@ -168,7 +177,7 @@ def _spread(values: Iterable[float]) -> str:
     if math.isnan(seeds.mean):
         return "-"
     deviation = math.nan if seeds.deviation is None else seeds.deviation
-    digits = 1 if abs(seeds.mean) > 1 else 2
+    digits = 1 if abs(seeds.mean) > 1 else 3
     return f"{seeds.mean:.{digits}f} ± {deviation:.{digits}f}"
 
 

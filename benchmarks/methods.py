@@ -27,8 +27,7 @@ from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd import MODELS, Algorithm, Federation, from_nnx, local_training
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.config import facts_of
-from fedjax_kd.core import Round
-from fedjax_kd.data.public import everything
+from fedjax_kd.core import Data, Round
 from fedjax_kd.public import Public, Stored
 from fedjax_kd.validate import check_algorithm
 
@@ -120,7 +119,8 @@ def with_public(federation: Federation, rows: int) -> Federation:
     shape = (rows, *federation.input_shape)
     x = rng.integers(0, 256, shape, np.uint8)
     y = rng.integers(0, federation.num_classes, rows).astype(np.int32)
-    return dataclasses.replace(federation, public=Public(Stored(jnp.asarray(x)), everything(x, y)))
+    public = Public(Stored(jnp.asarray(x)), Data.all_of(*map(jnp.asarray, (x, y))))
+    return dataclasses.replace(federation, public=public)
 
 
 def compare(name: str, case: Case, cohort: int, chunk: int, times: int) -> Row:

@@ -8,16 +8,17 @@ keyed bijection of ``range(size)``, the swap-or-not shuffle: nothing is stored, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from fedjax_kd.core import PyTree
+from fedjax_kd.core import Batch, Data, PyTree
 from fedjax_kd.prng import mix
 
 LastBatch = Literal["partial", "drop", "wrap"]
+Carry = TypeVar("Carry")
 
 # Permutations of 4 and 5 elements pass a chi-squared test of uniformity from 12 rounds on.
 _SHUFFLE_ROUNDS, _UNROLLED = 24, 4
@@ -97,6 +98,31 @@ def draw(
         place = place % size
     epoch_seed = mix(seed + epoch.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
     return shuffled(epoch_seed, place, size), mask
+
+
+def over_rows(
+    data: Data, at_once: int, add: Callable[[Carry, Batch, Array], Carry], start: Carry
+) -> Carry:
+    """What ``add`` makes of all examples of a client, each taken once, some at a time.
+
+    Args:
+      data: what the client holds.
+      at_once: examples in a piece; the last one is filled up with examples whose mask is 0.
+      add: ``(carry, batch, number of the piece) -> carry``.
+      start: the first carry.
+
+    Example:
+      >>> numbers = jnp.arange(5.0)
+      >>> over_rows(Data.all_of(numbers), 2, lambda s, b, _: s + (b.x * b.mask).sum(), 0.0)
+      Array(10., dtype=float32)
+    """
+
+    def piece(i: Array, carry: Carry) -> Carry:
+        positions = i * at_once + jnp.arange(at_once, dtype=jnp.int32)
+        mask = (positions < data.size).astype(jnp.float32)
+        return add(carry, data.take(positions % jnp.maximum(data.size, 1), mask), i)
+
+    return jax.lax.fori_loop(0, -(-data.size // at_once), piece, start)
 
 
 def in_pieces(

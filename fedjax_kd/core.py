@@ -59,6 +59,12 @@ class Data(NamedTuple):
     start: Int[Array, ""]
     size: Int[Array, ""]
 
+    @classmethod
+    def all_of(cls, x: PyTree, y: PyTree = ()) -> Data:
+        """All rows of some arrays, in their order; without labels if none are given."""
+        count = len(jax.tree.leaves(x)[0])
+        return cls(x, y, jnp.arange(count, dtype=jnp.int32), jnp.int32(0), jnp.int32(count))
+
     def take(self, positions: Int[Array, " B"], mask: Float[Array, " B"]) -> Batch:
         """The examples at ``positions``, which count from 0 within this client."""
         rows = self.rows.at[self.start + positions].get(mode="clip")

@@ -13,7 +13,8 @@ from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
 from fedjax_kd import losses, metrics, tree
-from fedjax_kd.core import Algorithm, Client, Data, Key, Pool, PyTree, Server, State, keep
+from fedjax_kd.batching import over_rows
+from fedjax_kd.core import Algorithm, Batch, Client, Data, Key, Pool, PyTree, Server, State, keep
 from fedjax_kd.metrics import ClassTally, Tally
 
 Sums = TypeVar("Sums", Tally, ClassTally)
@@ -124,14 +125,12 @@ def personal_tallies(
 def _tally(predict: Predict, data: Data) -> Tally:
     """The tally of one client's rows."""
 
-    def add_batch(i: Array, sums: Tally) -> Tally:
-        positions = i * _CLIENT_BATCH + jnp.arange(_CLIENT_BATCH, dtype=jnp.int32)
-        batch = data.take(positions, (positions < data.size).astype(jnp.float32))
+    def add(sums: Tally, batch: Batch, _: Array) -> Tally:
         rows = metrics.tally(predict(batch.x), batch.y, batch.mask)
         return tree.add(sums, metrics.total(rows))
 
     start = metrics.empty(of_labels=losses.are_labels(data.y))
-    return jax.lax.fori_loop(0, -(-data.size // _CLIENT_BATCH), add_batch, start)
+    return over_rows(data, _CLIENT_BATCH, add, start)
 
 
 def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> bool:

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
+from fedjax_kd.batching import LastBatch, check_last_batch, draw, over_rows, steps_per_epochs
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
 
 Objective = Callable[[Variables, Batch, Key], tuple[Array, PyTree]]
@@ -226,24 +226,20 @@ def whole_gradient(
 ) -> tuple[Array, PyTree, PyTree]:
     """Like `gradient`, on all examples of a client at once, in memory of one small batch."""
 
-    def piece(i: Array, carry: tuple) -> tuple:
+    def add(carry: tuple, batch: Batch, i: Array) -> tuple:
         loss_sum, stats, grad_sum = carry
-        positions = i * _MICROBATCH + jnp.arange(_MICROBATCH, dtype=jnp.int32)
-        mask = (positions < data.size).astype(jnp.float32)
-        batch = data.take(positions % jnp.maximum(data.size, 1), mask)
         current = Variables(model.params, stats)
         loss, stats, grads = gradient(objective, current, batch, jax.random.fold_in(key, i))
-        share = mask.sum() / jnp.maximum(data.size, 1).astype(mask.dtype)
+        share = batch.mask.sum() / jnp.maximum(data.size, 1).astype(batch.mask.dtype)
         return (
             loss_sum + share.astype(loss.dtype) * loss,
             stats,
             tree.add_scaled(grad_sum, share, grads),
         )
 
-    pieces = -(-data.size // _MICROBATCH)
     example = jax.eval_shape(lambda: gradient(objective, model, data.take(*_first()), key))
     start = (jnp.zeros((), example[0].dtype), model.stats, tree.zeros_like(model.params))
-    return jax.lax.fori_loop(0, pieces, piece, start)
+    return over_rows(data, _MICROBATCH, add, start)
 
 
 def _first() -> tuple[Array, Array]:

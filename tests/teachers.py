@@ -18,9 +18,7 @@ SHORT = {"distil_steps": 4, "distil_batch": 5}
 def labelled(rows: int = 30) -> Data:
     """Examples of the server."""
     data = dataset(rows, seed=0).train
-    return Data(
-        jnp.asarray(data.x), jnp.asarray(data.y), jnp.arange(rows), *map(jnp.int32, (0, rows))
-    )
+    return Data.all_of(jnp.asarray(data.x), jnp.asarray(data.y))
 
 
 def stored() -> Stored:

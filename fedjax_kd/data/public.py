@@ -69,7 +69,7 @@ def set_apart(
     whole, validation = dataset, None
     if rows := round(validation_fraction * len(whole.train.y)):
         dataset, taken = hold_out(dataset, rows, seed)
-        validation = everything(taken.x, taken.y)
+        validation = Data.all_of(*jax.tree.map(jnp.asarray, (taken.x, taken.y)))
     if public is None:
         return dataset, None if validation is None else Public(None, validation)
     if public == "holdout":
@@ -94,13 +94,6 @@ def hold_out(dataset: Dataset, rows: int, seed: int) -> tuple[Dataset, Examples]
     order = np.random.default_rng([seed, 2]).permutation(count)
     taken, left = np.sort(order[:rows]), np.sort(order[rows:])
     return replace(dataset, train=_some(dataset.train, left)), _some(dataset.train, taken)
-
-
-def everything(x: NDArray[Any], y: PyTree = ()) -> Data:
-    """All rows of an array as one `Data`, without labels if none are given."""
-    count = len(x)
-    rows = jnp.arange(count, dtype=jnp.int32)
-    return Data(jnp.asarray(x), jax.tree.map(jnp.asarray, y), rows, jnp.int32(0), jnp.int32(count))
 
 
 def _elsewhere(

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
-from fedjax_kd.batching import draw
+from fedjax_kd.batching import draw, over_rows
 from fedjax_kd.core import (
     Algorithm,
     Batch,
@@ -228,7 +228,7 @@ def _described(
     """The moments of a client's features, and the model's mean loss."""
     classify = classifier(task)
 
-    def add(carry: tuple[Moments, Array], batch: Batch) -> tuple[Moments, Array]:
+    def add(carry: tuple[Moments, Array], batch: Batch, _: Array) -> tuple[Moments, Array]:
         z = task.features(model, batch.x)
         z, y = z.reshape(-1, z.shape[-1]), batch.y.reshape(-1)
         weights = losses.label_weights(batch.y, batch.mask).reshape(-1).astype(z.dtype)
@@ -238,7 +238,7 @@ def _described(
         return class_statistics.merged(carry[0], found), carry[1] + (values * weights).sum()
 
     start = empty, jnp.zeros((), empty.counts.dtype)
-    found, loss = class_statistics.over(data, add, start)
+    found, loss = over_rows(data, class_statistics.AT_ONCE, add, start)
     return found, loss / jnp.maximum(found.counts.sum(), 1)
 
 

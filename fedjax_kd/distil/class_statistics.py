@@ -7,8 +7,7 @@ that float32 will do, and a covariance has no negative direction but by rounding
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses
+from fedjax_kd.batching import over_rows
 from fedjax_kd.core import Batch, Data
 
-_Carry = TypeVar("_Carry")
-
-_AT_ONCE = 64  # rows of a client
+AT_ONCE = 64  # rows of a client
 
 
 class Moments(NamedTuple):
@@ -122,23 +120,12 @@ def square_roots(covariance: Float[Array, "L D D"]) -> Float[Array, "L D D"]:
 def label_counts(data: Data, classes: int) -> Float[Array, " L"]:
     """How many labels of each class a client holds."""
 
-    def add(counts: Array, batch: Batch) -> Array:
+    def add(counts: Array, batch: Batch, _: Array) -> Array:
         weights = losses.label_weights(batch.y, batch.mask)
         members = jax.nn.one_hot(batch.y, classes, dtype=weights.dtype) * weights[..., None]
         return counts + members.reshape(-1, classes).sum(0)
 
-    return over(data, add, jnp.zeros(classes, jnp.float32))
-
-
-def over(data: Data, add: Callable[[_Carry, Batch], _Carry], start: _Carry) -> _Carry:
-    """What ``add`` makes of all examples of a client, each taken once, some at a time."""
-
-    def some(i: Array, carry: _Carry) -> _Carry:
-        positions = i * _AT_ONCE + jnp.arange(_AT_ONCE, dtype=jnp.int32)
-        mask = (positions < data.size).astype(jnp.float32)
-        return add(carry, data.take(positions % jnp.maximum(data.size, 1), mask))
-
-    return jax.lax.fori_loop(0, -(-data.size // _AT_ONCE), some, start)
+    return over_rows(data, AT_ONCE, add, jnp.zeros(classes, jnp.float32))
 
 
 def _at_least_one(counts: Float[Array, " L"]) -> Float[Array, "L 1"]:

@@ -123,6 +123,5 @@ def public_lessons(
 
 def _all_of(x: PyTree, y: PyTree, wanted: Bool[Array, ""]) -> Data:
     """All rows of some arrays, or none."""
-    count = len(jax.tree.leaves(x)[0])
-    numbers = jnp.arange(count, dtype=jnp.int32)
-    return Data(x, y, numbers, jnp.int32(0), jnp.where(wanted, jnp.int32(count), 0))
+    data = Data.all_of(x, y)
+    return data._replace(size=jnp.where(wanted, data.size, 0))

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
-from fedjax_kd.core import Data, PyTree, Round, Variables
+from fedjax_kd.batching import in_pieces, over_rows
+from fedjax_kd.core import Batch, Data, PyTree, Round, Variables
 from fedjax_kd.public import MissingError, Stored, inputs_of, validation_of
 from fedjax_kd.task import Task
 
@@ -89,16 +90,13 @@ def answers(
         return None
     size = len(jax.tree.leaves(inputs.x)[0])
 
-    def ask(i: Array) -> Array:
-        rows = i * _ROWS_AT_ONCE + jnp.arange(_ROWS_AT_ONCE, dtype=jnp.int32)
-        x = jax.tree.map(lambda pool: pool.at[rows].get(mode="clip"), inputs.x)
+    def ask(x: PyTree) -> Array:
         return jnp.swapaxes(teach(x), 0, 1)
 
-    one = jax.eval_shape(ask, jnp.int32(0))
-    if size > looks or size * tree.num_bytes(one) // _ROWS_AT_ONCE > _ROOM:
+    one = jax.eval_shape(ask, jax.tree.map(lambda a: a[:1], inputs.x))
+    if size > looks or size * tree.num_bytes(one) > _ROOM:
         return None
-    said = jax.lax.map(ask, jnp.arange(-(-size // _ROWS_AT_ONCE), dtype=jnp.int32))
-    return said.reshape(-1, *one.shape[1:])[:size]
+    return in_pieces(ask, inputs.x, _ROWS_AT_ONCE)
 
 
 def _as_stored(task: Task, x: PyTree) -> bool:
@@ -159,19 +157,14 @@ def accuracies(teach: Teach, data: Data) -> tuple[Float[Array, " K"], int]:
             "best=False and votes='uniform', without drop_worst."
         )
 
-    def rows(i: Array) -> tuple[Array, Array]:
-        positions = i * _ROWS_AT_ONCE + jnp.arange(_ROWS_AT_ONCE, dtype=jnp.int32)
-        batch = data.take(positions, (positions < data.size).astype(jnp.float32))
+    def add(sums: tuple[Array, Array], batch: Batch, _: Array) -> tuple[Array, Array]:
         said, counts = teach(batch.x), losses.label_weights(batch.y, batch.mask)
         right = said.argmax(-1).astype(jnp.int32) == batch.y[None].astype(jnp.int32)
         correct = right.astype(jnp.float32) * counts[None]
-        return correct.sum(tuple(range(1, correct.ndim))), counts.sum()
+        return tree.add(sums, (correct.sum(tuple(range(1, correct.ndim))), counts.sum()))
 
-    def add(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        return tree.add(sums, rows(i))
-
-    empty = tree.zeros_like(jax.eval_shape(rows, jnp.int32(0)))
-    correct, count = jax.lax.fori_loop(0, -(-data.size // _ROWS_AT_ONCE), add, empty)
     first = data.take(jnp.zeros(1, jnp.int32), jnp.ones(1))
-    classes = jax.eval_shape(teach, first.x).shape[-1]
-    return correct / jnp.maximum(count, 1), classes
+    answers = jax.eval_shape(teach, first.x)
+    nothing = (jnp.zeros(len(answers), jnp.float32), jnp.float32(0))
+    correct, count = over_rows(data, _ROWS_AT_ONCE, add, nothing)
+    return correct / jnp.maximum(count, 1), answers.shape[-1]

@@ -37,6 +37,11 @@ class Fitted(NamedTuple):
     steps: Int[Array, ""]  # local steps taken
     travel: Float[Array, ""]  # the sum of their learning rates
 
+    @property
+    def metrics(self) -> dict[str, Array]:
+        """What every client reports."""
+        return {"loss": self.loss, "steps": self.steps}
+
 
 class Fit(NamedTuple):
     """Local training, ready to be called: ``fit(key, model, data, objective, round)``."""
@@ -171,9 +176,7 @@ def local_training(
                 loss, stats, grads = gradient(objective, model, batch, key_step)
             else:
                 loss, stats, grads = whole_gradient(objective, model, data, key_step)
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
-                updates, opt_state = opt.update(grads, opt_state, model.params)
-            params = optax.apply_updates(model.params, updates)
+            params, opt_state = stepped(opt, model.params, grads, opt_state)
             return Variables(params, stats), opt_state, losses + loss.astype(jnp.float32)
 
         start = (model, opt.init(model.params), jnp.zeros((), jnp.float32))
@@ -182,6 +185,15 @@ def local_training(
         return Fitted(model, loss, count, count.astype(lr.dtype) * lr)
 
     return Fit(fit, gradients, batch_size)
+
+
+def stepped(
+    opt: optax.GradientTransformation, params: PyTree, grads: PyTree, state: optax.OptState
+) -> tuple[PyTree, optax.OptState]:
+    """Parameters and the optimiser's state after a step."""
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+        updates, state = opt.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
 
 
 def gradient(

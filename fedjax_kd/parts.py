@@ -71,6 +71,24 @@ def head_types(task: Task) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     return features, logits
 
 
+def in_one_pass(task: Task, reader: str) -> Callable[..., tuple[Array, Array, PyTree]]:
+    """A task's ``(model, x, key=None) -> features, logits, new stats``.
+
+    Args:
+      task: the model.
+      reader: who needs it, for the message.
+
+    Raises:
+      ValueError: if the task has none.
+    """
+    if task.both is None:
+        raise ValueError(
+            f"This task does not give features and logits in one pass, as {reader} needs them: "
+            "make it with `from_nnx` or `from_linen`, or give it `both`."
+        )
+    return task.both
+
+
 def classifier(task: Task) -> Callable[[Variables, Array], Array]:
     """The head alone, ``(model, features) -> logits``.
 

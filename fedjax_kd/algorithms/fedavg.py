@@ -76,8 +76,7 @@ def fedavg(
     ) -> tuple[Upload, Client]:
         local_loss = task.loss if objective is None else objective(received)
         fitted = fit(key, received, data, local_loss, round)
-        metrics = {"loss": fitted.loss, "steps": fitted.steps}
-        return Upload(tree.sub(fitted.model, received), vote(data), metrics), client
+        return Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics), client
 
     def server_update(key: Key, server: Server, delta: Variables, round: Round) -> Server:
         step, opt_state = opt.update(tree.neg(delta.params), server.opt, server.model.params)

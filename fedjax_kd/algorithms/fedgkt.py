@@ -14,6 +14,7 @@ from fedjax_kd.distil import split_network as cut
 from fedjax_kd.distil.upper_half import Answers, Upper, answer_to, upper_half
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.mutual import Variant
+from fedjax_kd.parts import in_one_pass
 from fedjax_kd.signature import check_range, extends
 from fedjax_kd.task import Task
 
@@ -59,7 +60,8 @@ def fedgkt(
     Source: He, Annavaram, Avestimehr, NeurIPS 2020, arXiv:2007.14513.
     """
     check_range("alpha", alpha, "it weighs the distillation.")
-    both, top = cut.features_and_logits(task), upper_half(task, late=variant == "paper", **options)
+    both = in_one_pass(task, "a network cut in two")
+    top = upper_half(task, late=variant == "paper", **options)
     own_side, other_side = (cut.labels_and_logits(t, tau, variant) for t in (task, top.task))
 
     def client_update(
@@ -70,8 +72,7 @@ def fedgkt(
         loss = cut.without_logits(cut.weighed(own_side, lambda ce, kl: ce + strength * kl))
         fitted = fit(key, model, own._replace(y=(own.y, received.logits)), loss, round)
         sent = cut.exchange(both, fitted.model, own)
-        metrics = {"loss": fitted.loss, "steps": fitted.steps}
-        return Upload(sent, data.size.astype(jnp.float32), metrics), fitted.model
+        return Upload(sent, data.size.astype(jnp.float32), fitted.metrics), fitted.model
 
     def server_loss(ce: Array, kl: Array) -> Array:
         return kl + alpha * ce if variant == "code" else ce + alpha * kl

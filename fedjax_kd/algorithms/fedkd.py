@@ -79,8 +79,7 @@ def fedkd(
         student, own = mentored.apart(fitted.model)
         sent, share = cut(tree.sub(student, received.base), energy(round.number))
         shares = {"share_up": share, "share_down": received.share}
-        metrics = {"loss": fitted.loss, "steps": fitted.steps} | shares
-        return Upload(sent, vote(data), metrics), own
+        return Upload(sent, vote(data), fitted.metrics | shares), own
 
     def server_update(key: Key, server: Sent, update: Any, round: Round) -> Sent:
         change, share = cut(update, energy(round.number))

@@ -66,8 +66,7 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
         model = lessons.digest(key_digest, model, received, round)
         fitted = fit(key, model, data, task.loss, round)
         message = {"logits": lessons.judge(fitted.model, received, round)}
-        metrics = {"loss": fitted.loss, "steps": fitted.steps}
-        return Upload(message, vote(data), metrics), Own(fitted.model, jnp.bool_(True))
+        return Upload(message, vote(data), fitted.metrics), Own(fitted.model, jnp.bool_(True))
 
     def server_update(
         key: Key, server: Consensus, agreed: dict[str, Array], round: Round

@@ -11,6 +11,7 @@ from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, voting
+from fedjax_kd.parts import in_one_pass
 from fedjax_kd.signature import check_range, extends
 from fedjax_kd.task import Task
 
@@ -68,12 +69,7 @@ def moon(
     check_range("mu", mu, "it weighs the contrast.")
     losses.check_temperature(tau)
     losses.check_choice("newcomers", newcomers, Newcomers)
-    both, vote = task.both, voting(weighting)
-    if both is None:
-        raise ValueError(
-            "This task does not give features and logits in one pass, as MOON needs them: make it "
-            "with `from_nnx` or `from_linen`, or give it `both`."
-        )
+    both, vote = in_one_pass(task, "MOON"), voting(weighting)
 
     def client_update(
         key: Key, received: Variables, past: Past, data: Data, round: Round
@@ -89,8 +85,7 @@ def moon(
             return supervised + jnp.where(known, mu * contrast, 0), stats
 
         fitted = fit(key, received, data, loss, round)
-        metrics = {"loss": fitted.loss, "steps": fitted.steps}
-        upload = Upload(tree.sub(fitted.model, received), vote(data), metrics)
+        upload = Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics)
         return upload, Past(fitted.model, jnp.bool_(True))
 
     def client_init(key: Key, server: Any) -> Past:

@@ -79,7 +79,7 @@ def scaffold(
             travel = jnp.where(fitted.travel == 0, 1, fitted.travel)
             new = tree.sub(tree.neg(drift), tree.scale(1 / travel, delta.params))
         message = Controlled(delta, tree.sub(new, control))
-        return Upload(message, vote(data), {"loss": fitted.loss, "steps": fitted.steps}), new
+        return Upload(message, vote(data), fitted.metrics), new
 
     def server_update(key: Key, server: Controlled, update: Controlled, round: Round) -> Controlled:
         moved = base.server_update(key, server.base, update.base, round)

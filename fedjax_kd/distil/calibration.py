@@ -32,6 +32,7 @@ from fedjax_kd.core import (
 )
 from fedjax_kd.distil import class_statistics
 from fedjax_kd.distil.class_statistics import Moments
+from fedjax_kd.local import stepped
 from fedjax_kd.parts import classifier, head_types, join, models_like, nonempty_head, split
 from fedjax_kd.signature import check_range
 from fedjax_kd.task import Task
@@ -214,8 +215,7 @@ def retrained(key: Key, task: Task, model: Variables, of: Moments, how: Retraini
     def step(i: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         params, state = carry
         rows, _ = draw(seed, jnp.asarray(i), jnp.int32(len(z)), how.batch, "wrap")
-        change, state = opt.update(jax.grad(loss)(params, rows), state, params)
-        return optax.apply_updates(params, change), state
+        return stepped(opt, params, jax.grad(loss)(params, rows), state)
 
     steps = -(-len(z) * how.epochs // how.batch)
     params, _ = jax.lax.fori_loop(0, steps, step, (own.params, opt.init(own.params)))

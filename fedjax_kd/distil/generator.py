@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses, tree
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.local import Objective
+from fedjax_kd.local import Objective, stepped
 from fedjax_kd.parts import classifier, head, join, split
 from fedjax_kd.prng import cheap
 from fedjax_kd.signature import check_range
@@ -117,9 +117,7 @@ def feature_generator(
                 )
 
             grads, stats = jax.grad(loss, has_aux=True)(learner.model.params)
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
-                change, state = opt.update(grads, learner.opt, learner.model.params)
-            params = optax.apply_updates(learner.model.params, change)
+            params, state = stepped(opt, learner.model.params, grads, learner.opt)
             return Learner(Variables(params, stats), state)
 
         return jax.lax.fori_loop(0, generator_steps, step, learner)

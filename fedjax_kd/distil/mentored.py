@@ -12,6 +12,7 @@ from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Objective
 from fedjax_kd.losses.mutual import Variant
+from fedjax_kd.parts import in_one_pass
 from fedjax_kd.signature import check_range
 from fedjax_kd.task import Task
 
@@ -64,11 +65,8 @@ def _check(task: Task, mentor: Task, hidden: Hidden, variant: Variant) -> None:
     """Raises ValueError if features are asked for that a model cannot give."""
     losses.check_choice("hidden", hidden, Hidden)
     losses.check_choice("variant", variant, Variant)
-    if hidden != "none" and (task.both is None or mentor.both is None):
-        raise ValueError(
-            "This task does not give features and logits in one pass, which the hidden loss "
-            "compares: make it with `from_nnx` or `from_linen`, or take hidden='none'."
-        )
+    for each in () if hidden == "none" else (task, mentor):
+        in_one_pass(each, "the hidden loss, which hidden='none' leaves out,")
     if hidden == "projected" and task.example is None:
         raise ValueError(
             "This task does not know the shape of its examples, without which the projection has "

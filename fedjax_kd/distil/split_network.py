@@ -39,20 +39,6 @@ class Exchange(NamedTuple):
     size: Int[Array, ""]
 
 
-def features_and_logits(task: Task) -> Both:
-    """``both`` of a task.
-
-    Raises:
-      ValueError: if it has none.
-    """
-    if task.both is None:
-        raise ValueError(
-            "This task does not give features and logits in one pass, as a network cut in two "
-            "needs them: make it with `from_nnx` or `from_linen`, or give it `both`."
-        )
-    return task.both
-
-
 def own_examples(data: Data, capacity: int) -> Data:
     """A client's examples alone ``[N, ...]``, so that other arrays can stand beside them.
 

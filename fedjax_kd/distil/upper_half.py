@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from fedjax_kd.core import Batch, Key, Round, Scalar, Variables
 from fedjax_kd.distil.split_network import AnsweringObjective, Exchange
-from fedjax_kd.local import Optimiser, gradient
+from fedjax_kd.local import Optimiser, gradient, stepped
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.parts import check_batches
 from fedjax_kd.signature import check_range
@@ -121,9 +121,8 @@ def upper_half(
             x, teacher, labels = (a[client, row] for a in sent[:3])
             batch = Batch(x, (labels, teacher), (positions < size).astype(jnp.float32))
             _, (stats, logits), grads = gradient(loss, model, batch, jax.random.fold_in(key, i))
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
-                updates, opt_state = opt.update(grads, opt_state, model.params)
-            model = Variables(optax.apply_updates(model.params, updates), stats)
+            params, opt_state = stepped(opt, model.params, grads, opt_state)
+            model = Variables(params, stats)
             if late:
                 before, last = logits, i >= each * (epochs - 1)
                 logits = jax.lax.cond(last, lambda: top.apply(model, x)[0], lambda: before)

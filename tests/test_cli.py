@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,16 @@ def test_help_imports_no_heavy_library() -> None:
 
 def test_version(capsys: pytest.CaptureFixture) -> None:
     assert command("--version") == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+def test_the_package_is_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedjax_kd", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("fedjax_kd", run_name="__main__")
+    assert caught.value.code == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
 
 

@@ -36,6 +36,7 @@ LAYERS = (
     "sweeps",
     "commands",
     "cli",
+    "__main__",
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 _METHODS_USE = (
@@ -110,6 +111,13 @@ def test_sizes(file: Path):
     functions = [n for n in ast.walk(ast.parse(source)) if isinstance(n, Function)]
     long = {f.name: own_lines(f) for f in functions if own_lines(f) > 40}
     assert not long
+
+
+def test_no_file_is_long():
+    folders = [ROOT.parent / name for name in ("tests", "benchmarks", "experiments")]
+    files = [file for folder in folders for file in folder.rglob("*.py")]
+    assert files
+    assert not [file.name for file in files if len(file.read_text().splitlines()) > 300]
 
 
 @EVERY_FILE

@@ -15,7 +15,9 @@ from fedjax_kd import compile_cache
 from fedjax_kd.commands import resume, run
 from fedjax_kd.runs import read_summary
 
-Arguments = Mapping[str, str | int | float | bool | tuple[str | int, ...]]
+Value = str | int | float | bool | tuple[str | int, ...] | None
+Arguments = Mapping[str, Value]
+"""Options by name; None leaves one out."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def words(options: Arguments) -> list[str]:
     """Options as words of a command line.
 
     Example:
-      >>> words({"hidden": (256, 128), "per_class": True, "data_dir": "DIR"})
+      >>> words({"hidden": (256, 128), "per_class": True, "epochs": None, "data_dir": "DIR"})
       ['--hidden', '256', '128', '--per-class', '--data-dir', 'DIR']
     """
     return [word for name, value in options.items() for word in _words(name, value)]
@@ -156,8 +158,8 @@ def _trained(name: str, preset: Preset, method: str, seed: int, choice: Choice) 
     return folder
 
 
-def _words(name: str, value: str | int | float | bool | tuple[str | int, ...]) -> list[str]:
+def _words(name: str, value: Value) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return [flag] if value else []
     return [flag, *(map(str, value) if isinstance(value, tuple) else [str(value)])]

@@ -146,14 +146,22 @@ def _forgetting(folder: Path) -> float:
     return found
 
 
+def _traffic(folder: Path) -> float:
+    """What a client receives and sends in a round, on average."""
+    rows = [row for row in read_rows(folder) if row.get("clients")]
+    sent = sum(row["bytes_down"] + row["bytes_up"] for row in rows)
+    return float(sent / max(sum(row["clients"] for row in rows), 1) / 1000)
+
+
 NUMBERS: Mapping[str, Number] = {
     "test accuracy": _percent("test_accuracy"),
     "worst tenth of clients": _percent("client_accuracy_worst_decile"),
     "clients' models": _percent(CLIENTS_MODELS),
     "worst tenth of clients' models": _percent(f"{CLIENTS_MODELS}, worst tenth"),
     "forgetting": _forgetting,
+    "kB a client and round": _traffic,
 }
-"""What a run ends with: per cent, forgetting F in [0, 1]."""
+"""What a run ends with: per cent, forgetting F in [0, 1], and kB both ways."""
 
 COLUMNS = (*NUMBERS, "seconds")
 """What a table may show of a method; seconds are those of one run, all included."""
@@ -169,16 +177,16 @@ def _cell(column: str, runs: Sequence[Path]) -> str:
         )
     if column == "seconds":
         return f"{np.mean([sum(read_summary(run)['seconds'].values()) for run in runs]):.0f}"
-    return _spread(NUMBERS[column](run) for run in runs)
+    return _spread((NUMBERS[column](run) for run in runs), 3 if column == "forgetting" else 1)
 
 
-def _spread(values: Iterable[float]) -> str:
+def _spread(values: Iterable[float], digits: int) -> str:
+    """Mean and deviation over seeds."""
     seeds = Estimate(tuple(values))
     if math.isnan(seeds.mean):
         return "-"
-    deviation = math.nan if seeds.deviation is None else seeds.deviation
-    digits = 1 if abs(seeds.mean) > 1 else 3
-    return f"{seeds.mean:.{digits}f} ± {deviation:.{digits}f}"
+    spread = "" if seeds.deviation is None else f" ± {seeds.deviation:.{digits}f}"
+    return f"{seeds.mean:.{digits}f}{spread}"
 
 
 def _rounds_to(runs: Sequence[Path], target: float) -> str:

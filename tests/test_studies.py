@@ -10,6 +10,7 @@ import pytest
 
 from experiments import (
     comparison,
+    every_method,
     forgetting,
     generated_features,
     personalisation,
@@ -19,6 +20,7 @@ from experiments import (
 )
 from experiments.comparison import Arguments, Choice, Preset, command
 from fedjax_kd import runs
+from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import run
 from fedjax_kd.interrupt import EXIT_CODE
 
@@ -29,6 +31,7 @@ NOWHERE = Choice(Path("runs"), "nowhere")
 def presets() -> Iterator[tuple[str, Preset]]:
     """All of them, by name."""
     yield from seven_methods.PRESETS.items()
+    yield "every_method", every_method.preset()
     for size in ("small", "paper"):
         for split in forgetting.SPLITS:
             yield f"{split}-{size}", forgetting.preset("cifar10", split, size)
@@ -52,6 +55,11 @@ def test_presets_name_methods_and_options_that_exist(name: str) -> None:
         assert "num_rounds" in str(caught.value) or "no folder" in str(caught.value)
     known = {*results.COLUMNS}
     assert {c for c in preset.columns if not c.startswith("rounds to ")} <= known
+
+
+def test_every_method_is_in_the_table_of_all() -> None:
+    compared = {method.split("-")[0] for method in every_method.METHODS}
+    assert compared == set(REGISTRY)
 
 
 def test_domains_are_one_data_set_of_one_size(tmp_path: Path) -> None:
@@ -141,6 +149,6 @@ def test_a_client_uses_its_own_model_if_it_has_one(tmp_path: Path) -> None:
         runs.append_rows(folders[method][0], ["round", *row], [{"round": 1.0, **row}])
     columns = ["clients' models", "worst tenth of clients' models"]
     assert results.table(folders, columns).splitlines()[2:] == [
-        "| fedavg | 50.0 ± nan | 10.0 ± nan |",
-        "| fedper | 80.0 ± nan | 60.0 ± nan |",
+        "| fedavg | 50.0 | 10.0 |",
+        "| fedper | 80.0 | 60.0 |",
     ]

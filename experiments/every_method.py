@@ -1,0 +1,106 @@
+"""Every method on one small federation: what it reaches, and what it sends.
+
+No claim is looked at: the federation is far from those that the methods were made for, and only
+FedAvg's learning rate was looked for. The table shows that all of them run from the command line on
+the data of one package, and how much travels.
+
+    python -m experiments.every_method
+    python -m experiments.every_method --methods fedmd fedgkt
+
+The data are scikit-learn's digits, of which a hundred without labels are public, and a tenth with
+labels the server's. Methods whose clients have models of their own are to be judged by "clients'
+models", those in which several architectures may meet (FedMD, FedGKT) by nothing else: what a
+newcomer would use is untrained. ``fedbn`` is to be compared with ``fedavg-batch``, which has batch
+normalisation, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tyro
+
+from experiments.comparison import Arguments, Choice, Preset, carry_out
+
+SHARED: Arguments = {
+    "dataset": "digits",
+    "partition": "dirichlet",
+    "alpha": 0.3,
+    "min_partition_size": 2,
+    "num_clients": 20,
+    "cohort_size": 10,
+    "public": "holdout",
+    "public_size": 100,
+    "validation_fraction": 0.1,
+    "model": "cnn_small",
+    "widths": (16, 32),
+    "num_rounds": 60,
+    "batch_size": 16,
+    "epochs": 2,
+    "client_lr": 0.1,
+}
+
+METHODS: Mapping[str, Arguments] = {
+    "fedsgd": {"eta": 0.3, "batch_size": None, "epochs": None, "client_lr": None},
+    "fedavg": {},
+    "fedavg-batch": {"norm": "batch"},
+    "fedavgm": {"eta": 0.3},
+    "fedadagrad": {"eta": 0.03},
+    "fedadam": {"eta": 0.01},
+    "fedyogi": {"eta": 0.01},
+    "fedprox": {"mu": 0.01},
+    "scaffold": {"client_lr": 0.05},
+    "fedntd": {},
+    "fedlsd": {},
+    "moon": {},
+    "fedmixup": {},
+    "fedalign": {},
+    "fedgradaug": {},
+    "feddf": {"distil_steps": 50},
+    "fedgen": {},
+    "ccvr": {"after": 59},
+    "fedkd": {},
+    "fedmd": {"alignment": 100},
+    "fedgkt": {},
+    "standalone": {},
+    "fedper": {},
+    "fedbn": {"norm": "batch"},
+    "perfedavg": {"alpha": 0.1},
+    "pfedhn": {},
+    "pfedhn_pc": {},
+}
+
+COLUMNS = ("clients' models", "worst tenth of clients' models", "test accuracy")
+
+
+def preset() -> Preset:
+    """The federation, and every method on it.
+
+    Example:
+      >>> len(preset().methods)
+      27
+    """
+    return Preset(SHARED, METHODS, (*COLUMNS, "kB a client and round", "seconds"))
+
+
+def main(
+    *,
+    methods: Sequence[str] = (),
+    seeds: int = 3,
+    out: Path = Path("runs/every_method"),
+    smoke: bool = False,
+) -> None:
+    """Trains every method with every seed, and writes a table and a picture.
+
+    Args:
+      methods: only these.
+      seeds: how many, from 0 on.
+      out: folder of all runs.
+      smoke: two rounds each, to see that it works.
+    """
+    print(carry_out("digits", preset(), Choice(out, None, methods, seeds, smoke)))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

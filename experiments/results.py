@@ -164,7 +164,7 @@ NUMBERS: Mapping[str, Number] = {
 """What a run ends with: per cent, forgetting F in [0, 1], and kB both ways."""
 
 COLUMNS = (*NUMBERS, "seconds")
-"""What a table may show of a method; seconds are those of one run, all included."""
+"""What a table may show of a method; seconds are those of the median run, all included."""
 
 
 def _cell(column: str, runs: Sequence[Path]) -> str:
@@ -176,7 +176,7 @@ def _cell(column: str, runs: Sequence[Path]) -> str:
             f"There is no column {column!r}. There are: {', '.join(COLUMNS)}, rounds to N%."
         )
     if column == "seconds":
-        return f"{np.mean([sum(read_summary(run)['seconds'].values()) for run in runs]):.0f}"
+        return f"{np.median([sum(read_summary(run)['seconds'].values()) for run in runs]):.0f}"
     return _spread((NUMBERS[column](run) for run in runs), 3 if column == "forgetting" else 1)
 
 

@@ -51,7 +51,7 @@ _CLASSES: Arguments = {
     "num_classes_per_partition": 2,
     "model": "lenet",
     "batch_size": 50,
-    "eval_every": 10,
+    "eval_every": 15,
 }
 
 
@@ -88,7 +88,7 @@ def classes_preset(size: Size) -> Preset:
     own: Arguments = {
         "num_clients": 20 if few else 100,
         "cohort_size": 5 if few else 10,
-        "num_rounds": 80 if few else 500,
+        "num_rounds": 60 if few else 500,
         "client_lr": 0.02,
         "steps": 20 if few else 50,
     }
@@ -99,7 +99,8 @@ def classes_preset(size: Size) -> Preset:
             "standalone": {},
             "fedavg": {},
             "fedper": {},
-            "perfedavg": {},
+            "perfedavg": {"alpha": 0.1},
+            "perfedavg-FO": {"alpha": 0.1, "hessian": "FO"},
             "pfedhn": hypernetwork,
             "pfedhn_pc": hypernetwork,
         },
@@ -179,7 +180,7 @@ def preset(task: Task, size: Size = "small") -> Preset:
 
     Example:
       >>> list(preset("classes").methods)
-      ['standalone', 'fedavg', 'fedper', 'perfedavg', 'pfedhn', 'pfedhn_pc']
+      ['standalone', 'fedavg', 'fedper', 'perfedavg', 'perfedavg-FO', 'pfedhn', 'pfedhn_pc']
     """
     if task == "classes":
         return classes_preset(size)

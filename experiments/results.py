@@ -99,6 +99,8 @@ def picture_across(
             figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
         ):
             _draw_across(place, cells, column)
+        named = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside lower center", ncols=len(named[1]), frameon=False)
         figure.suptitle(title, fontsize=11)
     return figures.save(figure, path)
 
@@ -117,7 +119,6 @@ def _draw_across(place: Axes, cells: Mapping[str, Folders], column: str) -> None
     place.set_xticks(range(len(cells)), _told_apart(list(cells)), rotation=30, ha="right")
     place.set_ylabel(column)
     place.grid(axis="y", alpha=0.3)
-    place.legend(frameon=False, fontsize="x-small")
 
 
 def last(folder: Path, metric: str) -> float:

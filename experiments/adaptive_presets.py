@@ -197,6 +197,6 @@ def finals(task: Preset, methods: Sequence[str], table: Path, seed: int, seeds: 
 
 
 def _shared(task: Preset) -> list[str]:
-    """Arguments of both stages; the best has the lowest loss of local training."""
+    """Options of both stages; the best has the lowest loss of local training."""
     rule: Arguments = {"metric": "train_loss", "last": task.last, "num_rounds": task.num_rounds}
     return words({**rule, **task.options})

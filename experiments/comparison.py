@@ -95,9 +95,7 @@ def carry_out(name: str, preset: Preset, choice: Choice) -> str:
     Returns:
       The table as Markdown, and where the picture is.
     """
-    folders = trained(name, preset, choice)
-    path = results.picture(folders, choice.out / f"{name}.png", title=name, metric=preset.picture)
-    return f"{results.table(folders, preset.columns)}\n\n{path}"
+    return _shown(name, preset, trained(name, preset, choice), choice)
 
 
 def carry_out_all(title: str, presets: Mapping[str, Preset], choice: Choice) -> Iterator[str]:
@@ -112,10 +110,11 @@ def carry_out_all(title: str, presets: Mapping[str, Preset], choice: Choice) -> 
       What `carry_out` returns for each; if there are several, a table a column of all at last, and
       where their picture is.
     """
+    cells = {}
     for name, preset in presets.items():
-        yield f"{name}\n\n{carry_out(name, preset, choice)}\n"
-    if len(presets) > 1:
-        cells = {name: trained(name, preset, choice) for name, preset in presets.items()}
+        cells[name] = trained(name, preset, choice)
+        yield f"{name}\n\n{_shown(name, preset, cells[name], choice)}\n"
+    if len(cells) > 1:
         columns = [c for c in next(iter(presets.values())).columns if c != "seconds"]
         for column in columns:
             yield f"{column}\n\n{results.across(cells, column)}\n"
@@ -143,6 +142,12 @@ def trained(name: str, preset: Preset, choice: Choice) -> results.Folders:
         method: [_trained(name, preset, method, seed, choice) for seed in range(choice.seeds)]
         for method in choice.methods or preset.methods
     }
+
+
+def _shown(name: str, preset: Preset, folders: results.Folders, choice: Choice) -> str:
+    """The table of finished runs, and where their picture is, which is drawn."""
+    path = results.picture(folders, choice.out / f"{name}.png", title=name, metric=preset.picture)
+    return f"{results.table(folders, preset.columns)}\n\n{path}"
 
 
 def _trained(name: str, preset: Preset, method: str, seed: int, choice: Choice) -> Path:

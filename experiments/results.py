@@ -95,11 +95,10 @@ def picture_across(
 
     with figures.style():
         figure = Figure((6.4 * len(columns), 4.2), dpi=150, layout="constrained")
-        for place, column in zip(
-            figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True
-        ):
+        places = figure.subplots(1, len(columns), squeeze=False)[0]
+        for place, column in zip(places, columns, strict=True):
             _draw_across(place, cells, column)
-        named = figure.axes[0].get_legend_handles_labels()
+        named = places[0].get_legend_handles_labels()
         figure.legend(*named, loc="outside lower center", ncols=len(named[1]), frameon=False)
         figure.suptitle(title, fontsize=11)
     return figures.save(figure, path)

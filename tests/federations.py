@@ -49,7 +49,7 @@ def federation(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> Federation:
 def public() -> Public:
     """Ten labelled rows of the server, at which everyone may look."""
     x, y = federation().test.x[:10], federation().test.y[:10]
-    return Public(Stored(x, y), Data(x, y, jnp.arange(10), jnp.int32(0), jnp.int32(10)))
+    return Public(Stored(x, y), Data.all_of(x, y))
 
 
 def logistic(hidden: int = 0) -> Task:

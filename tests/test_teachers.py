@@ -148,7 +148,7 @@ def test_the_teacher_sees_the_same_view_in_evaluation_mode():
         seen.append(loss(model, batch, key)[0])
         return Fitted(start, seen[0], jnp.int32(1), jnp.float32(1))
 
-    data = Data(x, y, jnp.arange(8, dtype=jnp.int32), jnp.int32(0), jnp.int32(8))
+    data = Data.all_of(x, y)
     fedntd(task, fit, beta=2.0, tau=3.0).client_update(KEY, received, (), data, None)
     logits, teacher = task.apply(model, x, KEY)[0], task.apply(received, task.augment(KEY, x))[0]
     term = losses.cross_entropy(logits, y) + 2 * losses.not_true(logits, teacher, y, 3.0)

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fedjax_kd.nn import Conv, max_pool
+from fedjax_kd.nn import Conv, batch_norm, max_pool
 
 Build = Callable[[nnx.Rngs], nnx.Module]
 Norm = Literal["none", "batch"]
@@ -64,10 +64,7 @@ class CNN(nnx.Module):
         )
         self.normalised = layout.norm == "batch"
         if self.normalised:
-            self.norms = nnx.List(
-                nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
-                for features in layout.convs
-            )
+            self.norms = nnx.List(batch_norm(features, rngs) for features in layout.convs)
         units = [layout.flat(image), *layout.dense]
         self.dense = nnx.List(
             nnx.Linear(before, after, kernel_init=init, rngs=rngs)

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fedjax_kd.models.cnn import image_shape
-from fedjax_kd.nn import Conv
+from fedjax_kd.nn import Conv, batch_norm
 from fedjax_kd.nn.depth import StochasticDepth, decay
 
 Norm = Literal["group", "batch"]
@@ -35,7 +35,7 @@ class Layout:
         """A normalisation layer."""
         if self.norm == "group":
             return nnx.GroupNorm(features, num_groups=self.groups, epsilon=1e-5, rngs=rngs)
-        return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        return batch_norm(features, rngs)
 
 
 class Block(nnx.Module):

@@ -5,9 +5,9 @@ from functools import partial
 from flax import nnx
 
 from fedjax_kd.nn.conv import conv_general_dilated
-from fedjax_kd.nn.norm import GroupNorm
+from fedjax_kd.nn.norm import GroupNorm, batch_norm
 from fedjax_kd.nn.pooling import avg_pool, max_pool
 
 Conv = partial(nnx.Conv, conv_general_dilated=conv_general_dilated)
 
-__all__ = ["Conv", "GroupNorm", "avg_pool", "conv_general_dilated", "max_pool"]
+__all__ = ["Conv", "GroupNorm", "avg_pool", "batch_norm", "conv_general_dilated", "max_pool"]

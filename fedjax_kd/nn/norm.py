@@ -1,4 +1,4 @@
-"""Group normalisation whose statistics are summed place by place, features side by side."""
+"""Group normalisation whose sums are taken place by place, and batch normalisation as set here."""
 
 from __future__ import annotations
 
@@ -67,3 +67,8 @@ class GroupNorm(nnx.GroupNorm):
                 "groups, or batch normalisation."
             )
         return features // self.num_groups
+
+
+def batch_norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """Batch normalisation with the constants of PyTorch, which the literature's networks have."""
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)

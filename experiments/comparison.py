@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from experiments import results
 from fedjax_kd import compile_cache
@@ -43,7 +46,7 @@ class Choice:
     """What of a study is carried out, and where it is written.
 
     Attributes:
-      out: folder of all runs, one for each method and seed.
+      out: folder of all runs, one for each federation, method and seed.
       data_dir: where the data are.
       methods: only these.
       seeds: how many, from 0 on.
@@ -56,6 +59,9 @@ class Choice:
     seeds: int = 3
     smoke: bool = False
 
+
+Chosen = Annotated[Choice, tyro.conf.arg(name="")]
+"""A choice that a command line takes, its options named without a prefix."""
 
 SMOKE: Arguments = {"num_rounds": 2, "eval_every": 1}
 

@@ -16,12 +16,12 @@ normalisation, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import tyro
 
-from experiments.comparison import Arguments, Choice, Preset, carry_out
+from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out
 
 SHARED: Arguments = {
     "dataset": "digits",
@@ -86,20 +86,14 @@ def preset() -> Preset:
 
 def main(
     *,
-    methods: Sequence[str] = (),
-    seeds: int = 3,
-    out: Path = Path("runs/every_method"),
-    smoke: bool = False,
+    choice: Chosen = Choice(Path("runs/every_method")),
 ) -> None:
     """Trains every method with every seed, and writes a table and a picture.
 
     Args:
-      methods: only these.
-      seeds: how many, from 0 on.
-      out: folder of all runs.
-      smoke: two rounds each, to see that it works.
+      choice: which of its runs, on which data, and where they are written.
     """
-    print(carry_out("digits", preset(), Choice(out, None, methods, seeds, smoke)))
+    print(carry_out("digits", preset(), choice))
 
 
 if __name__ == "__main__":

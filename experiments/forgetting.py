@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.comparison import Arguments, Choice, Preset, carry_out_all
+from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out_all
 
 Data = Literal["mnist", "cifar10"]
 Size = Literal["small", "paper"]
@@ -107,29 +107,20 @@ def preset(data: Data, split: str, size: Size = "small", *, constant: bool = Fal
 def main(
     data: Annotated[Data, tyro.conf.Positional],
     *,
-    data_dir: str | None = None,
     splits: Sequence[str] = SPLITS,
     size: Size = "small",
     constant: bool = False,
-    methods: Sequence[str] = (),
-    seeds: int = 3,
-    out: Path = Path("runs/forgetting"),
-    smoke: bool = False,
+    choice: Chosen = Choice(Path("runs/forgetting")),
 ) -> None:
     """Trains every method on every split with every seed, and writes tables and pictures.
 
     Args:
       data: which data set.
-      data_dir: where it is.
       splits: among the clients, such as shards2 or dirichlet0.05.
       size: of network and training: "small" for two CPU cores, "paper" as published.
       constant: whether the clients' learning rate stays what it is at first.
-      methods: only these.
-      seeds: how many, from 0 on.
-      out: folder of all runs, one for each split, method and seed.
-      smoke: two rounds each, to see that it works.
+      choice: which of its runs, on which data, and where they are written.
     """
-    choice = Choice(out, data_dir, methods, seeds, smoke)
     kind = f"{size}-constant" if constant else size
     presets = {f"{data}-{s}-{kind}": preset(data, s, size, constant=constant) for s in splits}
     for text in carry_out_all(f"{data}-{kind}", presets, choice):

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.comparison import Arguments, Choice, Preset, carry_out_all
+from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out_all
 
 Data = Literal["mnist", "cifar10"]
 Size = Literal["small", "paper"]
@@ -61,27 +61,18 @@ def preset(data: Data, alpha: float, size: Size = "small") -> Preset:
 def main(
     data: Annotated[Data, tyro.conf.Positional],
     *,
-    data_dir: str | None = None,
     alphas: Sequence[float] = ALPHAS,
     size: Size = "small",
-    methods: Sequence[str] = (),
-    seeds: int = 3,
-    out: Path = Path("runs/generated_features"),
-    smoke: bool = False,
+    choice: Chosen = Choice(Path("runs/generated_features")),
 ) -> None:
     """Trains every method with every seed, and writes a table and a picture a split.
 
     Args:
       data: which data set.
-      data_dir: where it is.
       alphas: of the Dirichlet splits.
       size: how many rounds: "small" for two CPU cores, "paper" as FedGEN's.
-      methods: only these.
-      seeds: how many, from 0 on.
-      out: folder of all runs.
-      smoke: two rounds each, to see that it works.
+      choice: which of its runs, on which data, and where they are written.
     """
-    choice = Choice(out, data_dir, methods, seeds, smoke)
     presets = {f"{data}-alpha{alpha}-{size}": preset(data, alpha, size) for alpha in alphas}
     for text in carry_out_all(f"{data}-{size}", presets, choice):
         print(text, flush=True)

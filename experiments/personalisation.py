@@ -18,7 +18,8 @@ the model of the server on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from experiments.comparison import Arguments, Choice, Preset, carry_out
+from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out
 from experiments.results import CLIENTS_MODELS
 
 Task = Literal["domains", "pacs", "classes"]
@@ -190,28 +191,21 @@ def preset(task: Task, size: Size = "small") -> Preset:
 def main(
     task: Annotated[Task, tyro.conf.Positional],
     *,
-    data_dir: Path,
     size: Size = "small",
-    methods: Sequence[str] = (),
-    seeds: int = 3,
-    out: Path = Path("runs/personalisation"),
-    smoke: bool = False,
+    choice: Chosen = Choice(Path("runs/personalisation")),
 ) -> None:
     """Trains every method with every seed, and writes a table and a picture.
 
     Args:
       task: "domains" (digits), "pacs", or "classes" (CIFAR-10, two a client).
-      data_dir: where the data are.
       size: of the federation and training: "small" for two CPU cores, "paper" nearer the papers.
-      methods: only these.
-      seeds: how many, from 0 on.
-      out: folder of the prepared domains, and of all runs.
-      smoke: two rounds each, to see that it works.
+      choice: which of its runs, on which data, and where they are written.
     """
-    folder = data_dir
+    if choice.data_dir is None:
+        raise SystemExit("The study needs data: give the folder that has them with --data-dir.")
     if task in PREPARED:
-        folder = PREPARED[task](data_dir, out / "data" / f"{task}.npz").parent
-    choice = Choice(out, str(folder), methods, seeds, smoke)
+        made = PREPARED[task](Path(choice.data_dir), choice.out / "data" / f"{task}.npz")
+        choice = replace(choice, data_dir=str(made.parent))
     print(carry_out(f"{task}-{size}", preset(task, size), choice))
 
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import tyro
 
-from experiments.comparison import Arguments, Choice, Preset, trained
+from experiments.comparison import Arguments, Choice, Chosen, Preset, trained
 from experiments.results import Folders
 from fedjax_kd.precision import Precision
 from fedjax_kd.runs import read_summary
@@ -83,21 +83,15 @@ def table(folders: Folders) -> str:
 def main(
     task: Annotated[Literal["digits", "mnist"], tyro.conf.Positional],
     *,
-    data_dir: str | None = None,
-    seeds: int = 3,
-    out: Path = Path("runs/precision"),
-    smoke: bool = False,
+    choice: Chosen = Choice(Path("runs/precision")),
 ) -> None:
     """Trains with every precision and every seed, and writes a table.
 
     Args:
       task: the federation.
-      data_dir: where its data are.
-      seeds: how many, from 0 on.
-      out: folder of all runs, one for each precision and seed.
-      smoke: two rounds each, to see that it works.
+      choice: which of its runs, on which data, and where they are written.
     """
-    folders = trained(task, preset(task), Choice(out, data_dir, (), seeds, smoke))
+    folders = trained(task, preset(task), choice)
     print(table(folders))
 
 

@@ -18,13 +18,12 @@ and FedProx's on MNIST were lowered when the chosen ones collapsed; experiments/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from experiments.comparison import Choice, Preset, carry_out
+from experiments.comparison import Choice, Chosen, Preset, carry_out
 
 
 def columns(target: int) -> tuple[str, ...]:
@@ -107,23 +106,14 @@ PRESETS = {
 def main(
     task: Annotated[Literal["digits", "mnist", "cifar10"], tyro.conf.Positional],
     *,
-    data_dir: str | None = None,
-    methods: Sequence[str] = (),
-    seeds: int = 3,
-    out: Path = Path("runs/seven_methods"),
-    smoke: bool = False,
+    choice: Chosen = Choice(Path("runs/seven_methods")),
 ) -> None:
     """Trains every method with every seed, and writes a table and a picture.
 
     Args:
       task: the federation.
-      data_dir: where its data are.
-      methods: only these.
-      seeds: how many, from 0 on.
-      out: folder of all runs, one for each method and seed.
-      smoke: two rounds each, to see that it works.
+      choice: which of its runs, on which data, and where they are written.
     """
-    choice = Choice(out, data_dir, methods, seeds, smoke)
     print(carry_out(task, PRESETS[task], choice))
 
 

@@ -8,7 +8,7 @@ keyed bijection of ``range(size)``, the swap-or-not shuffle: nothing is stored, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from fedjax_kd.core import Batch, Data, PyTree
 from fedjax_kd.prng import mix
+from fedjax_kd.signature import check_choice
 
 LastBatch = Literal["partial", "drop", "wrap"]
 Carry = TypeVar("Carry")
@@ -152,6 +153,4 @@ def in_pieces(
 
 def check_last_batch(last_batch: str) -> None:
     """Raises ValueError if there is no such way to end an epoch."""
-    if last_batch not in get_args(LastBatch):
-        allowed = ", ".join(get_args(LastBatch))
-        raise ValueError(f"last_batch is {last_batch!r}, but must be one of {allowed}.")
+    check_choice("last_batch", last_batch, LastBatch)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd import losses, tree
+from fedjax_kd import tree
 from fedjax_kd.core import Key, PyTree, Round, Scalar
 from fedjax_kd.local import Optimiser
 from fedjax_kd.public import MissingError
-from fedjax_kd.signature import check_range
+from fedjax_kd.signature import check_choice, check_range
 
 Start = Literal["random", "model"]
 
@@ -86,7 +86,7 @@ def learner(
     Raises:
       ValueError: if a number is out of its range, or ``population`` is not that of the federation.
     """
-    losses.check_choice("start", start, Start)
+    check_choice("start", start, Start)
     sizes = {"population": population, "hidden": hidden, "layers": layers}
     sizes |= {} if embedding is None else {"embedding": embedding}
     for name, size in sizes.items():

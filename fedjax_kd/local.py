@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.batching import LastBatch, check_last_batch, draw, over_rows, steps_per_epochs
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
+from fedjax_kd.signature import check_choice
 
 Objective = Callable[[Variables, Batch, Key], tuple[Array, PyTree]]
 """(model, batch, key) -> (loss, new stats): what a client minimises. It may close over anything."""
@@ -63,11 +64,8 @@ def voting(weighting: Weighting) -> Callable[[Data], Array]:
     Raises:
       ValueError: if ``weighting`` is neither ``"examples"`` nor ``"uniform"``.
     """
-    if weighting not in get_args(Weighting):
-        raise ValueError(
-            f"weighting is {weighting!r}, but must be 'examples' (a client votes by its number of "
-            "examples) or 'uniform' (all clients vote alike)."
-        )
+    advice = "a client votes by its number of examples, or all vote alike."
+    check_choice("weighting", weighting, Weighting, advice)
     return lambda data: (
         data.size.astype(jnp.float32) if weighting == "examples" else jnp.ones((), jnp.float32)
     )

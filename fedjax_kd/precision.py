@@ -20,7 +20,7 @@ Source: Micikevicius et al., Mixed Precision Training, 2018, arXiv 1710.03740.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from fedjax_kd.core import Key, PyTree, Variables
+from fedjax_kd.signature import check_choice
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -67,11 +68,8 @@ def with_precision(call: Call, precision: Precision | None) -> Call:
     """
     if precision is None:
         return call
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"precision is {precision!r}, but must be one of {', '.join(get_args(Precision))}: "
-            "take float32 for exact products, bfloat16 for short ones."
-        )
+    advice = "take float32 for exact products, bfloat16 for short ones."
+    check_choice("precision", precision, Precision, advice)
     return _in_bfloat16(call) if precision == "bfloat16" else _with_products(call, precision)
 
 

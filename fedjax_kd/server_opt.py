@@ -11,7 +11,7 @@ paper's published runs were made; they are not the paper's arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax
 from jaxtyping import Array
 
 from fedjax_kd.core import PyTree, Scalar
+from fedjax_kd.signature import check_choice
 
 Variant = Literal["paper", "tff"]
 _Second = Callable[[Array, Array], Array]
@@ -177,8 +178,5 @@ def _fedopt(
 
 def check_variant(variant: str) -> None:
     """Raises ValueError if there is no such variant."""
-    if variant not in get_args(Variant):
-        raise ValueError(
-            f"variant is {variant!r}, but must be 'paper' (Algorithm 2 of the paper) "
-            "or 'tff' (TensorFlow Federated's optimisers)."
-        )
+    advice = "Algorithm 2 of the paper, or TensorFlow Federated's optimisers."
+    check_choice("variant", variant, Variant, advice)

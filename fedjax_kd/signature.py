@@ -220,6 +220,21 @@ def check_range(
         raise ValueError(f"{name} is {value}, but must be {allowed}: {advice}")
 
 
+def check_choice(name: str, value: Any, choices: Any, advice: str = "") -> None:
+    """Raises ValueError if ``value`` is none of the strings of a Literal.
+
+    Example:
+      >>> check_choice("hessian", "SO", Literal["FO", "HF"], "HF is the paper's.")
+      Traceback (most recent call last):
+      ...
+      ValueError: hessian is 'SO', but must be one of FO, HF: HF is the paper's.
+    """
+    allowed = get_args(choices)
+    if value not in allowed:
+        message = f"{name} is {value!r}, but must be one of {', '.join(allowed)}"
+        raise ValueError(f"{message}: {advice}" if advice else f"{message}.")
+
+
 def check_finite(owner: str, given: Mapping[str, Any]) -> None:
     """Raises ValueError if a number is NaN or infinite."""
     for name, value in given.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import replicate
 from fedjax_kd.phase import AXIS
 from fedjax_kd.seating import Chunks, Layout
+from fedjax_kd.signature import check_choice
 from fedjax_kd.validate import Types, check_groups
 
 Engine = Literal["jit", "python"]
@@ -105,8 +106,7 @@ def simulate(
     _check_numbers(num_rounds=num_rounds, eval_every=eval_every)
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
-    if engine not in get_args(Engine):
-        raise ValueError(f"engine is {engine!r}, but must be one of {', '.join(get_args(Engine))}.")
+    check_choice("engine", engine, Engine)
     if per_class and not (losses.are_labels(federation.test.y) and federation.test.y.ndim == 1):
         raise ValueError(
             "per_class needs one label an example, but these targets are sequences or values: "

@@ -195,7 +195,9 @@ def test_other_mistakes_say_what_to_do():
         plain.self_distillation(z, z, labels, beta=1.5)
     with pytest.raises(ValueError, match="direction is 'back', but must be one of forward, rev"):
         plain.kl_divergence(z, z, direction="back")
-    with pytest.raises(ValueError, match="average is 'losses', but must be 'logits'"):
+    with pytest.raises(
+        ValueError, match="average is 'losses', but must be one of logits, probabilities"
+    ):
         plain.ensemble_logits(z[None], average="losses")
     with pytest.raises(ValueError, match="variant is 'x'"):
         plain.group_transfer(z, z, variant="x")

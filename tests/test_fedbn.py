@@ -129,7 +129,7 @@ def test_other_normalisation_only_if_asked():
 
 
 def test_bad_input_is_said():
-    with pytest.raises(ValueError, match="layers is 'group', but must be 'batch'"):
+    with pytest.raises(ValueError, match="layers is 'group', but must be one of batch, all"):
         fedbn(normed(), FIT, layers="group")
     with pytest.raises(ValueError, match="does not know which values"):
         fedbn(logistic(), FIT)

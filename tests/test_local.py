@@ -195,7 +195,7 @@ def test_votes():
         (lambda: local_training(steps=0), "steps is 0"),
         (lambda: local_training(last_batch="keep"), "last_batch is 'keep'"),
         (lambda: local_training(client_opt="adm"), "no optimiser 'adm'; near it: .*adam"),
-        (lambda: voting("size"), "weighting is 'size', but must be 'examples'"),
+        (lambda: voting("size"), "weighting is 'size', but must be one of examples, uniform"),
     ],
 )
 def test_bad_arguments(make: Any, match: str):

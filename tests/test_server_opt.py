@@ -76,5 +76,5 @@ def test_half_precision_stays(name: str):
 
 @pytest.mark.parametrize("name", SECOND)
 def test_unknown_variant(name: str):
-    with pytest.raises(ValueError, match="variant is 'keras', but must be 'paper'"):
+    with pytest.raises(ValueError, match="variant is 'keras', but must be one of paper, tff"):
         getattr(server_opt, name)(variant="keras")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from fedjax_kd.algorithms.at_home import kept_at_home
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit, Weighting
 from fedjax_kd.parts import normalisation
-from fedjax_kd.signature import extends
+from fedjax_kd.signature import check_choice, extends
 from fedjax_kd.task import Task
 
 Layers = Literal["batch", "all"]
@@ -52,10 +52,7 @@ def fedbn(
     names, and so shares the normalisation of a ResNet's shortcuts, which have other names.
     Source: Li, Jiang, Zhang, Kamp, Dou, ICLR 2021, arXiv:2102.07623.
     """
-    if layers not in get_args(Layers):
-        raise ValueError(
-            f"layers is {layers!r}, but must be 'batch' (as in the paper) or 'all' (every kind of "
-            "normalisation)."
-        )
+    advice = "batch normalisation only, as in the paper, or every kind of normalisation."
+    check_choice("layers", layers, Layers, advice)
     part = normalisation(task, *(["batch"] if layers == "batch" else []))
     return kept_at_home(task, fit, part, weighting=weighting, **options)

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, mean, stack
 from fedjax_kd.distil.class_statistics import label_counts
 from fedjax_kd.distil.generator import feature_generator, lesson_of, with_generated
 from fedjax_kd.local import Fit
 from fedjax_kd.parts import head_types, join, nonempty_head, split
-from fedjax_kd.signature import extends, options_of
+from fedjax_kd.signature import check_choice, extends, options_of
 from fedjax_kd.task import Task
 
 Labels = Literal["counts", "held"]
@@ -57,7 +56,7 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
     the generator's learning rate; its other ways are options: all but ``alpha`` and ``diversity``.
     Source: Zhu, Hong, Zhou, ICML 2021, arXiv:2105.10056.
     """
-    losses.check_choice("labels", labels, Labels)
+    check_choice("labels", labels, Labels)
     part, (width, classes) = nonempty_head(task), (t.shape[-1] for t in head_types(task))
     own, others = options_of(feature_generator, options)
     generator = feature_generator(width, classes, **own)

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fedjax_kd import losses, tree
+from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload
 from fedjax_kd.distil import mentored
 from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.losses.mutual import Variant
 from fedjax_kd.low_rank import Sent, cut, rising
-from fedjax_kd.signature import extends
+from fedjax_kd.signature import check_choice, extends
 from fedjax_kd.task import Task
 
 
@@ -67,7 +67,7 @@ def fedkd(
     stops at its reconstruction, and zeroes matrices whose rank it cannot cut; here they stay whole.
     Source: Wu, Wu, Lyu, Huang, Xie, Nature Communications 2022, arXiv:2108.13323.
     """
-    losses.check_choice("evaluate", evaluate, mentored.Evaluated)
+    check_choice("evaluate", evaluate, mentored.Evaluated)
     base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
     energy, teacher = rising(t_min, t_max, rounds), mentor or task
     objective = mentored.mutual_objective(task, teacher, hidden, beta, variant)

@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit, Objective
 from fedjax_kd.losses.received import Classes
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.signature import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -59,7 +59,7 @@ def fedlsd(
     """
     check_range("beta", beta, "it is the teacher's share of the loss.", most=1.0)
     losses.check_temperature(tau)
-    losses.check_choice("classes", classes, Classes)
+    check_choice("classes", classes, Classes)
 
     def taught(logits: Array, teacher: Array, labels: Array) -> Array:
         if classes == "not_true":

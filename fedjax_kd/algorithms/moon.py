@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.parts import in_one_pass
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.signature import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 Newcomers = Literal["skip", "random"]
@@ -68,7 +68,7 @@ def moon(
     """
     check_range("mu", mu, "it weighs the contrast.")
     losses.check_temperature(tau)
-    losses.check_choice("newcomers", newcomers, Newcomers)
+    check_choice("newcomers", newcomers, Newcomers)
     both, vote = in_one_pass(task, "MOON"), voting(weighting)
 
     def client_update(

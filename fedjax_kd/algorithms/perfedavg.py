@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from fedjax_kd.algorithms.meta import Hessian, meta
 from fedjax_kd.batching import draw
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Fit, Fitted, Objective, Weighting, whole_gradient
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.signature import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -57,8 +57,7 @@ def perfedavg(
     """
     check_range("alpha", alpha, "it is the learning rate of the adapting step.")
     check_range("delta", delta, "it is the width of a difference.", least=1e-12)
-    if hessian not in get_args(Hessian):
-        raise ValueError(f"hessian is {hessian!r}, but must be one of 'FO', 'HF', 'exact'.")
+    check_choice("hessian", hessian, Hessian)
 
     def run(key: Key, model: Variables, data: Data, loss: Objective, round: Round) -> Fitted:
         def more(batch: Batch, key: Key) -> tuple[Batch, Batch]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,7 @@ from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.public import Public
+from fedjax_kd.signature import check_choice
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
 
@@ -117,8 +118,7 @@ def federate(
       10
     """
     parts = partitioner(dataset)
-    if target not in get_args(Target):
-        raise ValueError(f"target is {target!r}, but must be one of {', '.join(get_args(Target))}.")
+    check_choice("target", target, Target)
     shown = _stretched(dataset) if target == "input" else dataset
     test = _owned(_pool(shown.test, target), [np.arange(len(dataset.test.y))])
     train = _pool(shown.train, target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -18,6 +18,7 @@ from fedjax_kd.data.rows import (
     numbered,
     ordered,
 )
+from fedjax_kd.signature import check_choice
 
 Mode = Literal["random", "deterministic", "first-deterministic"]
 
@@ -128,11 +129,8 @@ class PathologicalPartitioner:
     def __post_init__(self) -> None:
         check_count("num_partitions", self.num_partitions)
         check_count("num_classes_per_partition", self.num_classes_per_partition)
-        if self.class_assignment_mode not in get_args(Mode):
-            raise ValueError(
-                f"class_assignment_mode is {self.class_assignment_mode!r}, but must be one of "
-                f"{', '.join(get_args(Mode))}: 'random' is the usual one."
-            )
+        mode = self.class_assignment_mode
+        check_choice("class_assignment_mode", mode, Mode, "'random' is the usual one.")
         check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:

@@ -34,7 +34,7 @@ from fedjax_kd.distil import class_statistics
 from fedjax_kd.distil.class_statistics import Moments
 from fedjax_kd.local import stepped
 from fedjax_kd.parts import classifier, head_types, join, models_like, nonempty_head, split
-from fedjax_kd.signature import check_range
+from fedjax_kd.signature import check_choice, check_range
 from fedjax_kd.task import Task
 
 Shares = Literal["counts", "equal"]
@@ -276,7 +276,7 @@ def _places(
 
 
 def _check(after: int, how: Retraining) -> None:
-    losses.check_choice("shares", how.shares, Shares)
+    check_choice("shares", how.shares, Shares)
     check_range("after", after, "so many rounds come before the calibration.")
     check_range("virtual", how.virtual, "so many features of each class are drawn.", least=1)
     check_range("head_lr", how.lr, "the head is trained with it.")

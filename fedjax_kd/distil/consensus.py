@@ -17,7 +17,7 @@ from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Optimiser, local_training
 from fedjax_kd.parts import check_batches
 from fedjax_kd.public import MissingError, Stored, inputs_of
-from fedjax_kd.signature import check_range
+from fedjax_kd.signature import check_choice, check_range
 from fedjax_kd.task import Task
 
 Distance = Literal["l1", "kl"]
@@ -73,7 +73,7 @@ def public_lessons(
     Raises:
       ValueError: if a number is out of its range, or the distance is unknown.
     """
-    losses.check_choice("distance", distance, Distance)
+    check_choice("distance", distance, Distance)
     check_range("classes", classes, "a consensus is about classes.", least=1)
     check_range("alignment", alignment, "a consensus needs inputs.", least=1)
     check_range("public_batch", public_batch, "a step needs an input.", least=1)

@@ -15,7 +15,7 @@ from fedjax_kd import losses, tree
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.distil.ensembles import Ensemble, Uploads, Votes, accuracies, check_batch, elect
 from fedjax_kd.public import Generator, MissingError, inputs_of, validation_of
-from fedjax_kd.signature import check_range, options_of
+from fedjax_kd.signature import check_choice, check_range, options_of
 from fedjax_kd.task import Task
 
 Scheme = Literal["logits", "probabilities", "losses"]
@@ -129,8 +129,8 @@ def server_distillation(
         check_range(name, value, "take a whole number from 1 on.", least=1)
     check_range("eta", eta, "it is a learning rate; the paper uses 0.001.")
     losses.check_temperature(tau)
-    losses.check_choice("scheme", scheme, Scheme)
-    losses.check_choice("votes", votes, Votes)
+    check_choice("scheme", scheme, Scheme)
+    check_choice("votes", votes, Votes)
     return Distillation(
         distil_steps, eta, distil_batch, tau, scheme, best, distil_eval_every, patience,
         swa, drop_worst, votes, adversarial,

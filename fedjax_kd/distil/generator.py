@@ -15,7 +15,7 @@ from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Objective, stepped
 from fedjax_kd.parts import classifier, head, join, split
 from fedjax_kd.prng import cheap
-from fedjax_kd.signature import check_range
+from fedjax_kd.signature import check_choice, check_range
 from fedjax_kd.task import Task
 
 Teacher = Literal["ensemble", "labels", "broadcast"]
@@ -87,8 +87,8 @@ def feature_generator(
     Raises:
       ValueError: if a number is out of its range or a choice unknown.
     """
-    losses.check_choice("teacher", teacher, Teacher)
-    losses.check_choice("noise", noise, Noise)
+    check_choice("teacher", teacher, Teacher)
+    check_choice("noise", noise, Noise)
     _check(locals())
     opt = optax.chain(optax.add_decayed_weights(generator_decay), optax.adam(generator_lr))
     draw_noise = jax.random.normal if noise == "normal" else jax.random.uniform

@@ -13,7 +13,7 @@ from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Objective
 from fedjax_kd.losses.mutual import Variant
 from fedjax_kd.parts import in_one_pass
-from fedjax_kd.signature import check_range
+from fedjax_kd.signature import check_choice, check_range
 from fedjax_kd.task import Task
 
 Hidden = Literal["projected", "plain", "none"]
@@ -63,8 +63,8 @@ def start_of(task: Task, mentor: Task, hidden: Hidden, key: Key) -> Private:
 
 def _check(task: Task, mentor: Task, hidden: Hidden, variant: Variant) -> None:
     """Raises ValueError if features are asked for that a model cannot give."""
-    losses.check_choice("hidden", hidden, Hidden)
-    losses.check_choice("variant", variant, Variant)
+    check_choice("hidden", hidden, Hidden)
+    check_choice("variant", variant, Variant)
     for each in () if hidden == "none" else (task, mentor):
         in_one_pass(each, "the hidden loss, which hidden='none' leaves out,")
     if hidden == "projected" and task.example is None:

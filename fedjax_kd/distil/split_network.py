@@ -13,6 +13,7 @@ from fedjax_kd import losses
 from fedjax_kd.core import Batch, Data, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Objective
 from fedjax_kd.losses.mutual import Variant
+from fedjax_kd.signature import check_choice
 from fedjax_kd.task import Task
 
 Both = Callable[..., tuple[Array, Array, PyTree]]
@@ -85,7 +86,7 @@ def labels_and_logits(task: Task, tau: Scalar, variant: Variant) -> Measure:
       ValueError: if ``tau`` is a number <= 0, or the variant is unknown.
     """
     losses.check_temperature(tau)
-    losses.check_choice("variant", variant, Variant)
+    check_choice("variant", variant, Variant)
 
     def measure(model: Variables, batch: Batch, key: Key) -> tuple[Array, Array, Array, PyTree]:
         labels, teacher = batch.y

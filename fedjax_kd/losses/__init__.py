@@ -18,7 +18,6 @@ gradients are finite for logits of 1e4, zero features, equal singular values and
 """
 
 from fedjax_kd.losses.distillation import (
-    check_choice,
     check_temperature,
     ensemble_divergence,
     ensemble_logits,
@@ -83,7 +82,6 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "batch_mean",
-    "check_choice",
     "check_labels",
     "check_temperature",
     "cosine_similarity",

@@ -7,15 +7,17 @@ Gradients reach both sides: a teacher that depends on what is trained takes
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fedjax_kd.core import Scalar
+from fedjax_kd.signature import check_choice
 
 Direction = Literal["forward", "reverse"]
+Pooled = Literal["logits", "probabilities"]
 Average = Literal["logits", "probabilities", "losses"]
 
 
@@ -117,7 +119,7 @@ def ensemble_logits(
     teachers: Float[Array, "K *B L"],
     weights: Float[Array, " K"] | None = None,
     *,
-    average: Average = "logits",
+    average: Pooled = "logits",
     tau: Scalar = 1.0,
 ) -> Float[Array, "*B L"]:
     """What many teachers say together, as logits.
@@ -135,8 +137,7 @@ def ensemble_logits(
       >>> ensemble_logits(jnp.array([[[1.0, 3.0]], [[3.0, 1.0]]]))
       Array([[2., 2.]], dtype=float32)
     """
-    if average not in ("logits", "probabilities"):
-        raise ValueError(f"average is {average!r}, but must be 'logits' or 'probabilities'.")
+    check_choice("average", average, Pooled)
     shares, _ = _shares(teachers, weights)
     if average == "logits":
         return _voted(shares, teachers)
@@ -240,12 +241,6 @@ def check_temperature(tau: Scalar) -> None:
             f"tau is {tau}, but a temperature must be > 0: 1 leaves the logits as they are, larger "
             "ones soften the predictions."
         )
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raises ValueError if ``value`` is none of the strings of a Literal."""
-    if value not in get_args(choices):
-        raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(get_args(choices))}.")
 
 
 def check_pair(student: Array, teacher: Array) -> None:

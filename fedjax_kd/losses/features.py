@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
-from fedjax_kd.losses.distillation import check_choice, check_pair, kl_divergence
+from fedjax_kd.losses.distillation import check_pair, kl_divergence
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
+from fedjax_kd.signature import check_choice
 
 Measure = Literal["norm", "mean"]
 

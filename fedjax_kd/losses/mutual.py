@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
 from fedjax_kd.losses.distillation import (
-    check_choice,
     check_pair,
     check_temperature,
     kl_divergence,
     log_probabilities,
 )
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy, masked_mean
+from fedjax_kd.signature import check_choice
 
 Variant = Literal["paper", "code"]
 Intensity = Literal["batch", "example"]

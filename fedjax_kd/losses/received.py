@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
 from fedjax_kd.losses.distillation import (
-    check_choice,
     check_pair,
     check_temperature,
     cross,
@@ -23,6 +22,7 @@ from fedjax_kd.losses.distillation import (
 )
 from fedjax_kd.losses.supervised import NO_LABEL, check_labels, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity
+from fedjax_kd.signature import check_choice
 
 Classes = Literal["all", "not_true"]
 Form = Literal["kl", "cross_entropy"]

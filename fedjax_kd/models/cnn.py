@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fedjax_kd.nn import Conv, batch_norm, max_pool
+from fedjax_kd.signature import check_choice
 
 Build = Callable[[nnx.Rngs], nnx.Module]
 Norm = Literal["none", "batch"]
@@ -216,8 +217,7 @@ def cnn_small(
       >>> cnn_small((32, 32, 3), 10)(nnx.Rngs(0)).head.kernel.shape
       (1024, 10)
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm is {norm!r}, but must be 'none' or 'batch': take one.")
+    check_choice("norm", norm, Norm)
     pooled, init = tuple(range(len(widths))), nnx.initializers.he_normal
     return _build(input_shape, num_classes, Layout(3, widths, pooled, init=init, norm=norm))
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from fedjax_kd.models.cnn import image_shape
 from fedjax_kd.nn import Conv, batch_norm
 from fedjax_kd.nn.depth import StochasticDepth, decay
+from fedjax_kd.signature import check_choice
 
 Norm = Literal["group", "batch"]
 Build = Callable[[nnx.Rngs], nnx.Module]
@@ -231,8 +232,7 @@ def _conv(before: int, after: int, width: int, stride: int, rngs: nnx.Rngs) -> n
 def _build(input_shape: tuple[int, ...], num_classes: int, layout: Layout) -> Build:
     """The build function of a layout, checked now and not when it is called."""
     image = image_shape(input_shape)
-    if layout.norm not in ("group", "batch"):
-        raise ValueError(f"norm is {layout.norm!r}, but must be 'group' or 'batch': take one.")
+    check_choice("norm", layout.norm, Norm)
     decay(layout.survival, 1)
     if layout.groups < 1 or layout.widths[0] % layout.groups:
         raise ValueError(

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from fedjax_kd.signature import check_choice
+
 Output = Literal["positions", "pooled"]
 
 
@@ -116,8 +118,7 @@ def transformer(
             f"width, layers and heads are {width}, {layers}, {heads}, but all must be >= 1 and "
             "width a multiple of heads: try 64, 2, 4."
         )
-    if output not in ("positions", "pooled"):
-        raise ValueError(f"output is {output!r}, but must be 'positions' or 'pooled': take one.")
+    check_choice("output", output, Output)
     return lambda rngs: Transformer(
         input_shape[0],
         vocabulary or num_classes,

@@ -254,16 +254,17 @@ def _rows(family: Family, tile: Tile, feeds: Feeds, came: Came) -> Rows:
 def _initial_rows(ready: Ready) -> Rows:
     """The evaluation of the initial models, once a seed where it decides alone."""
     rows: Rows = {}
-    by_seed: dict[int, Row] = {}
+    found: dict[int, Row] = {}  # by seed where it decides alone, else by point
     alike = len(ready.loads) > 1 and alike_at_first(ready.family, ready.loads[0].tile)
     for load in ready.loads:
-        if not alike or not by_seed.keys() >= set(load.tile.seeds):
+        keys = {point: load.tile.seeds[i] if alike else point for i, _, point in places(load.tile)}
+        if not found.keys() >= set(keys.values()):
             seen = jax.device_get(ready.programs.look(load.point, load.state, load.given))
         for i, j, point in places(load.tile):
-            if not alike or load.tile.seeds[i] not in by_seed:
+            if keys[point] not in found:
                 own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
-                by_seed[load.tile.seeds[i]] = evaluation_row(own)
-            rows[point] = [{"round": 0} | by_seed[load.tile.seeds[i]]]
+                found[keys[point]] = evaluation_row(own)
+            rows[point] = [{"round": 0} | found[keys[point]]]
     return rows
 
 

@@ -66,7 +66,7 @@ METHODS: Mapping[str, Arguments] = {
     "standalone": {},
     "fedper": {},
     "fedbn": {"norm": "batch"},
-    "perfedavg": {"alpha": 0.1},
+    "perfedavg": {"method_alpha": 0.1},
     "pfedhn": {},
     "pfedhn_pc": {},
 }

@@ -40,7 +40,9 @@ def presets() -> Iterator[tuple[str, Preset]]:
         yield f"several-{size}", server_distillation.architectures(size)
         for task in ("domains", "pacs", "classes"):
             yield f"{task}-{size}", personalisation.preset(task, size)
-        yield f"generated-{size}", generated_features.preset("mnist", 0.1, size)
+        for slow in (False, True):
+            shown = generated_features.preset("mnist", 0.1, size, slow=slow)
+            yield f"generated-{size}-{slow}", shown
 
 
 PRESETS = dict(presets())

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out
+from experiments import results
+from experiments.comparison import Arguments, Choice, Chosen, Preset, trained
 
 SHARED: Arguments = {
     "dataset": "digits",
@@ -49,7 +50,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedadagrad": {"eta": 0.03},
     "fedadam": {"eta": 0.01},
     "fedyogi": {"eta": 0.01},
-    "fedprox": {"mu": 0.01},
+    "fedprox": {"mu": 0.1},
     "scaffold": {"client_lr": 0.05},
     "fedntd": {},
     "fedlsd": {},
@@ -66,11 +67,12 @@ METHODS: Mapping[str, Arguments] = {
     "standalone": {},
     "fedper": {},
     "fedbn": {"norm": "batch"},
-    "perfedavg": {"method_alpha": 0.1},
+    "perfedavg": {"method_alpha": 0.05, "client_lr": 0.05},
     "pfedhn": {},
     "pfedhn_pc": {},
 }
 
+TRAFFIC = "kB a client and round"
 COLUMNS = ("clients' models", "worst tenth of clients' models", "test accuracy")
 
 
@@ -81,7 +83,7 @@ def preset() -> Preset:
       >>> len(preset().methods)
       27
     """
-    return Preset(SHARED, METHODS, (*COLUMNS, "kB a client and round", "seconds"))
+    return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 
 
 def main(
@@ -93,7 +95,12 @@ def main(
     Args:
       choice: which of its runs, on which data, and where they are written.
     """
-    print(carry_out("digits", preset(), choice))
+    every = preset()
+    folders = trained("digits", every, choice)
+    print(results.table(folders, every.columns))
+    shown = (COLUMNS[0], TRAFFIC)
+    path = choice.out / "every_method.png"
+    print(results.picture_of_many(folders, path, shown, title="Every method on digits"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedjax_kd.report import bands, figures
 from fedjax_kd.report.estimates import Estimate, rounds_to
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Folders = Mapping[str, Sequence[Path]]
 """The run folders of each method, one a seed."""
 
+Floats = NDArray[np.float64]
 Number = Callable[[Path], float]
 """Of a finished run, from its folder."""
 
@@ -104,13 +106,45 @@ def picture_across(
     return figures.save(figure, path)
 
 
+def picture_of_many(folders: Folders, path: Path, columns: Sequence[str], *, title: str) -> Path:
+    """What more methods than curves can be told apart ended with as PNG: mean and range over seeds.
+
+    Args:
+      folders: finished runs of each method, a line each.
+      path: of the picture.
+      columns: from `NUMBERS`, a panel each.
+      title: of the whole.
+    """
+    from matplotlib.figure import Figure
+
+    with figures.style():
+        size = (4.2 * len(columns) + 1, 0.22 * len(folders) + 1)
+        figure = Figure(size, dpi=150, layout="constrained")
+        places = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+        for place, column in zip(places, columns, strict=True):
+            mean, ends = _means(NUMBERS[column], folders.values())
+            where = np.arange(len(folders))
+            place.errorbar(mean, where, xerr=ends, fmt="o", markersize=4, color="C0")
+            place.set_xlabel(column)
+            place.grid(axis="both", alpha=0.3)
+        places[0].set_yticks(where, list(folders))
+        places[0].invert_yaxis()
+        figure.suptitle(title, fontsize=11)
+    return figures.save(figure, path)
+
+
+def _means(number: Number, methods: Iterable[Sequence[Path]]) -> tuple[Floats, Floats]:
+    """Over seeds: means ``[N]``, and how far the least and the largest are from them ``[2, N]``."""
+    values = np.array([[number(run) for run in runs] for runs in methods])
+    mean = values.mean(axis=1)
+    return mean, np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - mean)
+
+
 def _draw_across(place: Axes, cells: Mapping[str, Folders], column: str) -> None:
     """Methods stand beside each other in every federation."""
     methods = list(next(iter(cells.values())))
     for order, method in enumerate(methods):
-        values = np.array([[NUMBERS[column](run) for run in c[method]] for c in cells.values()])
-        mean = values.mean(axis=1)
-        ends = np.abs(np.stack([values.min(axis=1), values.max(axis=1)]) - mean)
+        mean, ends = _means(NUMBERS[column], [folders[method] for folders in cells.values()])
         beside = (order - (len(methods) - 1) / 2) * 0.7 / len(methods)
         color = line_style(order)["color"]
         where = np.arange(len(cells)) + beside

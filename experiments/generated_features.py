@@ -11,8 +11,8 @@ CIFAR-10, 68.6 to 71.0 % at Dirichlet 0.5, with MobileNetV2).
     python -m experiments.generated_features cifar10 --data-dir DIR
 
 ``DIR`` holds ``mnist.npz`` and ``cifar10.npz``. ``ccvr`` is FedAvg until the last round, in which
-every client describes its features, so that it can be compared with ``fedavg`` in pairs. ``--slow``
-trains at the rate of FedGEN's authors, and adds FedGEN with the weights of their code.
+every client describes its features, so that it can be compared with ``fedavg`` in pairs.
+``fedgen-authors`` has the weights of its authors' runs, ``--slow`` their learning rate.
 """
 
 from __future__ import annotations
@@ -56,12 +56,14 @@ def preset(data: Data, alpha: float, size: Size = "small", *, slow: bool = False
         "steps": 20,
         "client_lr": SLOW if slow else RATES[data],
     }
-    methods: dict[str, Arguments] = {"fedavg": {}, "fedprox": {"mu": 0.1}, "fedgen": {}}
-    more: dict[str, Arguments] = (
-        {"fedgen-authors": AUTHORS} if slow else {"ccvr": {"after": rounds - 1}}
-    )
-    columns = ("test accuracy", "worst tenth of clients", "seconds")
-    return Preset(shared, {**methods, **more}, columns)
+    methods: dict[str, Arguments] = {
+        "fedavg": {},
+        "fedprox": {"mu": 0.1},
+        "fedgen": {},
+        "fedgen-authors": AUTHORS,
+        "ccvr": {"after": rounds - 1},
+    }
+    return Preset(shared, methods, ("test accuracy", "worst tenth of clients", "seconds"))
 
 
 def main(

@@ -109,8 +109,17 @@ def make(name: str, case: Case, federation: Federation) -> Algorithm:
     build = MODELS[case.model](case.shape, case.classes, **case.options)
     task = from_nnx(build, prepare=federation.prepare, example_x=federation.train.x[:1])
     fit = local_training(client_lr=case.lr, batch_size=case.batch)
-    parts = (task, fit) if "fit" in inspect.signature(factory).parameters else (task,)
+    parts = (task, fit) if _trains_locally(name) else (task,)
     return factory(*parts, **facts_of(factory, federation))
+
+
+def _trains_locally(name: str) -> bool:
+    return "fit" in inspect.signature(REGISTRY[name]).parameters
+
+
+def _steps(name: str, case: Case) -> int:
+    """Of a client in a round: one on all examples, unless the method takes local training."""
+    return case.steps if _trains_locally(name) else 1
 
 
 def with_public(federation: Federation, rows: int) -> Federation:
@@ -127,7 +136,8 @@ def compare(name: str, case: Case, cohort: int, chunk: int, times: int) -> Row:
     """A method and FedAvg in turns, in chunks of the same width."""
     federation = with_public(make_federation(case, cohort), 256)
     both = [make(which, case, federation) for which in (BASE, name)]
-    explained = [of_a_round(a, federation, cohort, case.steps) for a in both]
+    turns = [_steps(which, case) for which in (BASE, name)]
+    explained = [of_a_round(a, federation, cohort, t) for a, t in zip(both, turns, strict=True)]
     how = {"rounds": case.rounds, "cohort_size": cohort, "chunk": chunk}
     running = [start(a, federation, **how) for a in both]
     seconds = [[next(r.seconds) for r in running] for _ in range(times)]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import PyTree, Scalar
+from fedjax_kd.decompositions import eigh
 from fedjax_kd.signature import check_range
 
 
@@ -106,7 +107,7 @@ def truncated(
     # Without a common scale the squares of tiny changes would vanish.
     largest = jnp.abs(tall).max()
     scaled = tall / jnp.where(largest > 0, largest, 1)
-    squares, vectors = jnp.linalg.eigh(product(scaled.mT, scaled))  # the smallest first
+    squares, vectors = eigh(product(scaled.mT, scaled))  # the smallest first
     upto = jnp.cumsum(jnp.maximum(squares, 0))
     spare = (1 - jnp.asarray(energy, upto.dtype)) * upto[-1]
     kept = ((upto > spare).at[-1].set(True) | (spare <= 0)) & (largest > 0)

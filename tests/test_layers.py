@@ -17,7 +17,7 @@ EVERY_FILE = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative
 # From the bottom up. A module imports from lower lines only; files of a folder, which stands here
 # as a whole, also from each other, but not in a circle.
 LAYERS = (
-    "core signature compile_cache distributed interrupt memory prefetch prng",
+    "core decompositions signature compile_cache distributed interrupt memory prefetch prng",
     "values",
     "tree losses batching reduce cohort nn server_opt precision low_rank",
     "metrics models local task public seating",

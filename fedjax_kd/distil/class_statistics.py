@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import losses
 from fedjax_kd.batching import over_rows
 from fedjax_kd.core import Batch, Data
+from fedjax_kd.decompositions import eigh
 
 AT_ONCE = 64  # rows of a client
 
@@ -110,7 +111,7 @@ def square_roots(covariance: Float[Array, "L D D"]) -> Float[Array, "L D D"]:
       Array([[[2., 0.],
               [0., 0.]]], dtype=float32)
     """
-    values, vectors = jnp.linalg.eigh(covariance)
+    values, vectors = eigh(covariance)
     rounding = 10 * covariance.shape[-1] * float(jnp.finfo(covariance.dtype).eps)
     lengths = jnp.sqrt(jnp.where(values > rounding * values[:, -1:], values, 0))
     exact = jax.lax.Precision.HIGHEST

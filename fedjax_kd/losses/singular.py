@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fedjax_kd.decompositions import eigh, svd
 from fedjax_kd.losses.flow import check_stages
 from fedjax_kd.losses.vectors import normalised
 from fedjax_kd.signature import check_choice
@@ -160,12 +161,12 @@ def _decomposed(
     places, channels = x.shape[1:]
     gram = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     if decomposition == "svd" or 2 / 3 < places / channels < 3 / 2:
-        _, values, rows = jnp.linalg.svd(x, full_matrices=False)
+        _, values, rows = svd(x)
         return jnp.square(values), rows.mT
     if places >= channels:
-        squares, vectors = jnp.linalg.eigh(gram(x.mT, x))
+        squares, vectors = eigh(gram(x.mT, x))
         return jnp.maximum(squares[:, ::-1], 0), vectors[:, :, ::-1]
-    squares, vectors = jnp.linalg.eigh(gram(x, x.mT))
+    squares, vectors = eigh(gram(x, x.mT))
     vectors = normalised((x.mT @ vectors[:, :, ::-1]).mT).mT
     return jnp.maximum(squares[:, ::-1], 0), vectors
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from fedjax_kd.decompositions import one_by_one
 
 
 class LSTM(nnx.Module):
@@ -17,7 +20,8 @@ class LSTM(nnx.Module):
         glorot, orthogonal = nnx.initializers.glorot_uniform(), nnx.initializers.orthogonal()
         zeros, ones = jnp.zeros(units), jnp.ones(units)
         self.kernel = nnx.Param(glorot(rngs.params(), (inputs, 4 * units)))
-        self.recurrent = nnx.Param(orthogonal(rngs.params(), (units, 4 * units)))
+        recurrent = one_by_one(partial(orthogonal, shape=(units, 4 * units)))
+        self.recurrent = nnx.Param(recurrent(rngs.params()))
         # A forget gate that starts open: its bias is 1.
         self.bias = nnx.Param(jnp.concatenate([zeros, ones, zeros, zeros]))
 

@@ -42,6 +42,12 @@ BATCH_NORM: Mapping[str, Case] = {
     "resnet8": dataclasses.replace(CASES["resnet8"], options={"norm": "batch"})
 }
 
+# Loops of another length than a client's epoch, which is what `cost` takes for an unknown one.
+OPTIONS: Mapping[str, Callable[[Case], Mapping[str, Any]]] = {
+    "feddf": lambda case: {"best": False},
+    "fedmd": lambda case: {"alignment": case.examples, "public_batch": case.batch},
+}
+
 
 def cost(function: Callable[..., Any], *args: Any, turns: int) -> int:
     """Multiplications in the matrix products of a function.
@@ -104,13 +110,14 @@ def of_a_round(algorithm: Algorithm, federation: Federation, cohort: int, turns:
 
 
 def make(name: str, case: Case, federation: Federation) -> Algorithm:
-    """A method with its default options, on a network and one epoch of SGD."""
+    """A method with its default options, but for `OPTIONS`, on a network and one epoch of SGD."""
     factory = REGISTRY[name]
     build = MODELS[case.model](case.shape, case.classes, **case.options)
     task = from_nnx(build, prepare=federation.prepare, example_x=federation.train.x[:1])
     fit = local_training(client_lr=case.lr, batch_size=case.batch)
     parts = (task, fit) if _trains_locally(name) else (task,)
-    return factory(*parts, **facts_of(factory, federation))
+    options = OPTIONS[name](case) if name in OPTIONS else {}
+    return factory(*parts, **facts_of(factory, federation), **options)
 
 
 def _trains_locally(name: str) -> bool:
@@ -134,7 +141,7 @@ def with_public(federation: Federation, rows: int) -> Federation:
 
 def compare(name: str, case: Case, cohort: int, chunk: int, times: int) -> Row:
     """A method and FedAvg in turns, in chunks of the same width."""
-    federation = with_public(make_federation(case, cohort), 256)
+    federation = with_public(make_federation(case, cohort), max(256, case.examples))
     both = [make(which, case, federation) for which in (BASE, name)]
     turns = [_steps(which, case) for which in (BASE, name)]
     explained = [of_a_round(a, federation, cohort, t) for a, t in zip(both, turns, strict=True)]
@@ -161,23 +168,28 @@ def make_options() -> argparse.ArgumentParser:
     add("--network", nargs="+", choices=NETWORKS, metavar="NETWORK", default=list(NETWORKS))
     add("--cohort", type=int, default=10, help="clients (default: %(default)s)")
     add("--chunk", type=int, default=5, help="trained at once (default: %(default)s)")
+    add("--steps", type=int, help="of a client in a round (default: 2 or 3)")
     add("--times", type=int, default=8, help="dispatches of each (default: %(default)s)")
     return options
 
 
-def rows_of(methods: Sequence[str], networks: Sequence[str], *how: int) -> list[Row]:
+def rows_of(
+    methods: Sequence[str], networks: Sequence[str], steps: int | None, *how: int
+) -> list[Row]:
     """A row a method and network; FedBN has the network with batch normalisation."""
     rows = []
     for name in methods:
         cases = BATCH_NORM if name == "fedbn" else {n: NETWORKS[n] for n in networks}
-        rows += [compare(name, case, *how) for case in cases.values()]
+        for case in cases.values():
+            of_a_client = dataclasses.replace(case, steps=steps or case.steps)
+            rows.append(compare(name, of_a_client, *how))
     return rows
 
 
 def main() -> None:
     """Prints the table."""
     args = make_options().parse_args()
-    rows = rows_of(args.method, args.network, args.cohort, args.chunk, args.times)
+    rows = rows_of(args.method, args.network, args.steps, args.cohort, args.chunk, args.times)
     ratios = {
         f"{row['method']}, {row['network']}: explained over measured cost": Ratio(
             1 / float(row["unexplained"]), 1 / MOST

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +39,8 @@ def lipschitz_alignment(
 
     Source: Mendieta, Yang, Wang, Lee, Ding, Chen, CVPR 2022, arXiv:2111.14213.
     """
-    own = spectral_norm(transmitting_matrix(*narrow), steps)
-    given = jax.lax.stop_gradient(spectral_norm(transmitting_matrix(*full), steps))
+    own = _lipschitz(*narrow, steps)
+    given = jax.lax.stop_gradient(_lipschitz(*full, steps))
     return jnp.square(own - given.astype(own.dtype))
 
 
@@ -53,13 +56,7 @@ def transmitting_matrix(
       >>> transmitting_matrix(jnp.full((1, 4, 4, 1), 3.0), jnp.full((1, 2, 2, 1), 2.0))
       Array([[[6.]]], dtype=float32)
     """
-    rows, columns = (
-        jnp.asarray(_averaging(first.shape[axis], second.shape[axis]), first.dtype)
-        for axis in (1, 2)
-    )
-    small = jnp.einsum("ih,jw,bhwc->bijc", rows, columns, first)
-    places = second.shape[1] * second.shape[2]
-    return jnp.einsum("bijc,bijd->bcd", small, second) / jnp.asarray(places, first.dtype)
+    return jnp.matmul(*_factors(first, second))
 
 
 def spectral_norm(matrices: Float[Array, "B C D"], steps: int = 10) -> Float[Array, " B"]:
@@ -79,21 +76,7 @@ def spectral_norm(matrices: Float[Array, "B C D"], steps: int = 10) -> Float[Arr
       >>> spectral_norm(jnp.array([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]))
       Array([3., 0.], dtype=float32)
     """
-    if steps < 1:
-        raise ValueError(
-            f"steps is {steps}, but the power iteration needs at least 1; 10 is usual."
-        )
-    # The norm is proportional to the matrix: a constant scale keeps fourth powers from overflowing.
-    largest = jax.lax.stop_gradient(jnp.abs(matrices).max((1, 2)))
-    scaled = matrices / jnp.where(largest > 0, largest, 1)[:, None, None]
-
-    def times(vector: Float[Array, "B C"]) -> Float[Array, "B C"]:
-        return jnp.einsum("bcd,bd->bc", scaled, jnp.einsum("bcd,bc->bd", scaled, vector))
-
-    start = normalised(jnp.ones(matrices.shape[:2], matrices.dtype))
-    vector = jax.lax.fori_loop(0, steps - 1, lambda _, v: normalised(times(v)), start)
-    square = length(times(vector))
-    return largest * jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return _norm_of_product((matrices,), steps)
 
 
 def as_large_as(term: Float[Array, ""], reference: Float[Array, ""]) -> Float[Array, ""]:
@@ -108,6 +91,55 @@ def as_large_as(term: Float[Array, ""], reference: Float[Array, ""]) -> Float[Ar
     """
     scale = reference.astype(term.dtype) / jnp.maximum(jnp.abs(term), 1e-12)
     return jax.lax.stop_gradient(scale) * term
+
+
+def _lipschitz(
+    first: Float[Array, "B H W C"], second: Float[Array, "B h w D"], steps: int
+) -> Float[Array, " B"]:
+    """The norm of the transmitting matrix, which is not formed where its factors are smaller."""
+    left, right = factors = _factors(first, second)
+    smaller = left[0].size + right[0].size < left.shape[1] * right.shape[2]
+    return _norm_of_product(factors if smaller else (left @ right,), steps)
+
+
+def _factors(
+    first: Float[Array, "B H W C"], second: Float[Array, "B h w D"]
+) -> tuple[Float[Array, "B C P"], Float[Array, "B P D"]]:
+    """Two matrices whose product is the transmitting one; P is h * w."""
+    rows, columns = (
+        jnp.asarray(_averaging(first.shape[axis], second.shape[axis]), first.dtype)
+        for axis in (1, 2)
+    )
+    small = jnp.einsum("ih,jw,bhwc->bcij", rows, columns, first)
+    flat = second.reshape(len(second), -1, second.shape[-1])
+    places = jnp.asarray(flat.shape[1], first.dtype)
+    return small.reshape(*small.shape[:2], -1) / places, flat
+
+
+def _norm_of_product(factors: Sequence[Float[Array, "B _ _"]], steps: int) -> Float[Array, " B"]:
+    if steps < 1:
+        raise ValueError(
+            f"steps is {steps}, but the power iteration needs at least 1; 10 is usual."
+        )
+    # The norm is proportional to each factor: constant scales keep fourth powers from overflowing.
+    largest = [jax.lax.stop_gradient(jnp.abs(factor).max((1, 2))) for factor in factors]
+    scaled = [
+        factor / jnp.where(most > 0, most, 1)[:, None, None]
+        for factor, most in zip(factors, largest, strict=True)
+    ]
+
+    def times(vector: Float[Array, "B C"]) -> Float[Array, "B C"]:
+        for factor in scaled:
+            vector = jnp.einsum("bcd,bc->bd", factor, vector)
+        for factor in reversed(scaled):
+            vector = jnp.einsum("bcd,bd->bc", factor, vector)
+        return vector
+
+    start = normalised(jnp.ones(scaled[0].shape[:2], scaled[0].dtype))
+    vector = jax.lax.fori_loop(0, steps - 1, lambda _, v: normalised(times(v)), start)
+    square = length(times(vector))
+    root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return math.prod(largest, start=root)
 
 
 def _averaging(size: int, target: int) -> NDArray[np.float64]:

@@ -101,6 +101,18 @@ def test_spectral_norms_are_those_of_numpy(seed: int, scale: float):
     assert (losses.spectral_norm(signed, 1) <= largest * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize("side", [1, 2])
+def test_alignment_is_that_of_the_transmitting_matrices(side: int):
+    """Whether these are formed (many places) or only their factors are used."""
+    maps = [np.abs(normal(2, side, side, 6, seed=i)) for i in range(4)]
+    norms = [
+        np.linalg.norm(np.asarray(losses.transmitting_matrix(*pair)), ord=2, axis=(1, 2))
+        for pair in (maps[:2], maps[2:])
+    ]
+    seen = losses.lipschitz_alignment(tuple(maps[:2]), tuple(maps[2:]), 50)
+    np.testing.assert_allclose(seen, np.square(norms[0] - norms[1]), rtol=1e-3, atol=1e-5)
+
+
 def test_transmitting_matrices_average_uneven_blocks():
     first, second = normal(1, 5, 4, 2), normal(1, 3, 2, 3, seed=1)
     x = np.asarray(first)[0]

@@ -10,11 +10,12 @@ import tyro
 from experiments import personalisation, seven_methods
 
 
-def test_an_experiment_ends_with_a_table(
+def test_an_experiment_ends_with_a_table_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--methods", "scaffold-I", "--seeds", "2", "--out", str(tmp_path), "--smoke"]
-    tyro.cli(seven_methods.main, args=["digits", *options])
+    options = ["--methods", "scaffold-I", "--out", str(tmp_path), "--smoke"]
+    for seeds in ("1", "2"):
+        tyro.cli(seven_methods.main, args=["digits", *options, "--seeds", seeds])
     row = next(r for r in capsys.readouterr().out.splitlines()[::-1] if r.startswith("| "))
     assert row.startswith("| scaffold-I |")
     assert "nan" not in row

@@ -13,7 +13,7 @@ from fedjax_kd import losses
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.lists(st.integers(1, 4), min_size=0, max_size=2))
+@given(st.integers(0, 1000), st.sampled_from([(), (1,), (4,), (2, 3)]))
 def test_cross_entropy_is_minus_the_log_of_the_label_probability(seed, more):
     random = np.random.default_rng(seed)
     logits = 3 * random.normal(size=(3, *more, 5))

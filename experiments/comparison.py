@@ -109,19 +109,20 @@ def carry_out_all(title: str, presets: Mapping[str, Preset], choice: Choice) -> 
 
     Args:
       title: of the comparison, for its picture.
-      presets: by name of the federation; all have the same methods and columns.
+      presets: by name of the federation; all have the same methods.
       choice: how much of it.
 
     Yields:
-      What `carry_out` returns for each; if there are several, a table a column of all at last, and
-      where their picture is.
+      What `carry_out` returns for each; if there are several, at last a table of each column that
+      all of them have, and where their picture is.
     """
     cells = {}
     for name, preset in presets.items():
         cells[name] = trained(name, preset, choice)
         yield f"{name}\n\n{_shown(name, preset, cells[name], choice)}\n"
     if len(cells) > 1:
-        columns = [c for c in next(iter(presets.values())).columns if c != "seconds"]
+        first, *others = (preset.columns for preset in presets.values())
+        columns = [c for c in first if c != "seconds" and all(c in own for own in others)]
         for column in columns:
             yield f"{column}\n\n{results.across(cells, column)}\n"
         shown = [column for column in columns if column in results.NUMBERS]

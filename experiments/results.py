@@ -189,13 +189,14 @@ def _traffic(folder: Path) -> float:
 
 NUMBERS: Mapping[str, Number] = {
     "test accuracy": _percent("test_accuracy"),
+    **{f"group {number}": _percent(f"group_{number}_accuracy") for number in range(3)},
     "worst tenth of clients": _percent("client_accuracy_worst_decile"),
     "clients' models": _percent(CLIENTS_MODELS),
     "worst tenth of clients' models": _percent(f"{CLIENTS_MODELS}, worst tenth"),
     "forgetting": _forgetting,
     "kB a client and round": _traffic,
 }
-"""What a run ends with: per cent, forgetting F in [0, 1], and kB both ways."""
+"""What a run, or a group of its clients, ends with: per cent, F in [0, 1], and kB both ways."""
 
 COLUMNS = (*NUMBERS, "seconds")
 """What a table may show of a method; seconds are those of the median run, all included."""

@@ -91,7 +91,7 @@ def architectures(size: Size = "small") -> Preset:
     return Preset(
         {**shared, "models": SEVERAL[size]},
         {"feddf-0": {"distil_steps": 0}, "feddf": {"distil_steps": STEPS[size]}},
-        ("test accuracy", "seconds"),
+        ("test accuracy", *(f"group {number}" for number in range(len(SEVERAL[size]))), "seconds"),
     )
 
 
@@ -121,7 +121,7 @@ def main(
         for fraction in fractions
     }
     presets = {f"several-{size}": architectures(size)} if several else cells
-    for text in carry_out_all(f"table-{size}", presets, choice):
+    for text in carry_out_all(f"cifar10-{size}", presets, choice):
         print(text, flush=True)
 
 

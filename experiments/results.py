@@ -100,8 +100,7 @@ def picture_across(
         places = figure.subplots(1, len(columns), squeeze=False)[0]
         for place, column in zip(places, columns, strict=True):
             _draw_across(place, cells, column)
-        named = places[0].get_legend_handles_labels()
-        figure.legend(*named, loc="outside lower center", ncols=len(named[1]), frameon=False)
+        figures.add_names(figure)
         figure.suptitle(title, fontsize=11)
     return figures.save(figure, path)
 

@@ -87,6 +87,7 @@ def draw(
         places = figure.subplots(1, len(metrics), squeeze=False)[0]
         for place, metric in zip(places, metrics, strict=True):
             _draw_panel(place, {n: band(s, metric, spread) for n, s in lines.items()}, metric)
+        figures.add_names(figure)
         if target is not None:
             places[0].axhline(target, color=figures.GREY, linestyle=":", linewidth=1)
         figure.suptitle(title, fontsize=11)
@@ -109,7 +110,6 @@ def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
     place.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     place.grid(alpha=0.3)
     place.margins(x=0.01)
-    place.legend(frameon=False, fontsize="small" if len(bands) < 6 else "x-small")
 
 
 def _is_steep(values: Sequence[float]) -> bool:

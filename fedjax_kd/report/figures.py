@@ -37,6 +37,7 @@ _NAMES = {
     "client_lr": "client learning rate",
     "server_lr": "server learning rate",
 }
+_INCHES_OF_MARK, _INCHES_OF_LETTER = 0.6, 0.065  # in a legend
 _SLACK = 0.03  # of a decade: 0.03 and 0.3 stand for half decades
 
 
@@ -57,6 +58,14 @@ def style() -> Iterator[None]:
 
     with matplotlib.style.context(_STYLE):
         yield
+
+
+def add_names(figure: Figure) -> None:
+    """Names what the first panel has, below all panels, in as many columns as there is room for."""
+    marks, names = figure.axes[0].get_legend_handles_labels()
+    inches = _INCHES_OF_MARK + _INCHES_OF_LETTER * max(map(len, names))
+    columns = min(len(names), max(1, int(figure.get_figwidth() / inches)))
+    figure.legend(marks, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:

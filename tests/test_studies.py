@@ -112,7 +112,7 @@ def test_several_federations_are_compared_at_last(tmp_path: Path) -> None:
     }
     presets = {
         f"digits-alpha{alpha}": Preset(
-            {**digits, "partition": "dirichlet", "alpha": alpha},
+            {**digits, "alpha": alpha},
             FEW,
             ("test accuracy", f"rounds to {target}%", "forgetting", "seconds"),
         )

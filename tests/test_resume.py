@@ -15,13 +15,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from commandline import command
+from commandline import START, command, wait_for
 
 from fedjax_kd import interrupt, runs
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--quiet")
 LONG = (*SMALL, "--num-rounds", "240", "--eval-every", "2", "--checkpoint-every", "10")
-START = [sys.executable, "-c", "from fedjax_kd.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +47,6 @@ def numbers(folder: Path) -> list[list[str]]:
         rows = list(csv.reader(file))
     assert rows[0][-1] == "seconds"
     return [row[:-1] for row in rows]
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, f"it ended by itself: {process.communicate()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def lines(folder: Path) -> int:

@@ -7,14 +7,11 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import command
+from commandline import START, command, wait_for
 
 from fedjax_kd import runs
 from fedjax_kd.commands import announce
@@ -24,7 +21,6 @@ from fedjax_kd.sweeps import drive, part
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--quiet")
 SWEEP = ("sweep", "fedadam", "fedavg", *SMALL, "--seeds", "2", "--seed", "3", "--eval-every", "4")
 GRID = ("--grid", "server-lr=0.01:1:log3", "--grid", "client-lr=0.03,0.3")
-START = [sys.executable, "-c", "from fedjax_kd.cli import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +79,6 @@ def numbers(folder: Path) -> dict[str, list[list[str]]]:
     """What every part has written."""
     files = sorted(folder.glob("parts/*/metrics.csv"))
     return {file.parent.name: list(csv.reader(file.open(newline=""))) for file in files}
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, f"it ended by itself: {process.communicate()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 LONG = (

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.cases import CASES, make_algorithm, make_federation, start
 from benchmarks.reporting import Ratio, Row, parser, publish
-from fedjax_kd import compile_cache
+from fedjax_kd.engine import compile_cache
 
 GOAL_CASE, FIRST_GOAL, CACHED_GOAL = "resnet8", 25.0, 3.0  # seconds
 

@@ -26,10 +26,10 @@ from benchmarks.cases import CASES, Case, make_federation, start
 from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd import MODELS, Algorithm, Federation, from_nnx, local_training
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.config import facts_of
 from fedjax_kd.core import Data, Round
-from fedjax_kd.public import Public, Stored
-from fedjax_kd.validate import check_algorithm
+from fedjax_kd.data.public_inputs import Public, Stored
+from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.runs.config import facts_of
 
 BASE = "fedavg"
 MOST = 1.3  # unexplained, before a method is looked into

@@ -33,7 +33,7 @@ from fedjax_kd.data import (
     write_store,
 )
 from fedjax_kd.data.federation import streamed
-from fedjax_kd.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import initial_state, simulate
 from fedjax_kd.train import blocks
 
 COHORT, BLOCK, FAR = 100, 25, 10_000_000

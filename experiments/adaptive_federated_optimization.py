@@ -40,9 +40,9 @@ from experiments.adaptive_tables import (
     rescored,
     tau_table,
 )
-from fedjax_kd import compile_cache
 from fedjax_kd.commands import resume, sweep
-from fedjax_kd.report import bands, estimates, figures, landscape, sweeps, tidy
+from fedjax_kd.engine import compile_cache
+from fedjax_kd.report import bands, estimates, figures, landscape, sweeps, table_files
 from fedjax_kd.report.sweeps import AXES
 
 TUNING_SEED, FIRST_SEED = 100, 0
@@ -82,7 +82,7 @@ def main(
         for method, one in best.items()
         if one is not None
     ]
-    tidy.write(folder / "best.csv", table)
+    table_files.write_table(folder / "best.csv", table)
     left = [str(row["method"]) for row in table]
     several = 2 if smoke else seeds
     arguments = presets.finals(chosen, left, folder / "best.csv", FIRST_SEED, several)
@@ -102,7 +102,10 @@ def swept(folder: Path, arguments: Sequence[str]) -> Found:
 
 def read(folder: Path) -> Found:
     """The tables of a sweep."""
-    return Found(tidy.read(folder / "points.csv"), tidy.read(folder / "results.csv"))
+    return Found(
+        table_files.read_table(folder / "points.csv"),
+        table_files.read_table(folder / "results.csv"),
+    )
 
 
 def report(task: Preset, tuning: Found, final: Found, out: Path) -> str:
@@ -117,14 +120,14 @@ def report(task: Preset, tuning: Found, final: Found, out: Path) -> str:
     )
     (out / "tables.md").write_text(text + "\n", encoding="utf-8")
     points = rescored(tuning, measure)
-    plane = landscape.draw(points, AXES, metric=measure.metric, goal=measure.goal)
-    figures.save(plane, out / "plane.png")
+    plane = landscape.draw_landscape(points, AXES, metric=measure.metric, goal=measure.goal)
+    figures.save_figure(plane, out / "plane.png")
     lines = {
-        str(method): list(sweeps.groups(rows, "seed").values())
-        for method, rows in sweeps.groups(final.results, "method").items()
+        str(method): list(sweeps.by_value(rows, "seed").values())
+        for method, rows in sweeps.by_value(final.results, "method").items()
     }
-    curves = bands.draw(lines, (measure.metric, "train_loss"), target=task.target)
-    figures.save(curves, out / "curves.png")
+    curves = bands.draw_bands(lines, (measure.metric, "train_loss"), target=task.target)
+    figures.save_figure(curves, out / "curves.png")
     return text
 
 

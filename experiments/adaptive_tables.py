@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fedjax_kd.report import estimates, sweeps
 from fedjax_kd.report.estimates import Estimate, Reached, number
 from fedjax_kd.report.sweeps import AXES, DIVERGED, Configuration
-from fedjax_kd.report.tidy import Row, Value
+from fedjax_kd.report.table_files import CellValue, Record
 
 TUNED = (*AXES, "tau")
 
@@ -17,8 +17,8 @@ TUNED = (*AXES, "tau")
 class Found(NamedTuple):
     """What a sweep found: a row a point, and a row a point and round."""
 
-    points: Sequence[Row]
-    results: Sequence[Row]
+    points: Sequence[Record]
+    results: Sequence[Record]
 
 
 class Measure(NamedTuple):
@@ -37,7 +37,7 @@ class Measure(NamedTuple):
         return estimates.goal_of(self.metric)
 
 
-def rescored(found: Found, measure: Measure) -> list[Row]:
+def rescored(found: Found, measure: Measure) -> list[Record]:
     """The points, scored by another metric than the one of their sweep.
 
     Example:
@@ -46,12 +46,12 @@ def rescored(found: Found, measure: Measure) -> list[Row]:
       >>> rescored(Found(points, results), Measure("test_accuracy", 1))[0]["score"]
       0.5
     """
-    rows = sweeps.groups(found.results, "point")
+    rows = sweeps.by_value(found.results, "point")
 
-    def score(point: Row) -> float | None:
+    def score(point: Record) -> float | None:
         if point["status"] == DIVERGED:
             return None
-        value = estimates.score(rows.get(point["point"], []), measure.metric, measure.last)
+        value = estimates.score_of(rows.get(point["point"], []), measure.metric, measure.last)
         return None if math.isnan(value) else value
 
     return [{**point, "score": score(point)} for point in found.points]
@@ -60,7 +60,7 @@ def rescored(found: Found, measure: Measure) -> list[Row]:
 def reached(found: Found, config: int, measure: Measure, target: float) -> Reached:
     """The first round at the target of each seed of a configuration."""
     rows = [row for row in found.results if row["config"] == config]
-    return estimates.rounds_to(sweeps.groups(rows, "seed"), measure.metric, target, measure.goal)
+    return estimates.rounds_to(sweeps.by_value(rows, "seed"), measure.metric, target, measure.goal)
 
 
 def final_table(found: Found, measure: Measure, target: float) -> str:
@@ -108,7 +108,7 @@ def region_table(found: Found, measure: Measure) -> str:
     lines = _head(
         "method", "best", f"cells within {near}", "share", "client lr", "server lr", "diverged"
     )
-    for method, points in sweeps.groups(rescored(found, measure), "method").items():
+    for method, points in sweeps.by_value(rescored(found, measure), "method").items():
         top = sweeps.best(points, measure.goal)
         region = sweeps.good_region(points, AXES, measure.goal, tolerance)
         spans = [_span(region.spans.get(axis)) for axis in AXES]
@@ -132,7 +132,7 @@ def tau_table(found: Found, measure: Measure) -> str:
     points = [row for row in rescored(found, measure) if row.get("tau") is not None]
     taus = sorted({number(row["tau"]) for row in points})
     lines = _head("method", *(f"tau {tau:g}" for tau in taus))
-    for method, rows in sweeps.groups(points, "method").items():
+    for method, rows in sweeps.by_value(points, "method").items():
         best = sweeps.best_by(rows, "tau", measure.goal)
         cells = [_best_at(best.get(tau), measure.factor) for tau in taus]
         lines.append(_line(str(method), *cells))
@@ -155,7 +155,7 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _value(value: Value) -> str:
+def _value(value: CellValue) -> str:
     """A rate as people write half decades.
 
     Example:

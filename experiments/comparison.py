@@ -14,9 +14,9 @@ from typing import Annotated
 import tyro
 
 from experiments import results
-from fedjax_kd import compile_cache
 from fedjax_kd.commands import resume, run
-from fedjax_kd.runs import read_summary
+from fedjax_kd.engine import compile_cache
+from fedjax_kd.runs.folder import read_summary
 
 Value = str | int | float | bool | tuple[str | int, ...] | None
 Arguments = Mapping[str, Value]

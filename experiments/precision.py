@@ -23,8 +23,8 @@ import tyro
 
 from experiments.comparison import Arguments, Choice, Chosen, Preset, trained
 from experiments.results import Folders
-from fedjax_kd.precision import Precision
-from fedjax_kd.runs import read_summary
+from fedjax_kd.nn.precision import Precision
+from fedjax_kd.runs.folder import read_summary
 
 FEDERATIONS: Mapping[str, Arguments] = {
     "digits": {

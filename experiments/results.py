@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fedjax_kd.report import bands, figures
 from fedjax_kd.report.estimates import Estimate, rounds_to
 from fedjax_kd.report.plots import line_style
-from fedjax_kd.report.tidy import Row, Value
-from fedjax_kd.runs import read_rows, read_summary
+from fedjax_kd.report.table_files import CellValue, Record
+from fedjax_kd.runs.folder import read_rows, read_summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 def picture(folders: Folders, path: Path, *, title: str, metric: str = "test_accuracy") -> Path:
     """A metric by round as PNG: the mean over seeds, and the range between them."""
     lines = {method: [_rows(folder) for folder in folders[method]] for method in folders}
-    return figures.save(bands.draw(lines, [metric], title=title), path)
+    return figures.save_figure(bands.draw_bands(lines, [metric], title=title), path)
 
 
 def picture_across(
@@ -102,7 +102,7 @@ def picture_across(
             _draw_across(place, cells, column)
         figures.add_names(figure)
         figure.suptitle(title, fontsize=11)
-    return figures.save(figure, path)
+    return figures.save_figure(figure, path)
 
 
 def picture_of_many(folders: Folders, path: Path, columns: Sequence[str], *, title: str) -> Path:
@@ -129,7 +129,7 @@ def picture_of_many(folders: Folders, path: Path, columns: Sequence[str], *, tit
         places[0].set_yticks(where, list(folders))
         places[0].invert_yaxis()
         figure.suptitle(title, fontsize=11)
-    return figures.save(figure, path)
+    return figures.save_figure(figure, path)
 
 
 def _means(number: Number, methods: Iterable[Sequence[Path]]) -> tuple[Floats, Floats]:
@@ -225,6 +225,6 @@ def _spread(values: Iterable[float], digits: int) -> str:
 
 def _rounds_to(runs: Sequence[Path], target: float) -> str:
     """The mean over seeds of the first evaluated round at or above the target."""
-    rows: dict[Value, Sequence[Row]] = {str(f): read_rows(f) for f in runs}
+    rows: dict[CellValue, Sequence[Record]] = {str(f): read_rows(f) for f in runs}
     found = rounds_to(rows, "test_accuracy", target).rounds
     return f"{found.mean:.0f}" if found.seeds else "-"

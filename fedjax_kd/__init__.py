@@ -6,7 +6,7 @@ file), then ``algorithms/fedprox.py`` (a variant of it).
 
 from importlib.metadata import version
 
-from fedjax_kd import cohort, fidelity, losses, metrics, nn, server_opt, tree
+from fedjax_kd import losses, metrics, nn, tree
 from fedjax_kd.algorithms import (
     GROUPS,
     REGISTRY,
@@ -41,6 +41,7 @@ from fedjax_kd.algorithms import (
     scaffold,
     standalone,
 )
+from fedjax_kd.components import server_opt
 from fedjax_kd.core import (
     Algorithm,
     Batch,
@@ -71,18 +72,20 @@ from fedjax_kd.data import (
     load,
     set_apart,
 )
+from fedjax_kd.data import sampling as cohort
 from fedjax_kd.data.federation import Federation, federate
-from fedjax_kd.distil.calibration import with_ccvr
-from fedjax_kd.engine import make_mesh
+from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
+from fedjax_kd.engine.mesh import make_mesh
+from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.local import local_training
+from fedjax_kd.metrics import fidelity
 from fedjax_kd.models import MODELS
-from fedjax_kd.public import Generator, Noise, Public, Stored
-from fedjax_kd.simulation import Simulation, initial_state, simulate
 from fedjax_kd.sweeps.api import sweep
 from fedjax_kd.sweeps.axes import Range, grid, sample
 from fedjax_kd.sweeps.halving import Halving
 from fedjax_kd.task import Task, from_linen, from_nnx
 from fedjax_kd.train import Result, blocks, train
+from fedjax_kd.wrappers.ccvr import with_ccvr
 
 __version__ = version("fedjax-kd")
 

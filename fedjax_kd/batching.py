@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from fedjax_kd.core import Batch, Data, PyTree
+from fedjax_kd.options import check_choice
 from fedjax_kd.prng import mix
-from fedjax_kd.signature import check_choice
 
 LastBatch = Literal["partial", "drop", "wrap"]
 Carry = TypeVar("Carry")

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
-from fedjax_kd.distributed import leave
+from fedjax_kd.engine.processes import leave
 
 TRACEBACK = "FEDJAX_KD_TRACEBACK"
 
@@ -66,19 +66,19 @@ def _dispatch(args: list[str]) -> int:
         print(HELP)
         return 0
     if args[0] == "--version":
-        from fedjax_kd.runs import environment
+        from fedjax_kd.runs.folder import environment
 
         print(environment()["fedjax_kd"])
         return 0
     name, rest = args[0], args[1:]
     if name not in COMMANDS:
-        from fedjax_kd.signature import nearest
+        from fedjax_kd.options import nearest
 
         raise ValueError(
             f"There is no command {name!r}{nearest(name, COMMANDS)}. There are: "
             f"{', '.join(COMMANDS)}; see `fedjax-kd --help`."
         )
-    from fedjax_kd import compile_cache
+    from fedjax_kd.engine import compile_cache
 
     compile_cache.enable()
     return importlib.import_module(f"fedjax_kd.commands.{name}").main(rest)

@@ -95,14 +95,14 @@ class Round(NamedTuple):
     cohort: Int[Array, " K"]  # client numbers; an empty place holds the number ``population``
     present: Float[Array, " K"]  # 1 where a usable upload arrived from this place, else 0
     population: int
-    public: PyTree  # what belongs to no client, a `fedjax_kd.public.Public`; or None
+    public: PyTree  # what belongs to no client, a `fedjax_kd.data.public_inputs.Public`; or None
 
 
 class Upload(NamedTuple):
     """What ONE client returns: ``message`` is exactly what crosses the wire.
 
     Where it would cross in fewer numbers than its static shape has, the metrics ``share_up`` and
-    ``share_down`` say what part of the messages' bytes counts (`fedjax_kd.low_rank`).
+    ``share_down`` say what part of the messages' bytes counts (`fedjax_kd.components.low_rank`).
     """
 
     message: Message
@@ -114,15 +114,15 @@ class Upload(NamedTuple):
 class Reducer:
     """How the server sees one entry of the clients' messages.
 
-    ``lift`` maps values ``[k, ...]``, weights ``[k]`` and presence ``[k]`` to sums; the engine adds
-    sums over chunks and devices; ``done`` turns them into the value that ``server_update``
+    ``accumulate`` maps values ``[k, ...]``, weights ``[k]``, presence ``[k]`` to sums; the engine
+    adds sums over chunks and devices; ``finalise`` turns them into the value that ``server_update``
     receives. A ``stacked`` reducer has no sums: every client's value is kept, ``[K, ...]`` in the
     order of ``round.cohort``, at the price of K times the memory.
     """
 
     name: str
-    lift: Callable[[Array, Array, Array], tuple[Array, Array]]
-    done: Callable[[Array, Array], Array]
+    accumulate: Callable[[Array, Array, Array], tuple[Array, Array]]
+    finalise: Callable[[Array, Array], Array]
     stacked: bool = False
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.batching import LastBatch, check_last_batch, draw, over_rows, steps_per_epochs
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 Objective = Callable[[Variables, Batch, Key], tuple[Array, PyTree]]
 """(model, batch, key) -> (loss, new stats): what a client minimises. It may close over anything."""

@@ -22,19 +22,19 @@ from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
 from fedjax_kd.nn.narrow import as_wide
 from fedjax_kd.nn.norm import GroupNorm
-from fedjax_kd.precision import Call, Precision, shorten_layers, with_precision
+from fedjax_kd.nn.precision import Call, Precision, shorten_layers, with_precision
 from fedjax_kd.prng import cheap
 
 Prepare = Callable[[PyTree], PyTree]
 Augment = Callable[[Key, PyTree], PyTree]
-Score = Callable[[Array, PyTree], Array]
+ExampleLoss = Callable[[Array, PyTree], Array]
 
 # In place of a method's name.
 _BOTH, _HEAD, _PASSED = "features and outputs", "outputs of features", "block and outputs"
 _SPECIAL: dict[str, Callable[..., Any]] = {_BOTH: both_of, _HEAD: head_of, _PASSED: passed_of}
 
 
-class Block(NamedTuple):
+class LastBlock(NamedTuple):
     """The last block of a network: its method ``last_block(x)``, which ``__call__`` uses once.
 
     It may be made of dense layers, convolutions and normalisation, each of which reads what others
@@ -60,16 +60,16 @@ class Task(NamedTuple):
     init: Callable[[Key], Variables]
     apply: Callable[..., tuple[Array, PyTree]]  # (variables, x, key=None) -> logits, new stats
     features: Callable[..., Array]  # (variables, x, key=None) -> input of the last layer [B, D]
-    score: Score  # (logits, y) -> loss of every example or position [B, ...]
+    example_loss: ExampleLoss  # (logits, y) -> loss of every example or position [B, ...]
     loss: Callable[[Variables, Batch, Key | None], tuple[Array, PyTree]]  # masked mean, new stats
     augment: Augment = lambda key, x: x  # what `apply` makes of x first, given this key
     # (variables, x, key=None) -> features, logits, new stats, of one pass; if the task can.
-    both: Callable[..., tuple[Array, Array, PyTree]] | None = None
+    features_and_logits: Callable[..., tuple[Array, Array, PyTree]] | None = None
     classify: Callable[[Variables, Array], Array] | None = None  # (variables, features) -> logits
-    example: PyTree = None  # shapes and dtypes of a batch as stored, if known
+    input_types: PyTree = None  # shapes and dtypes of a batch as stored, if known
     # Of each value of a model, the kind of normalisation layer it is in, "" if none; if known.
-    norms: Callable[[], Variables] | None = None
-    block: Block | None = None  # the last one, if the network has a method for it
+    norm_kinds: Callable[[], Variables] | None = None
+    block: LastBlock | None = None  # the last one, if the network has a method for it
     unaugmented: Task | None = None  # for inputs that went through `augment`, if it does anything
 
 
@@ -78,7 +78,7 @@ def from_nnx(
     *,
     prepare: Prepare | None = None,
     augment: Augment | None = None,
-    score: Score = losses.cross_entropy,
+    example_loss: ExampleLoss = losses.cross_entropy,
     precision: Precision | None = None,
     example_x: PyTree = None,
 ) -> Task:
@@ -92,8 +92,8 @@ def from_nnx(
       build: makes the module from its random streams, e.g. ``lambda rngs: MLP(10, rngs=rngs)``.
       prepare: from stored to model input, e.g. uint8 pixels to floats; always applied.
       augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
-      score: ``(logits, y) -> [B, ...]``, the loss of every example.
-      precision: of the arithmetic, see :mod:`fedjax_kd.precision`; by default as JAX is set.
+      example_loss: ``(logits, y) -> [B, ...]``, the loss of every example.
+      precision: of the arithmetic, see :mod:`fedjax_kd.nn.precision`; by default as JAX is set.
       example_x: a batch as stored ``[B, ...]``, of which only shape and dtype matter, for methods
         that take the model apart (FedPer).
 
@@ -140,9 +140,11 @@ def from_nnx(
             return outputs, variables.stats
         return outputs, _variables(module).stats
 
-    task = _task(init, with_precision(call, precision), prepare, augment, score, module=model)
+    task = _task(
+        init, with_precision(call, precision), prepare, augment, example_loss, module=model
+    )
     return task._replace(
-        example=_types(example_x), norms=lambda: nnx_norms(model, _variables(model))
+        input_types=_types(example_x), norm_kinds=lambda: nnx_norms(model, _variables(model))
     )
 
 
@@ -152,7 +154,7 @@ def from_linen(
     *,
     prepare: Prepare | None = None,
     augment: Augment | None = None,
-    score: Score = losses.cross_entropy,
+    example_loss: ExampleLoss = losses.cross_entropy,
     train_argument: str | None = None,
     precision: Precision | None = None,
 ) -> Task:
@@ -163,10 +165,10 @@ def from_linen(
       example_x: a batch as stored ``[B, ...]``; only its shape and dtype matter.
       prepare: from stored to model input, e.g. uint8 pixels to floats; always applied.
       augment: ``(key, stored x) -> x``, in training only, before ``prepare``.
-      score: ``(logits, y) -> [B, ...]``, the loss of every example.
+      example_loss: ``(logits, y) -> [B, ...]``, the loss of every example.
       train_argument: the flag of ``__call__`` that chooses the mode, one of
         `fedjax_kd.nn.calls.TRAIN_ARGUMENTS`; by default the one that the module takes, if any.
-      precision: of the arithmetic, see :mod:`fedjax_kd.precision`; by default as JAX is set.
+      precision: of the arithmetic, see :mod:`fedjax_kd.nn.precision`; by default as JAX is set.
 
     Raises:
       ValueError: if ``train_argument`` is not one of those names, or ``precision`` unknown.
@@ -204,8 +206,10 @@ def from_linen(
             )
         return outputs, variables.stats if key is None else stats
 
-    task = _task(init, with_precision(call, precision), prepare, augment, score, module=module)
-    return task._replace(example=_types(example_x), norms=lambda: linen_norms(init))
+    task = _task(
+        init, with_precision(call, precision), prepare, augment, example_loss, module=module
+    )
+    return task._replace(input_types=_types(example_x), norm_kinds=lambda: linen_norms(init))
 
 
 def _task(
@@ -213,7 +217,7 @@ def _task(
     call: Call,
     prepare: Prepare | None,
     augment: Augment | None,
-    score: Score,
+    example_loss: ExampleLoss,
     *,
     module: object,
 ) -> Task:
@@ -233,13 +237,15 @@ def _task(
     def features(variables: Variables, x: PyTree, key: Key | None = None) -> Array:
         return run(variables, x, key, "features")[0]
 
-    def both(variables: Variables, x: PyTree, key: Key | None = None) -> tuple[Any, Array, PyTree]:
+    def features_and_logits(
+        variables: Variables, x: PyTree, key: Key | None = None
+    ) -> tuple[Any, Array, PyTree]:
         (outputs, inputs), stats = run(variables, x, key, _BOTH)
         return inputs, outputs, stats
 
     def loss(variables: Variables, batch: Batch, key: Key | None = None) -> tuple[Array, PyTree]:
         logits, stats = apply(variables, batch.x, key)
-        return losses.batch_mean(score(logits, batch.y), batch), stats
+        return losses.batch_mean(example_loss(logits, batch.y), batch), stats
 
     def classify(variables: Variables, features: Array) -> Array:
         return call(variables, features, None, _HEAD)[0]
@@ -251,12 +257,12 @@ def _task(
     def alone(variables: Variables, x: Array, key: Key | None = None) -> Array:
         return call(variables, x, key, "last_block")[0]
 
-    task = Task(init, apply, features, score, loss, augmented, both, classify)
+    task = Task(init, apply, features, example_loss, loss, augmented, features_and_logits, classify)
     if callable(getattr(module, "last_block", None)):
-        task = task._replace(block=Block(passed, alone))
+        task = task._replace(block=LastBlock(passed, alone))
     if augment is None:
         return task
-    return task._replace(unaugmented=_task(init, call, prepare, None, score, module=module))
+    return task._replace(unaugmented=_task(init, call, prepare, None, example_loss, module=module))
 
 
 def _types(batch: PyTree) -> PyTree:

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from fedjax_kd import metrics
 from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.dispatch import Evaluation, dispatches, evaluation, make_evaluation, pools_of
-from fedjax_kd.engine import Report, replicate
-from fedjax_kd.feeding import Feed
-from fedjax_kd.simulation import Simulation, initial_state, simulate
+from fedjax_kd.engine.block_inputs import BlockInputs
+from fedjax_kd.engine.blocks import run_blocks
+from fedjax_kd.engine.evaluation import Evaluation, evaluation_of, make_evaluation, pools_of
+from fedjax_kd.engine.mesh import replicate
+from fedjax_kd.engine.round import Report
+from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
@@ -66,7 +68,7 @@ def train(
       algorithm: from a factory such as `fedjax_kd.algorithms.fedavg`.
       federation: from `fedjax_kd.data.federate`.
       on_block: called after every block of rounds, for display or checkpoints.
-      **options: see `fedjax_kd.simulation.simulate`; ``num_rounds`` is required.
+      **options: see `fedjax_kd.engine.simulation.simulate`; ``num_rounds`` is required.
 
     Example:
       >>> import fedjax_kd as fk
@@ -103,13 +105,13 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
         row, spent = _looked(look, state)
         seconds = seconds._replace(evaluate=spent)
         yield Progress(state, 0, [{"round": 0} | row], seconds, s)
-    for block in dispatches(s, state, first) if first < s.num_rounds else ():
+    for block in run_blocks(s, state, first) if first < s.num_rounds else ():
         state, s = block.state, block.simulation
         seconds = seconds._replace(
             compile=seconds.compile + block.compile_seconds, train=seconds.train + block.seconds
         )
-        finished = min(block.feed.start + s.block, s.num_rounds)
-        rows = rows_of(s, block.feed, *jax.device_get((block.reports, block.seen)))
+        finished = min(block.inputs.start + s.block, s.num_rounds)
+        rows = rows_of(s, block.inputs, *jax.device_get((block.reports, block.seen)))
         if evaluates_after(s, finished):
             row, spent = _looked(look, state)
             seconds = seconds._replace(evaluate=seconds.evaluate + spent)
@@ -130,11 +132,11 @@ def evaluation_row(seen: Evaluation) -> Row:
     for prefix, tally in (("client", seen.clients), ("personal", seen.personal)):
         if tally is not None:
             spread = metrics.over_clients(tally)
-            row |= {f"{prefix}_{metrics.measure(tally)}_{k}": v for k, v in spread.items()}
+            row |= {f"{prefix}_{metrics.headline(tally)}_{k}": v for k, v in spread.items()}
     if seen.classes is not None:
         each = np.asarray(metrics.class_accuracy(seen.classes)).tolist()
         row |= {f"class_{label}_accuracy": value for label, value in enumerate(each)}
-    for g in range(0 if seen.groups is None else len(seen.groups.labels)):
+    for g in range(0 if seen.groups is None else len(seen.groups.counted)):
         of_group = metrics.summary(jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
     return row
@@ -154,11 +156,13 @@ def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:
 def columns_of(s: Simulation) -> list[str]:
     """The columns that training and evaluation fill, found out without running them."""
     trained = [f"train_{name}" for name in sorted(s.types[0].upload.metrics)]
-    seen = jax.eval_shape(lambda: evaluation(s)(initial_state(s), pools_of(s)))
+    seen = jax.eval_shape(lambda: evaluation_of(s)(initial_state(s), pools_of(s)))
     return [*trained, *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen))]
 
 
-def rows_of(s: Simulation, given: Feed, reports: Report, seen: Evaluation | None) -> list[Row]:
+def rows_of(
+    s: Simulation, given: BlockInputs, reports: Report, seen: Evaluation | None
+) -> list[Row]:
     """One row a round of a block; rounds are counted from 1 in what users see.
 
     Args:
@@ -182,8 +186,8 @@ def rows_of(s: Simulation, given: Feed, reports: Report, seen: Evaluation | None
                 "rejected": float(reports.rejected[i].sum()),
                 "bytes_down": _travelled(down, told.get("share_down")),
                 "bytes_up": _travelled(up, told.get("share_up")),
-                "steps": given.effort[i].needed,
-                "steps_computed": given.effort[i].computed,
+                "steps": given.work[i].needed,
+                "steps_computed": given.work[i].computed,
                 **{f"train_{name}": value for name, value in told.items()},
             }
         )

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
 from jax.typing import ArrayLike
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from fedjax_kd.core import PyTree
+from fedjax_kd.core import PyTree, mean
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
@@ -82,6 +82,16 @@ def num_bytes(a: PyTree) -> int:
 def add_scaled(a: PyTree, factor: ArrayLike, b: PyTree) -> PyTree:
     """``a + factor * b``, each leaf in its own dtype."""
     return add(a, scale(factor, b))
+
+
+def weighted_mean(a: PyTree, votes: Float[Array, " K"]) -> PyTree:
+    """The mean over the first axis, leaf by leaf, as the reducer `fedjax_kd.core.mean` takes it.
+
+    Example:
+      >>> weighted_mean(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))
+      Array(2., dtype=float32)
+    """
+    return jax.tree.map(lambda x: mean.finalise(*mean.accumulate(x, votes, votes)), a)
 
 
 def reads(function: Callable[[PyTree, PyTree], PyTree], tree: PyTree, rest: PyTree) -> PyTree:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_kd import runs
-from fedjax_kd.config import Config, TrainingConfig, to_json
-from fedjax_kd.division import DataConfig
-from fedjax_kd.report import tidy
+from fedjax_kd.report import table_files
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.config import Config, TrainingConfig, to_json
+from fedjax_kd.runs.data_config import DataConfig
 
 HALF_DECADES = (0.001, 0.01, 0.1, 1.0, 10.0)
 # Of each method: the best client and server rate (log10), and how fast it gets worse beside it.
@@ -92,7 +92,7 @@ def write(
         points.append(about | setting | row)
         results += [about | setting | row for row in rows]
     methods = {s["method"] for s in settings if "method" in s} or {"fedavg"}
-    runs.write_json(
+    run_folder.write_json(
         folder / "sweep.json",
         {
             "format": 1,
@@ -107,13 +107,15 @@ def write(
             "halving": {"eta": 2} if halving else None,
             "target": target,
             "base": {method: to_json(Config(method)) for method in sorted(methods)},
-            "environment": runs.environment(),
+            "environment": run_folder.environment(),
         },
     )
     columns = ["point", "config", "seed", *names]
-    tidy.write(folder / "points.csv", points, [*columns, "status", "finished_rounds", "score"])
+    table_files.write_table(
+        folder / "points.csv", points, [*columns, "status", "finished_rounds", "score"]
+    )
     for kind in ("csv", "parquet"):
-        tidy.write(folder / f"results.{kind}", results)
+        table_files.write_table(folder / f"results.{kind}", results)
     return folder
 
 
@@ -121,13 +123,13 @@ def write_run(folder: Path, config: Config, *, rounds: int = 20) -> Path:
     """The folder of a run that ended as `final` says."""
     folder.mkdir(parents=True)
     rows = history({"method": config.method}, config.training.seed, rounds, 5)
-    runs.write_config(folder, config)
-    runs.append_rows(folder, ("round", "train_loss", "test_accuracy", "test_loss"), rows)
+    run_folder.write_config(folder, config)
+    run_folder.append_rows(folder, ("round", "train_loss", "test_accuracy", "test_loss"), rows)
     last = {f"final_{name}": rows[-1][name] for name in ("test_accuracy", "test_loss")}
     counts = {"bytes_down": 2_000_000, "bytes_up": 1_000_000, "rejected": 0}
     seconds = {"compile": 1.0, "train": 2.0, "evaluate": 0.5}
     about = {"status": "finished", "finished_rounds": rounds, "num_rounds": rounds}
-    runs.write_json(folder / "summary.json", about | last | counts | {"seconds": seconds})
+    run_folder.write_json(folder / "summary.json", about | last | counts | {"seconds": seconds})
     return folder
 
 

@@ -13,15 +13,15 @@ import numpy as np
 from flax import nnx
 
 from fedjax_kd import losses
-from fedjax_kd.chunking import given
 from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, State, Variables
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.federation import Federation, federate
-from fedjax_kd.debug import make_debug_round
-from fedjax_kd.engine import Report, Resident, RoundFn, make_round
-from fedjax_kd.public import Public, Stored
-from fedjax_kd.seating import lay_out
-from fedjax_kd.task import Block, Task, from_nnx
+from fedjax_kd.data.public_inputs import Public, Stored
+from fedjax_kd.engine.chunk_width import requested_chunks
+from fedjax_kd.engine.debug import make_debug_round
+from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
+from fedjax_kd.engine.schedule import lay_out
+from fedjax_kd.task import LastBlock, Task, from_nnx
 
 FEATURES, CLASSES = 4, 3
 SIZES = (7, 0, 1, 5, 12, 3)  # of the ragged federation: an empty client, and one with one example
@@ -83,10 +83,14 @@ def logistic(hidden: int = 0) -> Task:
     def passed(variables: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, ...]:
         return x, *both(variables, x)
 
-    block = Block(passed, features) if hidden else None
+    block = LastBlock(passed, features) if hidden else None
     example = jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)
     return task_of(init, apply)._replace(
-        features=features, both=both, classify=classify, example=example, block=block
+        features=features,
+        features_and_logits=both,
+        classify=classify,
+        input_types=example,
+        block=block,
     )
 
 
@@ -170,7 +174,7 @@ def rounds(
     devices = 1 if mesh is None else mesh.size
     members = [np.flatnonzero(group == g) for g in range(len(groups))]
     most, widths = places or max(map(len, cohorts)), (chunk,) if isinstance(chunk, int) else chunk
-    chunks = [given(widths, -(-min(most, len(m)) // devices)) for m in members]
+    chunks = [requested_chunks(widths, -(-min(most, len(m)) // devices)) for m in members]
     layout = lay_out(
         members, len(sizes), most, chunks, work=[a.work for a in groups], devices=devices
     )
@@ -180,9 +184,9 @@ def rounds(
     state = start(groups, group) if state is None else state
     for number, ids in enumerate(cohorts):
         who = np.asarray(ids, np.int64)
-        seatings = jax.tree.map(jnp.asarray, layout.seat(who, sizes[who])[0])
+        placements = jax.tree.map(jnp.asarray, layout.place(who, sizes[who])[0])
         key = jax.random.fold_in(jax.random.key(2), number)
-        state, report = run(key, state, Resident(pool, public), seatings, jnp.int32(number))
+        state, report = run(key, state, Resident(pool, public), placements, jnp.int32(number))
         yield state, report
 
 

@@ -12,12 +12,13 @@ import jax
 import numpy as np
 from federations import federation, logistic
 
-from fedjax_kd import cli, distributed, memory
+from fedjax_kd import cli
 from fedjax_kd.algorithms import fedavg, scaffold
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data import open_store
 from fedjax_kd.data.federation import streamed
-from fedjax_kd.engine import make_mesh
+from fedjax_kd.engine import memory, processes
+from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.local import local_training
 from fedjax_kd.train import train
 
@@ -69,18 +70,20 @@ def refusing_once(check: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def main(folder: Path) -> None:
     """One process: a run that is interrupted and resumed, then the trainings above."""
-    distributed.start(timeout=60)
+    processes.connect(timeout=60)
     here = folder / f"process{jax.process_index()}.json"
     found: dict[str, Any] = {"devices": [jax.device_count(), jax.local_device_count()]}
     run = json.loads((folder / "command.json").read_text())
     found["interrupted"] = command(*run, "--distributed")
     found["finished"] = command("resume", str(folder / "run"), "--distributed", "--quiet")
-    found["told"] = distributed.by_first(lambda: [jax.process_index(), "a"])
+    found["told"] = processes.by_first(lambda: [jax.process_index(), "a"])
     key = jax.random.key(jax.process_index() + 3)
-    told = distributed.arrays_by_first({"key": key, "odd": np.array([jax.process_index() == 0])})
+    told = processes.arrays_by_first({"key": key, "odd": np.array([jax.process_index() == 0])})
     found["key"] = jax.random.key_data(told["key"]).tolist()
     found["odd"] = told["odd"].tolist()
-    memory.check = refusing_once(memory.check) if jax.process_index() == 1 else memory.check
+    memory.check_fits = (
+        refusing_once(memory.check_fits) if jax.process_index() == 1 else memory.check_fits
+    )
     found["numbers"] = numbers(folder / "store", make_mesh())
     here.write_text(json.dumps(found))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from federations import dataset
 
 from fedjax_kd.core import Data, Round, Variables
-from fedjax_kd.public import Public, Stored
+from fedjax_kd.data.public_inputs import Public, Stored
 from fedjax_kd.task import Task
 
 SHORT = {"distil_steps": 4, "distil_batch": 5}

@@ -16,7 +16,7 @@ from experiments import adaptive_tables as tables
 from experiments.adaptive_tables import Found, Measure
 from experiments.comparison import words
 from fedjax_kd.commands import run
-from fedjax_kd.report import sweeps, tidy
+from fedjax_kd.report import sweeps, table_files
 
 ACCURACY = Measure("test_accuracy", last=10)
 METHODS = ["fedavg", "fedadam"]
@@ -29,7 +29,10 @@ def tuning(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("sweeps") / "tuning"
     settings = fake_sweeps.parameters(METHODS, fake_sweeps.HALF_DECADES)
     fake_sweeps.write(folder, settings, seeds=1, metric="train_loss")
-    return Found(tidy.read(folder / "points.csv"), tidy.read(folder / "results.csv"))
+    return Found(
+        table_files.read_table(folder / "points.csv"),
+        table_files.read_table(folder / "results.csv"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,10 @@ def final(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("sweeps") / "final"
     settings = [{"method": m, "client_lr": 0.1, "server_lr": 0.01} for m in METHODS]
     fake_sweeps.write(folder, settings, seeds=3)
-    return Found(tidy.read(folder / "points.csv"), tidy.read(folder / "results.csv"))
+    return Found(
+        table_files.read_table(folder / "points.csv"),
+        table_files.read_table(folder / "results.csv"),
+    )
 
 
 @pytest.mark.parametrize(("task", "size"), EVERY)
@@ -107,8 +113,8 @@ def test_a_study_ends_with_tables_and_goes_on(
     assert "nan" not in text
     for name in ("plane.png", "curves.png", "tuning/points.csv", "final/results.csv"):
         assert (tmp_path / f"{task}-smoke" / name).exists()
-    best = tidy.read(tmp_path / f"{task}-smoke/best.csv")
-    tuned = tidy.read(tmp_path / f"{task}-smoke/tuning/points.csv")
+    best = table_files.read_table(tmp_path / f"{task}-smoke/best.csv")
+    tuned = table_files.read_table(tmp_path / f"{task}-smoke/tuning/points.csv")
     for row in best:
         own = [p for p in tuned if p["method"] == row["method"]]
         assert row["server_lr"] == min(own, key=lambda p: p["score"])["server_lr"]
@@ -121,7 +127,7 @@ def test_a_study_ends_with_tables_and_goes_on(
 def test_points_are_scored_by_another_metric(tuning: Found) -> None:
     points = tables.rescored(tuning, ACCURACY)
     assert len(points) == len(tuning.points)
-    rows = sweeps.groups(tuning.results, "point")
+    rows = sweeps.by_value(tuning.results, "point")
     for point in points:
         if point["status"] == "diverged":
             assert point["score"] is None

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from commandline import command
 
-from fedjax_kd import checkpoint, runs, tensorboard
-from fedjax_kd.commands import training
+from fedjax_kd.commands import _training
+from fedjax_kd.runs import checkpoint, tensorboard
+from fedjax_kd.runs import folder as run_folder
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
 
@@ -150,14 +151,14 @@ def test_a_run_without_a_checkpoint_cannot_be_evaluated(
 def test_a_full_disk_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    append = runs.append_rows
+    append = run_folder.append_rows
 
     def append_to_full(folder: Path, *args: Any) -> None:
         (folder / "metrics.csv").unlink(missing_ok=True)
         (folder / "metrics.csv").symlink_to("/dev/full")
         append(folder, *args)
 
-    monkeypatch.setattr(training.runs, "append_rows", append_to_full)
+    monkeypatch.setattr(_training.runs, "append_rows", append_to_full)
     assert command("run", "fedavg", *SMALL, "--out", str(tmp_path / "run")) == 2
     shown = capsys.readouterr().err
     assert "No space left on device" in shown

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 from vectors import golden
 
 from fedjax_kd.algorithms import ccvr, fedavg, fedbn, fedper, scaffold
-from fedjax_kd.core import Variables
-from fedjax_kd.distil.calibration import Retraining, retrained, virtual_features, with_ccvr
-from fedjax_kd.distil.class_statistics import (
+from fedjax_kd.components.class_statistics import (
     Moments,
     covariances,
     merged,
@@ -25,11 +23,13 @@ from fedjax_kd.distil.class_statistics import (
     pooled,
     square_roots,
 )
+from fedjax_kd.components.model_parts import combine
+from fedjax_kd.core import Variables
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import local_training
-from fedjax_kd.parts import join
 from fedjax_kd.task import from_nnx
 from fedjax_kd.tree import num_bytes
-from fedjax_kd.validate import check_algorithm
+from fedjax_kd.wrappers.ccvr import Retraining, retrained, virtual_features, with_ccvr
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 FIT = local_training(client_lr=0.1, batch_size=4)
@@ -132,13 +132,13 @@ def test_features_are_those_of_evaluation():
         np.testing.assert_allclose(state.server.features.means[label], mine.mean(0), atol=1e-6)
         covariance = covariances(state.server.features)[label]
         np.testing.assert_allclose(covariance, np.cov(mine.T), atol=1e-5)
-    loss = task.score(task.apply(start, data.train.x)[0], data.train.y).mean()
+    loss = task.example_loss(task.apply(start, data.train.x)[0], data.train.y).mean()
     np.testing.assert_allclose(report.metrics["loss"], loss, rtol=1e-5)
     assert float(report.metrics["steps"]) == 0
     model = state.server.base.model
     assert gap(model.stats, start.stats) == 0
     assert gap(model.params["norm"], start.params["norm"]) == 0
-    after = task.score(task.apply(model, data.train.x)[0], data.train.y).mean()
+    after = task.example_loss(task.apply(model, data.train.x)[0], data.train.y).mean()
     assert float(after) < float(loss)
 
 
@@ -189,7 +189,7 @@ def test_a_model_that_is_not_found_may_be_shown():
         base,
         task,
         after=1,
-        model_of=lambda server: join(server.base.model, server.initial),
+        model_of=lambda server: combine(server.base.model, server.initial),
         with_model=lambda server, model: server,
     )
     plain, types = (check_algorithm(a, federation().train) for a in (base, shown))
@@ -231,7 +231,7 @@ class Headless(nnx.Module):
 def test_tasks_that_cannot_be_calibrated():
     task = logistic(2)
     with pytest.raises(ValueError, match="does not know the shape of its examples"):
-        ccvr(task._replace(example=None), FIT, after=1)
+        ccvr(task._replace(input_types=None), FIT, after=1)
     with pytest.raises(ValueError, match="does not give logits of features"):
         ccvr(task._replace(classify=None), FIT, after=1)
     with pytest.raises(ValueError, match="so that it has no head"):
@@ -243,6 +243,6 @@ def test_tasks_that_cannot_be_calibrated():
         with_ccvr(fedavg(task, FIT), task, after=1, model_of=lambda server: server.model)
     with pytest.raises(ValueError, match="holds 0 models"):
         with_ccvr(fedper(task, FIT), task, after=1)
-    linear = task_of(task.init, task.apply)._replace(example=task.example)
+    linear = task_of(task.init, task.apply)._replace(input_types=task.input_types)
     with pytest.raises(ValueError, match="does not give logits of features"):
         ccvr(linear, FIT, after=1)

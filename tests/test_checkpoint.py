@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_kd import checkpoint, config
 from fedjax_kd.core import State
-from fedjax_kd.simulation import Simulation, initial_state
+from fedjax_kd.engine.simulation import Simulation, initial_state
+from fedjax_kd.runs import checkpoint, config
 
 DATA = config.DataConfig(partition="iid", num_clients=4)
 TRAINING = config.TrainingConfig(num_rounds=2, cohort_size=2)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from commandline import command
 
-from fedjax_kd import cli, compile_cache, runs
+from fedjax_kd import cli
 from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.engine import compile_cache
+from fedjax_kd.runs import folder as run_folder
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
 
@@ -36,7 +38,7 @@ def test_without_a_method_the_demo_runs(
     assert folder.parent == Path("runs")
     assert (folder / "curve.png").stat().st_size > 10_000
     for method in ("fedadam", "fedavg"):
-        assert runs.read_summary(folder / method)["final_test_accuracy"] > 0.95
+        assert run_folder.read_summary(folder / method)["final_test_accuracy"] > 0.95
 
 
 def test_a_run_writes_everything(compared: Path) -> None:
@@ -50,7 +52,7 @@ def test_a_run_writes_everything(compared: Path) -> None:
     assert given["data"]["partition_options"]["alpha"] == 0.1
     assert (given["data"]["seed"], given["training"]["seed"]) == (5, 1)
     assert {"python", "jax", "flax", "optax", "fedjax_kd", "device"} <= set(given["environment"])
-    summary = runs.read_summary(compared / "fedyogi")
+    summary = run_folder.read_summary(compared / "fedyogi")
     assert summary["status"] == "finished"
     assert summary["best_test_accuracy"] >= summary["final_test_accuracy"] > 0.1
     assert summary["bytes_up"] == 4 * 4 * 650 * 4  # rounds, clients, parameters, bytes
@@ -61,7 +63,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def test_metrics_have_a_row_a_round(compared: Path) -> None:
-    rows = runs.read_rows(compared / "scaffold")
+    rows = run_folder.read_rows(compared / "scaffold")
     assert [row["round"] for row in rows] == [0, 1, 2, 3, 4]
     assert ["test_accuracy" in row for row in rows] == [True, False, True, False, True]
     assert "personal_accuracy_mean" not in rows[0]
@@ -74,7 +76,7 @@ def test_metrics_have_a_row_a_round(compared: Path) -> None:
 
 
 def test_compared_methods_start_alike(compared: Path) -> None:
-    one, two = (runs.read_rows(compared / m)[0] for m in ("fedyogi", "scaffold"))
+    one, two = (run_folder.read_rows(compared / m)[0] for m in ("fedyogi", "scaffold"))
     assert one == two
     assert (compared / "fedyogi/partition.png").exists() is False
 
@@ -88,7 +90,7 @@ def test_the_path_is_printed_last_and_alone(
     folder = Path(shown.out.splitlines()[-1])
     assert folder.parent == Path("runs")
     assert folder.name.endswith("-fedavg-digits")
-    assert runs.read_summary(folder)["finished_rounds"] == 4
+    assert run_folder.read_summary(folder)["finished_rounds"] == 4
     assert "round 4 of 4, accuracy" in shown.err
 
 
@@ -101,7 +103,7 @@ def test_evaluate_writes_every_client(compared: Path, capsys: pytest.CaptureFixt
     assert sum(int(c["train_examples"]) for c in clients) == 1437
     assert sum(int(c["test_examples"]) for c in clients) == 360
     correct = sum(float(c["accuracy"] or 0) * int(c["test_examples"]) for c in clients)
-    last = runs.read_rows(compared / "fedyogi")[-1]["test_accuracy"]
+    last = run_folder.read_rows(compared / "fedyogi")[-1]["test_accuracy"]
     assert correct / 360 == pytest.approx(last)
 
 
@@ -183,7 +185,7 @@ def test_the_package_is_a_command(
 def test_rejected_uploads_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     args = ("run", "fedavg", *SMALL, "--client-lr", "3e38")
     assert command(*args, "--out", str(tmp_path / "run")) == 0
-    summary = runs.read_summary(tmp_path / "run")
+    summary = run_folder.read_summary(tmp_path / "run")
     assert summary["rejected"] > 0
     assert f"{summary['rejected']} uploads rejected" in capsys.readouterr().err
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_kd import config, division
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.config import Config, DataConfig, TrainingConfig
 from fedjax_kd.data import PARTITIONERS
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
-from fedjax_kd.signature import options
+from fedjax_kd.options import options
+from fedjax_kd.runs import config, data_config
+from fedjax_kd.runs.config import Config, DataConfig, TrainingConfig
 
 SMALL = DataConfig(partition="iid", num_clients=5)
 SHORT = TrainingConfig(num_rounds=2, cohort_size=2)
@@ -94,13 +94,13 @@ def test_bad_options_are_named(given: Config, message: str) -> None:
 )
 def test_bad_partitions_are_named(data: DataConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        division.federation_of(data)
+        data_config.federation_of(data)
 
 
 def test_the_seed_of_the_data_decides_the_split_alone() -> None:
     def sizes(seed: int) -> list[int]:
         data = DataConfig(num_clients=10, seed=seed)
-        return division.federation_of(data)[1].sizes.tolist()
+        return data_config.federation_of(data)[1].sizes.tolist()
 
     assert sizes(1) == sizes(1)
     assert sizes(1) != sizes(2)
@@ -114,7 +114,7 @@ def test_what_is_built_is_what_was_said() -> None:
     assert simulation.seed == 11
     assert simulation.dropout_rate == 0.25
     assert simulation.layout.devices == 2
-    assert simulation.layout.places(0) == 2  # of each device
+    assert simulation.layout.num_slots(0) == 2  # of each device
     assert simulation.federation.num_clients == 5
 
 

@@ -27,13 +27,14 @@ from federations import (
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.chunking import given
 from fedjax_kd.core import Algorithm, Pool, State
-from fedjax_kd.engine import Report, Resident, RoundFn, make_mesh, make_round
+from fedjax_kd.engine.chunk_width import requested_chunks
+from fedjax_kd.engine.mesh import make_mesh
+from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
+from fedjax_kd.engine.schedule import Placement, lay_out
+from fedjax_kd.engine.validation import check_algorithm, check_same_type
 from fedjax_kd.local import local_training
-from fedjax_kd.seating import Seating, lay_out
-from fedjax_kd.signature import options
-from fedjax_kd.validate import check_algorithm, check_same_type
+from fedjax_kd.options import options
 
 HYPERNET = {"population": len(SIZES), "hidden": 3, "layers": 1, "embedding": 2, "server_lr": 0.5}
 METHODS = pytest.mark.parametrize("name", REGISTRY)
@@ -127,14 +128,14 @@ def build(name: str, fit: dict[str, Any] = FIT, **given: Any) -> Algorithm:
 def one_round(algorithm: Algorithm) -> RoundFn:
     """The round of small cohorts in one chunk, to be compiled by the caller."""
     clients = federation().num_clients
-    chunks = [given((PLACES,), PLACES)]
+    chunks = [requested_chunks((PLACES,), PLACES)]
     layout = lay_out([range(clients)], clients, PLACES, chunks, work=[algorithm.work])
     return make_round([algorithm], layout)
 
 
-def one_chunk(ids: Sequence[int]) -> tuple[Seating]:
+def one_chunk(ids: Sequence[int]) -> tuple[Placement]:
     """A cohort in one chunk, in the order given."""
-    return (Seating(jnp.array(ids, jnp.int32), jnp.ones(1, jnp.int32)),)
+    return (Placement(jnp.array(ids, jnp.int32), jnp.ones(1, jnp.int32)),)
 
 
 @cache
@@ -241,7 +242,7 @@ def test_numeric_options_are_traceable(name: str):
     defaults = method | local | ({"client_lr": FIT["client_lr"]} if has_fit else {})
     values = {o: NEUTRAL[o] if v is None else v for o, v in defaults.items()}
     data, resident = federation(), Resident(federation().train, public())
-    seats = one_chunk([4, 0, 2, data.num_clients])
+    slots = one_chunk([4, 0, 2, data.num_clients])
 
     def three_rounds(values: dict[str, jax.Array]) -> Any:
         fit = FIT | {o: values[o] for o in local}
@@ -249,7 +250,7 @@ def test_numeric_options_are_traceable(name: str):
         run = one_round(traced)
 
         def step(state: State, number: jax.Array) -> tuple[State, None]:
-            return run(jax.random.key(2), state, resident, seats, number)[0], None
+            return run(jax.random.key(2), state, resident, slots, number)[0], None
 
         numbers = jnp.arange(3, dtype=jnp.int32)
         return jax.lax.scan(step, start([traced], np.zeros(data.num_clients)), numbers)[0]
@@ -260,7 +261,7 @@ def test_numeric_options_are_traceable(name: str):
     expected = start([build(name)], np.zeros(data.num_clients))
     for number in range(3):
         run, key = counted(name)[0], jax.random.key(2)
-        expected, _ = run(key, expected, resident, seats, jnp.int32(number))
+        expected, _ = run(key, expected, resident, slots, jnp.int32(number))
     for lane, changed in enumerate([None, *values]):
         difference = gap(jax.tree.map(lambda a, lane=lane: a[lane], swept), expected)
         assert (difference < ROUNDING) == (changed is None), changed

@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 from jaxtyping import Array
 
-from fedjax_kd import MODELS, low_rank
-from fedjax_kd.decompositions import eigh, svd
-from fedjax_kd.distil.class_statistics import square_roots
+from fedjax_kd import MODELS
+from fedjax_kd.components import low_rank
+from fedjax_kd.components.class_statistics import square_roots
 from fedjax_kd.losses import singular_distillation
+from fedjax_kd.nn.decompositions import eigh, svd
 
 STACKED = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
 MAPS = [jax.random.normal(jax.random.key(i), (3, 2, 4, 4, 3)) for i in range(2)]

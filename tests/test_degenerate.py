@@ -51,9 +51,9 @@ from fedjax_kd.algorithms import (
     scaffold,
     standalone,
 )
+from fedjax_kd.components.model_parts import combine
 from fedjax_kd.core import Algorithm, State, Variables
 from fedjax_kd.local import local_training
-from fedjax_kd.parts import join
 from fedjax_kd.task import Task
 
 FIT = local_training(client_lr=0.1, batch_size=0, epochs=3)
@@ -250,11 +250,11 @@ def model(state: Any) -> Variables:
     server = state.server
     if hasattr(server, "learning"):  # it makes the models, of which clients may keep a part
         shared = Variables(server.learning.net.heads.bias, server.stats)
-        return join(shared, jax.tree.map(lambda a: a[4], state.clients[0].model))
+        return combine(shared, jax.tree.map(lambda a: a[4], state.clients[0].model))
     if type(server) is tuple:  # of several architectures
         server = server[0]
     if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing
-        return join(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
+        return combine(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
     if hasattr(server, "base"):
         return server.base.model
     if hasattr(server, "model"):

@@ -13,11 +13,11 @@ from federations import CLASSES, task_of
 from teachers import in_round, labelled
 
 from fedjax_kd import batching
+from fedjax_kd.components import server_distillation as fusion
+from fedjax_kd.components.ensembles import Uploads
+from fedjax_kd.components.server_distillation import server_distillation
 from fedjax_kd.core import Key, Variables
-from fedjax_kd.distil import fusion
-from fedjax_kd.distil.ensembles import Uploads
-from fedjax_kd.distil.fusion import server_distillation
-from fedjax_kd.public import Stored
+from fedjax_kd.data.public_inputs import Stored
 
 
 @pytest.fixture(autouse=True)

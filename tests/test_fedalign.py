@@ -21,11 +21,11 @@ from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedmixup import fedmixup
 from fedjax_kd.core import Key, Variables
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.models.mlp import logistic as no_hidden_layer
 from fedjax_kd.models.resnet import resnet8
 from fedjax_kd.nn.narrow import first_channels, kept, narrow
-from fedjax_kd.task import Block, from_nnx
-from fedjax_kd.validate import check_algorithm
+from fedjax_kd.task import LastBlock, from_nnx
 
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 
@@ -52,7 +52,7 @@ def test_golden_fedalign():
         return filled(model.params) + 1e9 * wrong
 
     task = task_of(lambda key: Variables(()), lambda *args: passed(*args)[2:])._replace(
-        block=Block(passed, alone), score=lambda logits, y: jnp.full(y.shape, supervised)
+        block=LastBlock(passed, alone), example_loss=lambda logits, y: jnp.full(y.shape, supervised)
     )
     rows, channels = s3.shape[-2:]
     corner = jnp.pad(s3, ((0, 0), (0, 0), (0, 3 * rows), (0, 3 * channels)))

@@ -47,7 +47,7 @@ def aggregated(method: Any, how: str, shares: Any) -> Any:
         lambda path, _: "batch" if "bn" in path[-1].key else "", init
     )
     task = task_of(lambda key: init, lambda model, x, key=None: (x, model.stats))
-    task = task._replace(norms=lambda: names)
+    task = task._replace(norm_kinds=lambda: names)
     sizes = np.asarray(shares, np.int32)
     owner = np.repeat(np.arange(CLIENTS, dtype=np.int32), sizes)
     starts = jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32)

@@ -15,10 +15,11 @@ from teachers import SHORT, in_round, labelled, models, stored
 from vectors import golden, keys_of
 
 from fedjax_kd import batching, losses
+from fedjax_kd.components import ensembles
+from fedjax_kd.components import server_distillation as fusion
+from fedjax_kd.components.server_distillation import server_distillation
 from fedjax_kd.core import Key, Variables
-from fedjax_kd.distil import ensembles, fusion
-from fedjax_kd.distil.fusion import server_distillation
-from fedjax_kd.public import Generator, Public, stretched
+from fedjax_kd.data.public_inputs import Generator, Public, stretched
 from fedjax_kd.task import Task
 
 
@@ -124,12 +125,12 @@ def test_a_generator_makes_the_student_disagree():
     task, source = logistic(2), generator()
     how = server_distillation(distil_batch=64, eta=0.1, distil_steps=20, adversarial=1)
     student, teachers = task.init(KEY), taught_by(task)
-    lesson = fusion._Lesson(how, task, teachers, source, KEY)
-    start = fusion._Progress(
+    lesson = server_distillation._Lesson(how, task, teachers, source, KEY)
+    start = server_distillation._Progress(
         student,
-        fusion._OPT.init(student.params),
+        server_distillation._OPT.init(student.params),
         (),
-        (source.params, fusion._OPT.init(source.params)),
+        (source.params, server_distillation._OPT.init(source.params)),
     )
 
     def apart(params: Any) -> float:
@@ -137,7 +138,9 @@ def test_a_generator_makes_the_student_disagree():
         logits = task.apply(student, x)[0]
         return float(losses.ensemble_divergence(logits, teachers.teach(x)).mean())
 
-    still = jax.jit(lambda i, now: fusion._step(lesson, i, now)._replace(student=student))
+    still = jax.jit(
+        lambda i, now: server_distillation._step(lesson, i, now)._replace(student=student)
+    )
     now = start
     for i in range(5):
         now = still(jnp.int32(i), now)

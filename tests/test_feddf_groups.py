@@ -16,14 +16,14 @@ from teachers import SHORT, labelled, stored
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
-from fedjax_kd.chunking import given
 from fedjax_kd.core import State, Variables
-from fedjax_kd.dispatch import make_evaluation
-from fedjax_kd.engine import make_round
+from fedjax_kd.data.public_inputs import MissingError, Public
+from fedjax_kd.engine.chunk_width import requested_chunks
+from fedjax_kd.engine.evaluation import make_evaluation
+from fedjax_kd.engine.round import make_round
+from fedjax_kd.engine.schedule import lay_out
+from fedjax_kd.engine.simulation import initial_state, simulate
 from fedjax_kd.local import local_training
-from fedjax_kd.public import MissingError, Public
-from fedjax_kd.seating import lay_out
-from fedjax_kd.simulation import initial_state, simulate
 from fedjax_kd.train import evaluation_row
 
 
@@ -51,7 +51,7 @@ def grouped_round() -> Any:
 
     def run(eta: Any, *args: Any) -> Any:
         groups = feddf_groups(TASKS, FIT, eta=eta, best=False, **SHORT)
-        members, chunks = [np.arange(3), np.arange(3, 6)], [given((3,), 3)] * 2
+        members, chunks = [np.arange(3), np.arange(3, 6)], [requested_chunks((3,), 3)] * 2
         layout = lay_out(members, 6, 4, chunks, work=[a.work for a in groups])
         return make_round(groups, layout)(*args)
 

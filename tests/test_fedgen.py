@@ -15,11 +15,17 @@ from vectors import golden
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms import fedavg, fedgen
+from fedjax_kd.components import generator
+from fedjax_kd.components.generator import (
+    FeatureGenerator,
+    GeneratorState,
+    Lesson,
+    draw_labels,
+    feature_generator,
+)
+from fedjax_kd.components.model_parts import nonempty_head, partition
 from fedjax_kd.core import Batch, Key, Round, Variables
-from fedjax_kd.distil import generator
-from fedjax_kd.distil.generator import Generator, Learner, Lesson, draw_labels, feature_generator
 from fedjax_kd.local import gradient, local_training
-from fedjax_kd.parts import nonempty_head, split
 from fedjax_kd.task import from_nnx
 
 KEY = jax.random.key(3)
@@ -89,7 +95,7 @@ def test_golden_server(beta: int, monkeypatch: pytest.MonkeyPatch):
     def everything(params: Any) -> Any:
         weights = {"teacher": "broadcast", "student": beta}
         step = jax.value_and_grad(partial(loss, **weights), has_aux=True)(params)
-        learner = Learner(Variables(params, stats), ours.init(KEY).opt)
+        learner = GeneratorState(Variables(params, stats), ours.init(KEY).opt)
         trained = ours.train(KEY, learner, teaching, jnp.ones(4)).model
         z, _ = generator.generate(learner.model, noise, y, train=True)
         intended, _ = loss(params, teacher="labels", diversity=0.0)
@@ -124,7 +130,7 @@ def test_golden_client(monkeypatch: pytest.MonkeyPatch):
     task = task_of(lambda key: Variables(()), apply)
     task = task._replace(classify=lambda model, z: dense(model, "fc", z))
     drawn = jnp.concatenate([vectors["in_z_sampled"], vectors["in_z_same"]])
-    theirs = Generator(lambda key: None, lambda *given: None, lambda *given: drawn)
+    theirs = FeatureGenerator(lambda key: None, lambda *given: None, lambda *given: drawn)
     objective = generator.with_generated(task, theirs, generated=8, **CLIENT)
     number = vectors["in_glob_iter"]
     round = Round(number, jnp.zeros(1, int), jnp.ones(1), 1, None)
@@ -190,7 +196,7 @@ def test_held_labels_are_as_likely():
     task, given = logistic(hidden=2), SMALL | {"generator_steps": 1}
     algorithm = fedgen(task, FIT, labels="held", **given)
     server = algorithm.server_init(KEY)
-    body, head = split(nonempty_head(task), server.base.model)
+    body, head = partition(nonempty_head(task), server.base.model)
     heads = jax.tree.map(lambda a: jnp.zeros((2, *a.shape)), head)
     counts = jnp.array([[0.0, 4.0, 1.0], [0.0, 9.0, 0.0]])
     round = Round(jnp.int32(0), jnp.arange(2), jnp.ones(2), 2, None)
@@ -226,6 +232,6 @@ def test_tasks_without_features():
     with pytest.raises(TypeError, match="Linear has no method 'features'"):
         fedgen(from_nnx(linear, example_x=federation().train.x[:1]), FIT)
     with pytest.raises(ValueError, match="does not know the shape of its examples"):
-        fedgen(task._replace(example=None), FIT)
+        fedgen(task._replace(input_types=None), FIT)
     with pytest.raises(ValueError, match="does not give logits of features"):
         fedgen(task._replace(classify=None), FIT)

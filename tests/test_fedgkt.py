@@ -18,12 +18,12 @@ from vectors import golden, keys_of, number
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
+from fedjax_kd.components.split_client import Exchange
+from fedjax_kd.components.split_server import Answers, Upper
 from fedjax_kd.core import Data, Key, Pool, Round, Variables
-from fedjax_kd.distil.split_network import Exchange
-from fedjax_kd.distil.upper_half import Answers, Upper
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
 from fedjax_kd.task import Task, from_nnx
-from fedjax_kd.validate import check_algorithm
 
 FIT = local_training(client_lr=0.1, batch_size=4)
 FACTS = {"population": len(SIZES), "capacity": max(SIZES), "classes": CLASSES}
@@ -34,7 +34,7 @@ PLAIN = {"server_opt": optax.sgd, "server_lr": 1.0, "server_epochs": 1}
 def by_heart(rows: int, classes: int) -> Task:
     """A model that knows logits by the number of a row, which is also its feature."""
     task = table(rows, classes)
-    return task._replace(both=lambda model, x, key=None: (x, *task.apply(model, x)))
+    return task._replace(features_and_logits=lambda model, x, key=None: (x, *task.apply(model, x)))
 
 
 def a_round(clients: int) -> Round:
@@ -140,7 +140,7 @@ def test_steps_of_the_server_and_answers_of_those_who_are_absent():
 def test_clients_learn_the_answer_to_each_example():
     """Without labels a client comes to say what the server said, whatever the order of batches."""
     task, answers = by_heart(sum(SIZES), CLASSES), jax.random.normal(jax.random.key(3), (12, 3))
-    silent = task._replace(score=lambda logits, y: jnp.zeros(len(y)))
+    silent = task._replace(example_loss=lambda logits, y: jnp.zeros(len(y)))
     fit = local_training(client_lr=3.0, batch_size=5, epochs=80)
     algorithm = fedgkt(silent, fit, **FACTS, server=task, tau=1.0)
     update = jax.jit(lambda data, *args: algorithm.client_update(*args, data, a_round(6)))
@@ -218,7 +218,7 @@ def test_networks_that_cannot_be_cut():
     with pytest.raises(ValueError, match="does not give features and logits in one pass"):
         fedgkt(table(3, 3), FIT, **SMALL)
     with pytest.raises(ValueError, match="does not know the shape of its examples"):
-        fedgkt(logistic(2)._replace(example=None), FIT, **SMALL)
+        fedgkt(logistic(2)._replace(input_types=None), FIT, **SMALL)
     with pytest.raises(TypeError, match="Normed has no method 'features'"):
         fedgkt(from_nnx(Normed, example_x=jnp.zeros((1, FEATURES))), FIT, **SMALL)
     with pytest.raises(TypeError, match="take models for the same classes"):

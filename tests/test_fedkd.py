@@ -16,15 +16,15 @@ from vectors import golden
 from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
+from fedjax_kd.components.low_rank import LowRank, cut
+from fedjax_kd.components.mutual_learning import Private
 from fedjax_kd.core import Data, Key, Round, Variables
-from fedjax_kd.distil.mentored import Private
-from fedjax_kd.engine import Report
-from fedjax_kd.evaluate import has_personal_model
+from fedjax_kd.engine.evaluation import has_personal_model
+from fedjax_kd.engine.round import Report
+from fedjax_kd.engine.validation import check_algorithm, check_groups
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
-from fedjax_kd.low_rank import Sent, cut
 from fedjax_kd.task import Task, from_nnx
 from fedjax_kd.train import rows_of
-from fedjax_kd.validate import check_algorithm, check_groups
 
 FIT = local_training(client_lr=0.1, batch_size=4)
 ALL = {"t_min": 1.0, "t_max": 1.0}  # nothing is cut
@@ -37,7 +37,7 @@ def one_step(algorithm: Any, student: Variables, own: Private, x: Any, y: Any) -
     data = Data(x, y, numbers, jnp.int32(0), jnp.int32(len(y)))
     round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), 1, None)
     update = jax.jit(lambda *args: algorithm.client_update(*args, round))
-    received = Sent(student, jnp.float32(1))
+    received = LowRank(student, jnp.float32(1))
     upload, after = update(jax.random.key(3), received, own, data)
     return upload, tree.sub(after, own)
 
@@ -57,7 +57,7 @@ def scores(features: jax.Array) -> Task:
     def both(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any, Any]:
         return jnp.broadcast_to(features, (len(x), 1)), model.params[x], model.stats
 
-    return table(6, 3)._replace(both=both)
+    return table(6, 3)._replace(features_and_logits=both)
 
 
 @pytest.mark.usefixtures("float64")
@@ -98,8 +98,8 @@ def test_each_model_follows_its_own_loss():
     assert own.projection.shape == (2, 5)
 
     def both_losses(params: Any, projection: jax.Array, teacher: Any) -> tuple[Any, Any]:
-        h_s, z_s, _ = task.both(Variables(params), x)
-        h_t, z_t, _ = mentor.both(Variables(teacher), x)
+        h_s, z_s, _ = task.features_and_logits(Variables(params), x)
+        h_t, z_t, _ = mentor.features_and_logits(Variables(teacher), x)
         errors = [losses.cross_entropy(z, y).mean() for z in (z_s, z_t)]
         c = 0.7 / constant(sum(errors))
         apart = jnp.square(h_s @ projection - h_t).mean()
@@ -218,7 +218,7 @@ def test_models_that_do_not_fit():
     with pytest.raises(ValueError, match="features and logits in one pass"):
         fedkd(table(3, 3), FIT)
     with pytest.raises(ValueError, match="does not know the shape of its examples"):
-        fedkd(logistic(2)._replace(example=None), FIT)
+        fedkd(logistic(2)._replace(input_types=None), FIT)
     with pytest.raises(TypeError, match="Normed has no method 'features'"):
         check_algorithm(fedkd(from_nnx(Normed), FIT, hidden="plain"), pool)
     with pytest.raises(TypeError, match="project one side"):

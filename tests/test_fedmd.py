@@ -14,12 +14,12 @@ from flax import nnx
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
+from fedjax_kd.components.consensus import Consensus, public_lessons
 from fedjax_kd.core import Round, State, Variables
-from fedjax_kd.distil.consensus import Consensus, public_lessons
+from fedjax_kd.data.public_inputs import MissingError, Noise, Public, Stored
+from fedjax_kd.engine.validation import check_algorithm, check_groups
 from fedjax_kd.local import local_training
-from fedjax_kd.public import MissingError, Noise, Public, Stored
 from fedjax_kd.task import Task, from_nnx
-from fedjax_kd.validate import check_algorithm, check_groups
 
 FIT = local_training(client_lr=0.1, batch_size=0)
 # All inputs are in one step: what a client does depends on no key.

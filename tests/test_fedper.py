@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from federations import CLASSES, COHORTS, FEATURES, SIZES, federation, gap, logistic, play
 
-from fedjax_kd import parts
 from fedjax_kd.algorithms import fedavg, fedper
+from fedjax_kd.components import model_parts
 from fedjax_kd.core import Batch, Variables
-from fedjax_kd.evaluate import has_personal_model
+from fedjax_kd.engine.evaluation import has_personal_model
 from fedjax_kd.local import local_training
 
 LR, STEPS = 0.1, 3
@@ -52,7 +52,7 @@ def test_one_client_alone_is_fedavg():
     own, _ = play(fedper(task, FIT), pool, [(4,)] * 3)
     common, _ = play(fedavg(task, FIT), pool, [(4,)] * 3)
     head = jax.tree.map(lambda a: a[4], own.clients[0])
-    assert gap(parts.join(own.server.base.model, head), common.server.model) < 1e-6
+    assert gap(model_parts.combine(own.server.base.model, head), common.server.model) < 1e-6
 
 
 def test_all_at_home_is_local_training():
@@ -92,6 +92,6 @@ def test_bad_tasks_are_said():
     with pytest.raises(ValueError, match="uses no value of the model"):
         fedper(logistic(), FIT)
     with pytest.raises(ValueError, match="does not know the shape"):
-        fedper(logistic(hidden=2)._replace(example=None), FIT)
+        fedper(logistic(hidden=2)._replace(input_types=None), FIT)
     with pytest.raises(TypeError, match="fedper has no option 'mu'"):
         fedper(logistic(hidden=2), FIT, mu=0.1)

@@ -9,8 +9,8 @@ import pytest
 from compiled import losses
 from flax import nnx
 
-from fedjax_kd import fidelity
 from fedjax_kd.core import Variables
+from fedjax_kd.metrics import fidelity
 from fedjax_kd.task import from_nnx
 
 measured = jax.jit(fidelity.fidelity)
@@ -28,7 +28,7 @@ def test_summary_is_what_the_formulas_say_and_parts_add_up():
     mask = np.random.default_rng(1).integers(0, 2, len(labels)).astype(np.float32)
     pieces = [slice(0, 11), slice(11, None)]
     parts = [measured(student[p], teacher[p], labels[p], mask[p]) for p in pieces]
-    seen = fidelity.summary(jax.tree.map(jnp.add, *parts))
+    seen = fidelity.fidelity_summary(jax.tree.map(jnp.add, *parts))
     kept = np.asarray(mask) == 1
     s, t, y = (np.asarray(a)[kept] for a in (student, teacher, labels))
     q, p = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (s, t))
@@ -46,7 +46,7 @@ def test_summary_is_what_the_formulas_say_and_parts_add_up():
 def test_a_perfect_student():
     student, _, labels = predictions()
     sums = measured(student, student + 3, labels, np.ones(len(labels), np.float32))
-    seen = fidelity.summary(sums)
+    seen = fidelity.fidelity_summary(sums)
     assert seen["agreement"] == 1
     assert seen["kl"] == pytest.approx(0, abs=1e-6)
 
@@ -54,9 +54,9 @@ def test_a_perfect_student():
 def test_nothing_counted_is_no_number():
     student, teacher, labels = predictions()
     sums = measured(student, teacher, labels, np.zeros(len(labels), np.float32))
-    assert np.isnan(list(fidelity.summary(sums).values())).all()
+    assert np.isnan(list(fidelity.fidelity_summary(sums).values())).all()
     unlabelled = measured(student, teacher, -np.ones_like(labels), np.ones(len(labels), np.float32))
-    seen = fidelity.summary(unlabelled)
+    seen = fidelity.fidelity_summary(unlabelled)
     assert np.isnan(seen["ece"])
     assert seen["kl"] > 0
 

@@ -19,8 +19,8 @@ import pytest
 from federations import rounds, task_of
 from vectors import golden, keys_of, number
 
-from fedjax_kd import server_opt
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedavgm, fedprox, scaffold
+from fedjax_kd.components import server_opt
 from fedjax_kd.core import Batch, Key, Pool, State, Variables
 from fedjax_kd.local import Fitted, local_training
 from fedjax_kd.task import Task

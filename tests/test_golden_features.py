@@ -9,8 +9,9 @@ from compiled import losses
 from precise import EXACT, arrays, close, value_and_grad
 from vectors import keys_of
 
-from fedjax_kd import fidelity, metrics
+from fedjax_kd import metrics
 from fedjax_kd.core import Batch, Variables
+from fedjax_kd.metrics import fidelity
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -182,7 +183,7 @@ def test_fidelity():
     teacher = losses.ensemble_logits(members, average="probabilities")
     close(teacher, vectors["out_ens"])
     sums = jax.jit(fidelity.fidelity)(student, teacher, y, np.ones(len(y)))
-    for name, seen in fidelity.summary(sums).items():
+    for name, seen in fidelity.fidelity_summary(sums).items():
         close(seen, vectors[f"out_{name}"])
     for row, name in enumerate(("count", "prob", "correct")):
         close(sums.bins[row], vectors[f"out_bin_{name}"])

@@ -11,11 +11,11 @@ from federations import task_of
 from vectors import golden
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms.generated import Sent, Server
+from fedjax_kd.algorithms._generated import HypernetServer, MadeModel
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
+from fedjax_kd.components.hypernet import Dense, Hypernet, HypernetState, pulled_back
 from fedjax_kd.core import Data, Key, Round, Variables
-from fedjax_kd.hypernet import Dense, Hypernet, Learning, pulled_back
 from fedjax_kd.local import Fitted, Objective, gradient, local_training
 from fedjax_kd.task import Task
 
@@ -115,7 +115,7 @@ def compare(net: Hypernet, vectors: dict[str, np.ndarray], prefix: str) -> int:
     return compared
 
 
-def zeros_of(algorithm: Any) -> Server:
+def zeros_of(algorithm: Any) -> HypernetServer:
     """A server of zeros."""
     types = jax.eval_shape(algorithm.server_init, jax.random.key(0))
     return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), types)
@@ -127,10 +127,10 @@ def replay(algorithm: Any, vectors: dict[str, np.ndarray], clients: list[Any], s
     labels, size = labels.astype(np.int32), len(pool) // NODES
     first = zeros_of(algorithm)
     net = as_net(vectors, "in_hn_")
-    server = Server(Learning(net, first.learning.opt), stats, first.initial)
+    server = HypernetServer(HypernetState(net, first.learning.opt), stats, first.initial)
 
     @jax.jit
-    def turn(server: Server, client: Any, number: Any) -> Any:
+    def turn(server: HypernetServer, client: Any, number: Any) -> Any:
         data = Data(
             jnp.asarray(pool),
             jnp.asarray(labels),
@@ -175,7 +175,7 @@ def test_golden_steps_of_pfedhn():
     )
     algorithm = pfedhn(torch_task(), fit, population=NODES, hidden=6)
     nothing = zeros_of(algorithm).initial
-    replay(algorithm, vectors, [Sent(nothing, np.int32(-1))] * NODES, ())
+    replay(algorithm, vectors, [MadeModel(nothing, np.int32(-1))] * NODES, ())
 
 
 def two_optimisers(key: Key, model: Variables, data: Data, loss: Objective, round: Round) -> Fitted:
@@ -212,7 +212,9 @@ def test_golden_steps_of_pfedhn_pc():
         return {n: vectors[f"{kind}_local{k}_layer.0.{t}"] for n, t in names.items()}
 
     every = zeros_of(algorithm).initial.params
-    clients = [Sent(Variables(every | client("in", k), head), np.int32(-1)) for k in range(NODES)]
+    clients = [
+        MadeModel(Variables(every | client("in", k), head), np.int32(-1)) for k in range(NODES)
+    ]
     shared = dict.fromkeys(head)
     for k, after in enumerate(replay(algorithm, vectors, clients, shared)):
         for name, expected in client("out", k).items():

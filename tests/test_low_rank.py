@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vectors import golden
 
 from fedjax_kd import tree
-from fedjax_kd.low_rank import cut, numbers, rising, truncated
+from fedjax_kd.components.low_rank import cut, factor_numbers, rising, truncated
 
 SHORT = {"rtol": 1e-4, "atol": 1e-5}  # of a decomposition in float32
 NAMES = ("dec", "flat", "wide", "bias", "three", "zero", "row")
@@ -107,7 +107,7 @@ def test_kernels_of_convolutions_are_matrices_of_their_outputs():
     kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 5)), jnp.float32)
     flat, _ = truncated(kernel.reshape(18, 5), 0.7)
     np.testing.assert_allclose(cut(kernel, 0.7).base, flat.reshape(kernel.shape), rtol=1e-6)
-    assert float(numbers((18, 5), jnp.int32(4))) == 90, "the factors would be larger"
+    assert float(factor_numbers((18, 5), jnp.int32(4))) == 90, "the factors would be larger"
 
 
 def test_what_is_not_finite_stays_so():

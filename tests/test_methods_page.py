@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
 
 def test_the_page_is_current():
     expected = "run `fedjax-kd list methods --markdown > docs/algorithms.md`"
-    assert PAGE.read_text(encoding="utf-8") == methods.page(), expected
+    assert PAGE.read_text(encoding="utf-8") == methods.methods_page(), expected
 
 
 def test_every_method_has_a_row():

@@ -12,7 +12,8 @@ from federations import SIZES, federation, logistic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_kd import evaluate, metrics
+from fedjax_kd import metrics
+from fedjax_kd.engine import evaluation
 
 
 def predictions(rows: int = 40, seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -63,7 +64,7 @@ def test_sequences_leave_out_positions_without_label():
     holes = y.at[::5].set(-1).reshape(4, 6)
     rows = metrics.tally(logits.reshape(4, 6, 3), holes, jnp.array([1.0, 1.0, 0.0, 1.0]))
     kept = np.asarray((holes >= 0).at[2].set(False)).reshape(-1)
-    assert rows.labels.tolist() == kept.reshape(4, 6).sum(1).tolist()
+    assert rows.counted.tolist() == kept.reshape(4, 6).sum(1).tolist()
     expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
     assert metrics.summary(metrics.total(rows)) == pytest.approx(expected, rel=1e-4)
 
@@ -88,9 +89,9 @@ def test_spread_over_clients():
 def test_evaluation_goes_over_every_row_and_client():
     data, task = federation(), logistic()
     model = task.init(jax.random.key(0))
-    rows = evaluate.tally_rows(lambda x: task.apply(model, x)[0], data.train)
-    clients = evaluate.by_client(rows, data.train)
-    assert clients.labels.tolist() == list(SIZES)
+    rows = evaluation.tally_rows(lambda x: task.apply(model, x)[0], data.train)
+    clients = evaluation.by_client(rows, data.train)
+    assert clients.counted.tolist() == list(SIZES)
     logits = np.asarray(task.apply(model, data.train.x)[0])
     right = logits.argmax(1) == np.asarray(data.train.y)
     assert clients.correct.tolist() == [float(right[part].sum()) for part in data.parts]
@@ -109,7 +110,7 @@ def test_classes_are_counted_by_their_labels(positions: tuple[int, ...]):
     kept, guesses = y[mask == 1], logits.argmax(-1)[mask == 1]
     seen = metrics.class_accuracy(sums)
     for label in range(3):
-        assert float(sums.labels[label]) == (kept == label).sum()
+        assert float(sums.counted[label]) == (kept == label).sum()
         own = guesses[kept == label] == label
         expected = own.mean() if own.size else np.nan
         assert seen[label] == pytest.approx(expected, rel=1e-6, nan_ok=True)

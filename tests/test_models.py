@@ -63,8 +63,8 @@ SMALL = {
 def small(name):
     """A small task of the network, its variables, and a batch."""
     shape, classes, options = SMALL[name]
-    score = losses.squared_error if name == "autoencoder" else losses.cross_entropy
-    task = from_nnx(MODELS[name](shape, classes, **options), score=score)
+    example_loss = losses.squared_error if name == "autoencoder" else losses.cross_entropy
+    task = from_nnx(MODELS[name](shape, classes, **options), example_loss=example_loss)
     model = task.init(jax.random.key(0))
     if name == "autoencoder":
         x = jax.random.uniform(jax.random.key(1), (4, *shape))

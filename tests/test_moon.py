@@ -18,11 +18,11 @@ from fedjax_kd import tree
 from fedjax_kd.algorithms import fedavg, moon
 from fedjax_kd.algorithms.moon import Past
 from fedjax_kd.core import Key, Variables
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import local_training
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.models.resnet import resnet8
 from fedjax_kd.task import Task, from_linen, from_nnx
-from fedjax_kd.validate import check_algorithm
 
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 MOON_FIT = {"lr": 0.1, "decay": 1e-5}
@@ -41,7 +41,7 @@ def moon_task() -> Task:
         return z, dense("l3", z), model.stats
 
     task = task_of(lambda key: Variables(()), lambda *args: both(*args)[1:])
-    return task._replace(both=both, features=lambda *args: both(*args)[0])
+    return task._replace(features_and_logits=both, features=lambda *args: both(*args)[0])
 
 
 @pytest.mark.usefixtures("float64")
@@ -167,7 +167,7 @@ def test_features_and_outputs_of_one_pass_are_those_of_two(name: str, key: Key |
     task, x = NETWORKS[name](), jnp.asarray(X)
     x = jnp.broadcast_to(x[:, :1, None, None], (5, 8, 8, 1)) if name == "nnx" else x
     model = task.init(jax.random.key(0))
-    features, logits, stats = task.both(model, x, key)
+    features, logits, stats = task.features_and_logits(model, x, key)
     np.testing.assert_array_equal(features, task.features(model, x, key))
     expected, expected_stats = task.apply(model, x, key)
     np.testing.assert_array_equal(logits, expected)

@@ -17,7 +17,7 @@ from fedjax_kd.data.pachinko import PachinkoPartitioner
 from fedjax_kd.data.rows import apportion
 from fedjax_kd.data.shards import PathologicalPartitioner, ShardPartitioner
 from fedjax_kd.data.sizes import IidPartitioner, LogNormalPartitioner, PowerLawPartitioner
-from fedjax_kd.report.partition import label_counts
+from fedjax_kd.report.partition import label_table
 
 quick = settings(max_examples=40, deadline=None)
 MAKERS = {
@@ -87,9 +87,9 @@ def test_dirichlet_ends_on_hard_and_hopeless_cases():
 
 def test_dirichlet_marginals():
     data = labelled(20000)
-    even = label_counts(data, DirichletPartitioner(10, 1e6)(data))
+    even = label_table(data, DirichletPartitioner(10, 1e6)(data))
     assert np.all(np.abs(even - 200) <= 2)
-    skewed = label_counts(data, DirichletPartitioner(10, 0.01, min_partition_size=0)(data))
+    skewed = label_table(data, DirichletPartitioner(10, 0.01, min_partition_size=0)(data))
     assert np.mean(skewed.max(axis=0) / skewed.sum(axis=0)) > 0.85
 
 
@@ -146,7 +146,7 @@ def test_shards_hold_few_labels(clients, shards):
     data = labelled()
     parts = ShardPartitioner(clients, shards)(data)
     assert np.ptp(sizes(parts)) <= shards
-    assert (label_counts(data, parts) > 0).sum(axis=1).max() <= 2 * shards
+    assert (label_table(data, parts) > 0).sum(axis=1).max() <= 2 * shards
 
 
 def test_shards_of_a_given_size_leave_rows_over():
@@ -161,7 +161,7 @@ def test_shards_of_a_given_size_leave_rows_over():
 def test_pathological_holds_exactly_so_many_classes(mode, clients, classes, seed):
     data = labelled()
     parts = PathologicalPartitioner(clients, classes, class_assignment_mode=mode, seed=seed)(data)
-    counts = label_counts(data, parts)
+    counts = label_table(data, parts)
     assert set((counts > 0).sum(axis=1)) == {classes}
     assert np.all(counts.sum(axis=0) == 60)
     assert all(np.ptp(counts[counts[:, label] > 0, label]) <= 1 for label in range(LABELS))
@@ -219,11 +219,11 @@ def test_pachinko_counts():
     parts = PachinkoPartitioner(40, examples_per_client=100)(data)
     assert set(sizes(parts)) == {100}
     assert len(np.unique(np.concatenate(parts))) == 4000
-    counts = label_counts(data, parts)
+    counts = label_table(data, parts)
     early, late = counts[:10], PachinkoPartitioner(40, alpha=100.0)(data)[:10]
     coarse = early.reshape(10, 10, 2).sum(axis=2)
     assert np.mean((coarse > 0).sum(axis=1)) < 6
-    assert np.all((label_counts(data, late).reshape(10, 10, 2).sum(axis=2) > 0).sum(axis=1) == 10)
+    assert np.all((label_table(data, late).reshape(10, 10, 2).sum(axis=2) > 0).sum(axis=1) == 10)
     both = coarse > 30
     share = early.reshape(10, 10, 2)[..., 0][both] / coarse[both]
     assert np.all((share > 0.1) & (share < 0.9))

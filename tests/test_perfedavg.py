@@ -11,8 +11,8 @@ import pytest
 from federations import federation, gap, logistic, play, task_of
 from vectors import golden
 
+from fedjax_kd.algorithms._maml import maml_objective
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.algorithms.meta import meta
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.core import Batch, Variables
 from fedjax_kd.local import gradient, local_training
@@ -33,7 +33,7 @@ def stepped(params: Any, batches: Any, hessian: Any) -> Any:
         lambda model, x, key=None: (x @ model.params["W"].T + model.params["b"][None], ()),
     )
     first, query, third = batches
-    objective = meta(task.loss, lambda *_: (first, third), ALPHA, DELTA, hessian)
+    objective = maml_objective(task.loss, lambda *_: (first, third), ALPHA, DELTA, hessian)
     _, _, step = gradient(objective, Variables(params), query, jax.random.key(0))
     return jax.tree.map(lambda w, g: w - BETA * g, params, step)
 

@@ -14,11 +14,11 @@ from federations import federation, gap, logistic, normed
 from fedjax_kd import tree
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
+from fedjax_kd.components.hypernet import Hypernet, hypernet, hypernet_learner, make_parameters
+from fedjax_kd.components.model_parts import combine
 from fedjax_kd.core import Round, Variables
-from fedjax_kd.hypernet import Hypernet, generate, hypernet, learner
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import local_training
-from fedjax_kd.parts import join
-from fedjax_kd.validate import check_algorithm
 
 SMALL = {"population": 6, "hidden": 3, "layers": 1, "embedding": 2}
 
@@ -38,11 +38,11 @@ CHANGES = {
 @jax.jit
 def stepped(options: dict[str, Any], changes: Any, cohort: Any) -> tuple[Hypernet, Hypernet, Any]:
     """A hypernetwork before and after a step, and how the models that it makes have moved."""
-    net = learner(**SMALL, **options)
+    net = hypernet_learner(**SMALL, **options)
     before = net.init(jax.random.key(0), jax.tree.map(lambda a: a[0], changes))
     round = Round(jnp.int32(0), cohort, (cohort < 6).astype(jnp.float32), 6, None)
     after = net.learn(before, changes, round)
-    moved = tree.sub(generate(after.net, cohort), generate(before.net, cohort))
+    moved = tree.sub(make_parameters(after.net, cohort), make_parameters(before.net, cohort))
     return before.net, after.net, moved
 
 
@@ -53,9 +53,9 @@ def one_step(changes: Any, cohort: tuple[int, ...], **options: float) -> Any:
 
 def test_a_cohort_learns_the_mean_of_its_members_steps():
     """Empty places count for nothing, and the others' embeddings stay."""
-    seats = np.eye(3, dtype=np.float32)[:2]
+    slots = np.eye(3, dtype=np.float32)[:2]
     only = [
-        jax.tree.map(lambda a, s=s: a * s.reshape(3, *[1] * (a.ndim - 1)), CHANGES) for s in seats
+        jax.tree.map(lambda a, s=s: a * s.reshape(3, *[1] * (a.ndim - 1)), CHANGES) for s in slots
     ]
     before, together, _ = one_step(jax.tree.map(np.add, *only), (4, 1, 6))
     alone = [one_step(only[0], (4, 6, 6))[1], one_step(only[1], (6, 1, 6))[1]]
@@ -105,10 +105,10 @@ def test_who_is_evaluated_with_what():
         _, client = algorithm.client_update(key, sent, newcomer, pool.of(number), round)
         net = server.learning.net
         mean = net._replace(embeddings=net.embeddings.mean(0, keepdims=True))
-        made = generate(net, number[None]), generate(mean, jnp.zeros(1, jnp.int32))
+        made = make_parameters(net, number[None]), make_parameters(mean, jnp.zeros(1, jnp.int32))
         bodies = (Variables(jax.tree.map(lambda a: a[0], params)) for params in made)
         both = list(zip(bodies, (client, newcomer), strict=True))
-        expected = [task.apply(join(body, kept.model), pool.x)[0] for body, kept in both]
+        expected = [task.apply(combine(body, kept.model), pool.x)[0] for body, kept in both]
         return expected, [algorithm.predict(server, k, pool.x) for _, k in both], client, newcomer
 
     expected, predicted, client, newcomer = run()
@@ -165,4 +165,4 @@ def test_federations_and_models_that_do_not_fit():
     with pytest.raises(ValueError, match="All parameters are personal"):
         pfedhn_pc(logistic(), FIT, **SMALL)
     with pytest.raises(ValueError, match="does not know the shape of its examples"):
-        pfedhn_pc(logistic(2)._replace(example=None), FIT, **SMALL)
+        pfedhn_pc(logistic(2)._replace(input_types=None), FIT, **SMALL)

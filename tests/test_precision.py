@@ -86,7 +86,7 @@ def case(name: str, precision: Any) -> tuple[Task, Batch]:
         images = digits()
         return from_linen(LinenNet(), images.x, prepare=pixels, precision=precision), images
     if name.startswith("small"):
-        layout = resnet.Layout((4, 8), 1, "pad", name.removeprefix("small "), 2)
+        layout = resnet.ResNetShape((4, 8), 1, "pad", name.removeprefix("small "), 2)
         net = partial(resnet.ResNet, (8, 8, 1), 10, layout)
         return from_nnx(lambda rngs: net(rngs=rngs), prepare=pixels, precision=precision), digits()
     model, options = MODELS_HERE.get(name, (name, {}))

@@ -15,11 +15,12 @@ from flax import linen
 
 from experiments import precision as experiment
 from experiments.comparison import Choice, command
-from fedjax_kd import config, runs
 from fedjax_kd.commands import run
-from fedjax_kd.config import Config, DataConfig, TrainingConfig
+from fedjax_kd.engine.simulation import initial_state
 from fedjax_kd.models import MODELS
-from fedjax_kd.simulation import initial_state
+from fedjax_kd.runs import config
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.config import Config, DataConfig, TrainingConfig
 from fedjax_kd.task import from_linen, from_nnx
 from fedjax_kd.train import blocks
 
@@ -44,11 +45,11 @@ def test_the_command_line_knows_the_three(capsys: pytest.CaptureFixture[str]):
 
 def test_a_run_from_before_the_option_can_be_read(tmp_path: Path):
     given = Config("fedavg", training=TrainingConfig(num_rounds=7))
-    runs.write_config(tmp_path, given)
+    run_folder.write_config(tmp_path, given)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["training"].pop("precision") == "float32"
     (tmp_path / "config.json").write_text(json.dumps(written))
-    assert runs.read_config(tmp_path) == given
+    assert run_folder.read_config(tmp_path) == given
 
 
 def test_bfloat16_learns_digits_as_well():
@@ -87,7 +88,7 @@ def test_the_experiment_compares_seed_by_seed(tmp_path: Path):
         for folder, accuracy in zip(folders[f"fedavg-{precision}"], accuracies, strict=True):
             folder.mkdir()
             summary = {"final_test_accuracy": accuracy, "seconds": {"train": 2.0}}
-            runs.write_json(folder / "summary.json", summary)
+            run_folder.write_json(folder / "summary.json", summary)
     assert experiment.table(folders).splitlines()[2:] == [
         "| float32 | 92.00 ± 2.83 | +0.00 ± 0.00 | 2.0 |",
         "| tf32 | 92.00 ± 2.83 | +0.00 ± 0.00 | 2.0 |",

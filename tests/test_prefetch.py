@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_kd.prefetch import prefetched
+from fedjax_kd.engine.prefetch import prefetched
 
 SECONDS = 10  # in which anything that is going to happen has happened
 

@@ -15,11 +15,12 @@ from commandline import command
 from labelled import labelled
 
 import fedjax_kd as fk
-from fedjax_kd import losses, metrics, runs
-from fedjax_kd.config import Config, TrainingConfig, build, from_json, to_json, with_model
+from fedjax_kd import losses, metrics
 from fedjax_kd.data.federation import Federation, federate
-from fedjax_kd.division import STORED, DataConfig, federation_of
-from fedjax_kd.evaluate import by_client, evaluate_personal, tally_rows
+from fedjax_kd.engine.evaluation import by_client, evaluate_personal, tally_rows
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.config import Config, TrainingConfig, build, from_json, to_json, with_model
+from fedjax_kd.runs.data_config import STORED, DataConfig, federation_of
 
 SMALL = {"hidden": (16,), "bottleneck": 4}
 
@@ -85,12 +86,12 @@ def test_tallies_are_mean_squared_errors(digits: Federation) -> None:
     np.testing.assert_allclose(rows.loss, errors, rtol=1e-5)
     assert metrics.summary(metrics.total(rows)) == {"loss": pytest.approx(errors.mean(), rel=1e-5)}
     clients = by_client(rows, pool)
-    assert clients.labels.tolist() == pool.sizes.tolist()
+    assert clients.counted.tolist() == pool.sizes.tolist()
     ends = np.cumsum(pool.sizes)
     each = [part.mean() if len(part) else np.nan for part in np.split(errors, ends)[:-1]]
     np.testing.assert_allclose(metrics.client_loss(clients), each, rtol=1e-5)
     spread = metrics.over_clients(clients)
-    assert metrics.measure(clients) == "loss"
+    assert metrics.headline(clients) == "loss"
     assert spread["mean"] == pytest.approx(np.nanmean(each), rel=1e-5)
     assert spread["worst_decile"] == pytest.approx(np.nanmax(each), rel=1e-5)  # of ten clients one
 
@@ -98,13 +99,13 @@ def test_tallies_are_mean_squared_errors(digits: Federation) -> None:
 def test_rows_with_mask_zero_count_nothing() -> None:
     tally = metrics.tally(jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.array([1.0, 0.0, 1.0]))
     assert metrics.summary(metrics.total(tally)) == {"loss": 1.0}
-    assert tally.labels.tolist() == tally.loss.tolist() == [1, 0, 1]
+    assert tally.counted.tolist() == tally.loss.tolist() == [1, 0, 1]
     assert np.isnan(metrics.summary(metrics.empty(of_labels=False))["loss"])
 
 
 def test_an_autoencoder_learns(digits: Federation) -> None:
     make = fk.MODELS["autoencoder"](digits.input_shape, 10, hidden=(32,), bottleneck=8)
-    task = fk.from_nnx(make, prepare=digits.prepare, score=digits.score)
+    task = fk.from_nnx(make, prepare=digits.prepare, example_loss=digits.example_loss)
     algorithm = fk.fedadam(task, fk.local_training(client_lr=1.0, batch_size=10), eta=0.03)
     result = fk.train(algorithm, digits, num_rounds=60, cohort_size=10, eval_every=60)
     first, last = (result.history[n]["test_loss"] for n in (0, -1))
@@ -146,8 +147,8 @@ def test_a_run_is_made_evaluated_drawn_and_resumed(
     shown = capsys.readouterr()
     assert "round 4 of 4, loss 0." in shown.err
     assert "accuracy" not in shown.out + shown.err
-    summary = runs.read_summary(folder / "fedavg")
-    rows = runs.read_rows(folder / "fedavg")
+    summary = run_folder.read_summary(folder / "fedavg")
+    rows = run_folder.read_rows(folder / "fedavg")
     evaluated = [row["test_loss"] for row in rows if "test_loss" in row]
     assert len(evaluated) == 3
     assert summary["best_test_loss"] == min(evaluated)
@@ -164,7 +165,7 @@ def test_a_run_is_made_evaluated_drawn_and_resumed(
     assert command("plot", str(folder), "--out", str(tmp_path / "both.png")) == 0
     assert (tmp_path / "both.png").exists()
     assert command("resume", str(folder / "fedavg"), "--num-rounds", "6", "--quiet") == 0
-    assert runs.read_summary(folder / "fedavg")["finished_rounds"] == 6
+    assert run_folder.read_summary(folder / "fedavg")["finished_rounds"] == 6
 
 
 @pytest.mark.parametrize(

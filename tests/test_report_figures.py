@@ -50,7 +50,7 @@ def test_axes_are_numbers_that_vary_rates_first() -> None:
 
 
 def test_a_heat_map_has_a_panel_a_method_and_one_frame_each() -> None:
-    figure = landscape.draw(GRID, AXES)
+    figure = landscape.draw_landscape(GRID, AXES)
     panels, (scale,) = figure.axes[:2], figure.axes[2:]
     assert [panel.get_title() for panel in panels] == ["fedavg", "fedadam"]
     assert scale.get_ylabel() == "accuracy on the test set (%)"
@@ -70,7 +70,7 @@ def test_a_heat_map_has_a_panel_a_method_and_one_frame_each() -> None:
 
 def test_losses_that_differ_much_have_a_logarithmic_scale_and_the_least_is_brightest() -> None:
     table = [p | {"score": p["score"] and 10 ** (-3 * p["score"])} for p in GRID]
-    figure = landscape.draw(table, AXES, metric="test_loss")
+    figure = landscape.draw_landscape(table, AXES, metric="test_loss")
     assert figure.axes[-1].get_yscale() == "log"
     panel = figure.axes[0]
     frame = next(p for p in panel.patches if not p.get_fill())
@@ -80,12 +80,14 @@ def test_losses_that_differ_much_have_a_logarithmic_scale_and_the_least_is_brigh
 
 def test_a_method_without_a_parameter_has_a_line_of_cells() -> None:
     plain = [{"method": "fedavg", "client_lr": lr} for lr in HALF_DECADES]
-    figure = landscape.draw(points([*plain, *parameters(["fedadam"], HALF_DECADES)]), AXES)
+    figure = landscape.draw_landscape(
+        points([*plain, *parameters(["fedadam"], HALF_DECADES)]), AXES
+    )
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["none"]
 
 
 def test_one_parameter_is_a_line_on_an_axis_that_suits_it() -> None:
-    figure = landscape.draw(LINE, ["client_lr"])
+    figure = landscape.draw_landscape(LINE, ["client_lr"])
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     low, high = axes.get_xlim()
@@ -93,11 +95,11 @@ def test_one_parameter_is_a_line_on_an_axis_that_suits_it() -> None:
     assert high > 1000  # where it diverged
     assert axes.lines[0].get_xdata().tolist() == [0.01, 0.1, 1.0]
     even = [{"method": "fedavg", "client_lr": 0.1, "mu": n / 10} for n in range(5)]
-    assert landscape.draw(points(even), ["mu"]).axes[0].get_xscale() == "linear"
+    assert landscape.draw_landscape(points(even), ["mu"]).axes[0].get_xscale() == "linear"
 
 
 def test_a_random_sample_is_a_cloud() -> None:
-    figure = landscape.draw(CLOUD, AXES)
+    figure = landscape.draw_landscape(CLOUD, AXES)
     assert not texts(figure.axes[0])
     assert len(figure.axes[0].collections) == 21  # every configuration, and a ring
 
@@ -113,23 +115,25 @@ def test_every_picture_can_be_saved(tmp_path: Path, table: list, by: str | None,
     elif what == "all diverged":
         table = [point | {"status": "diverged", "score": None} for point in table]
     axes = AXES if "server_lr" in table[0] else AXES[:1]
-    path = figures.save(landscape.draw(table, axes, by=by), tmp_path / "picture.png")
+    path = figures.save_figure(
+        landscape.draw_landscape(table, axes, by=by), tmp_path / "picture.png"
+    )
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_pictures(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No point has a number 'method'"):
-        landscape.draw(GRID, ["method"])
+        landscape.draw_landscape(GRID, ["method"])
     with pytest.raises(ValueError, match="there is no point"):
-        landscape.draw([], AXES)
+        landscape.draw_landscape([], AXES)
     with pytest.raises(ValueError, match="one or two"):
-        landscape.draw(GRID, [*AXES, "tau"])
+        landscape.draw_landscape(GRID, [*AXES, "tau"])
     with pytest.raises(ValueError, match=r"must end in \.png, \.pdf, \.svg"):
-        figures.save(landscape.draw(LINE, ["client_lr"]), tmp_path / "picture.gif")
+        figures.save_figure(landscape.draw_landscape(LINE, ["client_lr"]), tmp_path / "picture.gif")
 
 
 def test_the_same_picture_is_the_same_text() -> None:
-    one, two = (figures.embedded(landscape.draw(LINE, ["client_lr"])) for _ in range(2))
+    one, two = (figures.embedded(landscape.draw_landscape(LINE, ["client_lr"])) for _ in range(2))
     assert one == two
     assert one.startswith("data:image/svg+xml;base64,")
 
@@ -154,7 +158,7 @@ def test_bands_hold_the_rounds_that_all_seeds_have() -> None:
 
 @pytest.mark.parametrize("length", [4, 30])
 def test_names_stand_below_the_panel_and_inside_the_picture(length: int) -> None:
-    figure = bands.draw({str(n).rjust(length, "n"): SEEDS for n in range(9)})
+    figure = bands.draw_bands({str(n).rjust(length, "n"): SEEDS for n in range(9)})
     figure.draw_without_rendering()
     names, panel = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert names.y1 < panel.y0
@@ -164,10 +168,10 @@ def test_names_stand_below_the_panel_and_inside_the_picture(length: int) -> None
 
 def test_curves_leave_the_untrained_model_out() -> None:
     lines = {"a": SEEDS, "b": SEEDS[:1], "none": [[]]}
-    figure = bands.draw(lines, ("test_accuracy", "test_loss"), target=0.3, title="both")
+    figure = bands.draw_bands(lines, ("test_accuracy", "test_loss"), target=0.3, title="both")
     assert figure.axes[0].lines[0].get_xdata().tolist() == [2, 4, 6, 8]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "none"]
     assert figure.axes[0].get_yscale() == "linear"
     steep = [[{"round": n, "test_loss": 10.0**-n} for n in range(6)]]
-    assert bands.draw({"a": steep}, ["test_loss"]).axes[0].get_yscale() == "log"
+    assert bands.draw_bands({"a": steep}, ["test_loss"]).axes[0].get_yscale() == "log"
     figures.embedded(figure)

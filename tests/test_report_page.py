@@ -18,12 +18,12 @@ import pytest
 from commandline import command
 from labelled import labelled
 
-from fedjax_kd import runs
 from fedjax_kd.data import IidPartitioner
-from fedjax_kd.report.page import Part, page, part
-from fedjax_kd.report.partition import draw
-from fedjax_kd.report.reading import read, read_runs, read_sweep
-from fedjax_kd.report.sections import Table, choose, target_table
+from fedjax_kd.report.load import read_runs, read_studies, read_sweep
+from fedjax_kd.report.page import StudySection, page, study_section
+from fedjax_kd.report.partition import draw_partition
+from fedjax_kd.report.sections import Table, methods_compared, target_table
+from fedjax_kd.runs import folder as run_folder
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
 METHODS = ("fedavg", "fedadam")
@@ -38,7 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(2):
         for method in METHODS:
             fake_sweeps.write_run(folder / str(seed) / method, fake_sweeps.with_seed(method, seed))
-        draw(data, IidPartitioner(9)(data), folder / str(seed) / "partition.png")
+        draw_partition(data, IidPartitioner(9)(data), folder / str(seed) / "partition.png")
     return folder
 
 
@@ -80,7 +80,7 @@ class Tags(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
-def table(found: Part, title: str) -> Table:
+def table(found: StudySection, title: str) -> Table:
     """The table of a study whose title begins so."""
     return next(b for b in found.blocks if isinstance(b, Table) and b.title.startswith(title))
 
@@ -111,7 +111,7 @@ def test_the_page_can_be_read_by_everybody(written: Path) -> None:
 
 def test_tables_of_a_sweep(swept: Path) -> None:
     study = read_sweep(swept)
-    found = part(study)
+    found = study_section(study)
     best = table(found, "Best configuration")
     assert [row[:4] for row in best.rows] == [
         ["fedavg", "0.1", "1", "-"],
@@ -122,7 +122,7 @@ def test_tables_of_a_sweep(swept: Path) -> None:
     assert [row[0] for row in table(found, "Differences to fedavg").rows] == ["fedadam"]
     target = table(found, "Rounds to 80 % accuracy")
     assert [row[2] for row in target.rows] == ["3 of 3", "3 of 3"]
-    never = target_table(study, choose(study), 0.999)
+    never = target_table(study, methods_compared(study), 0.999)
     assert [row[1:] for row in never.rows] == [["-", "0 of 3", "-, -, -"]] * 2
     region = table(found, "Width of the good region")
     assert [row[2] for row in region.rows] == ["25", "25"]
@@ -135,9 +135,9 @@ def test_tables_of_a_sweep(swept: Path) -> None:
 
 def test_tables_of_runs(compared: Path) -> None:
     study = read_runs([compared / seed / m for m in METHODS for seed in "01"])
-    found = part(study, baseline="fedadam")
+    found = study_section(study, baseline="fedadam")
     first = table(found, "Runs")
-    finals = [runs.read_summary(compared / s / "fedavg")["final_test_accuracy"] for s in "01"]
+    finals = [run_folder.read_summary(compared / s / "fedavg")["final_test_accuracy"] for s in "01"]
     assert [row[0] for row in first.rows] == ["fedavg", "fedadam"]
     assert first.rows[0][2].startswith(f"{100 * np.mean(finals):.2f} ± ")
     assert first.rows[0][4:] == ["2", "20", "2.0", "1.0", "0", "3.5"]
@@ -151,20 +151,20 @@ def test_a_real_run_has_a_page(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert command("run", "fedavg", *SMALL, "--out", str(run), "--quiet") == 0
     assert command("report", str(run), "--out", str(out)) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    final = runs.read_summary(run)["final_test_accuracy"]
+    final = run_folder.read_summary(run)["final_test_accuracy"]
     assert f"{100 * final:.2f}" in out.read_text()
 
 
 def test_runs_are_compared_where_they_share_the_data(compared: Path, tmp_path: Path) -> None:
     config = fake_sweeps.with_seed("fedavg", 0, partition="iid")
     other = fake_sweeps.write_run(tmp_path / "iid", config)
-    found = read([compared / "0", other, compared / "1"])
+    found = read_studies([compared / "0", other, compared / "1"])
     assert [len(study.points) for study in found] == [4, 1]
     assert [study.title for study in found] == [
         "Runs on digits, dirichlet partition",
         "Runs on digits, iid partition",
     ]
-    alone = part(found[1])
+    alone = study_section(found[1])
     assert not any(b.title.startswith("Differences") for b in alone.blocks)
 
 
@@ -183,8 +183,8 @@ def test_a_run_that_diverged_says_so(compared: Path, tmp_path: Path) -> None:
     cells = lines[-1].split(",")
     cells[place] = "nan"
     path.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
-    (study,) = read([tmp_path / "lost"])
-    found = part(study)
+    (study,) = read_studies([tmp_path / "lost"])
+    found = study_section(study)
     statuses = {row[0]: row[1:3] for row in table(found, "Runs").rows}
     assert statuses["fedadam"] == ["diverged", "-"]
     assert table(found, "Differences").rows == [["fedadam", "-", "-", "0"]]
@@ -193,7 +193,7 @@ def test_a_run_that_diverged_says_so(compared: Path, tmp_path: Path) -> None:
 def test_another_metric_is_scored_from_the_rounds(swept: Path) -> None:
     study = read_sweep(swept, "train_loss")
     assert (study.metric, study.goal, study.target) == ("train_loss", "min", None)
-    found = part(study)
+    found = study_section(study)
     assert table(found, "Best").head[4] == "loss of local training"
     assert [row[1:3] for row in table(found, "Best").rows] == [["0.1", "1"], ["0.1", "0.01"]]
 
@@ -206,7 +206,7 @@ def test_a_sweep_of_one_method_and_one_parameter(tmp_path: Path) -> None:
     text = page([study])
     assert "Differences" not in text
     assert "Rounds to" not in text
-    found = part(study)
+    found = study_section(study)
     (row,) = table(found, "Best").rows
     assert (row[0], row[-2], row[-1]) == ("fedavg", "-", "1")
     assert table(found, "Width").rows[0][2:4] == ["5", "20 %"]
@@ -215,7 +215,7 @@ def test_a_sweep_of_one_method_and_one_parameter(tmp_path: Path) -> None:
 def test_a_sweep_in_which_all_diverged(tmp_path: Path) -> None:
     grid = fake_sweeps.parameters(["fedadam"], [10.0, 100.0])
     study = read_sweep(fake_sweeps.write(tmp_path / "lost", grid))
-    assert table(part(study), "Best").rows[0][4] == "diverged"
+    assert table(study_section(study), "Best").rows[0][4] == "diverged"
     assert "diverged" in page([study])
 
 

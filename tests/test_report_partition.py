@@ -10,7 +10,7 @@ from labelled import LABELS, labelled
 
 from fedjax_kd.data import IidPartitioner, from_arrays
 from fedjax_kd.data.rows import by_owner
-from fedjax_kd.report.partition import describe, draw, label_counts
+from fedjax_kd.report.partition import describe, draw_partition, label_table
 
 GOLDEN = Path(__file__).parent / "golden" / "partition.npz"
 
@@ -22,7 +22,7 @@ def test_counts_of_published_partitions(case):
     data = from_arrays(np.zeros((len(labels), 1)), labels, np.zeros((1, 1)), labels[:1])
     counts = golden[f"out_counts_{case}"]
     parts = by_owner(np.arange(len(owner)), owner, len(counts))
-    assert np.array_equal(label_counts(data, parts), counts)
+    assert np.array_equal(label_table(data, parts), counts)
     numbers = describe(data, parts)
     assert (numbers.clients, numbers.rows) == (len(counts), counts.sum())
     assert (numbers.smallest, numbers.largest) == (counts.sum(1).min(), counts.sum(1).max())
@@ -42,5 +42,7 @@ def test_label_skew_at_its_ends():
 @pytest.mark.parametrize("labels", [10, 40])
 def test_pictures(tmp_path, clients, labels):
     data = labelled(labels=labels)
-    path = draw(data, IidPartitioner(clients)(data), tmp_path / "split.png", title="a title")
+    path = draw_partition(
+        data, IidPartitioner(clients)(data), tmp_path / "split.png", title="a title"
+    )
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedjax_kd.report.estimates import Estimate, goal_of, rounds_to, score
+from fedjax_kd.report.estimates import Estimate, goal_of, rounds_to, score_of
 from fedjax_kd.report.studies import scored
 from fedjax_kd.report.sweeps import (
     Tolerance,
@@ -129,12 +129,12 @@ def test_scores_count_back_from_the_last_evaluation() -> None:
     rows = [
         {"round": n, "loss": float(n), "acc": n / 10 if n % 4 == 0 else None} for n in range(11)
     ]
-    assert score(rows, "loss") == 10
-    assert score(rows, "loss", last=3) == 9
-    assert score(rows, "acc") == 0.8
-    assert score(rows, "acc", last=5) == pytest.approx(0.6)
-    assert math.isnan(score(rows, "absent"))
-    assert math.isnan(score([*rows, {"round": 11, "loss": math.nan}], "loss", last=3))
+    assert score_of(rows, "loss") == 10
+    assert score_of(rows, "loss", last=3) == 9
+    assert score_of(rows, "acc") == 0.8
+    assert score_of(rows, "acc", last=5) == pytest.approx(0.6)
+    assert math.isnan(score_of(rows, "absent"))
+    assert math.isnan(score_of([*rows, {"round": 11, "loss": math.nan}], "loss", last=3))
 
 
 def test_another_metric_gives_other_scores_and_other_divergence() -> None:

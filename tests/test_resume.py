@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from commandline import START, command, wait_for
 
-from fedjax_kd import interrupt, runs
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs import interrupt
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--quiet")
 LONG = (*SMALL, "--num-rounds", "240", "--eval-every", "2", "--checkpoint-every", "10")
@@ -69,10 +70,10 @@ def test_a_killed_run_resumes_bit_for_bit(
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     process.communicate()
-    assert runs.read_summary(folder).get("status") != "finished"
+    assert run_folder.read_summary(folder).get("status") != "finished"
     assert command("resume", str(folder), "--quiet") == 0
     assert numbers(folder) == numbers(alone(method))
-    assert runs.read_summary(folder)["status"] == "finished"
+    assert run_folder.read_summary(folder)["status"] == "finished"
 
 
 def test_ctrl_c_keeps_the_run_and_suggests_resume(scaffold: Path, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_ctrl_c_keeps_the_run_and_suggests_resume(scaffold: Path, tmp_path: Path
     assert f"fedjax-kd resume {folder}" in err
     assert "Traceback" not in err
     assert out.splitlines()[-1] == str(folder)
-    summary = runs.read_summary(folder)
+    summary = run_folder.read_summary(folder)
     assert summary["status"] == "interrupted"
     assert 0 < summary["finished_rounds"] < 240
     assert command("resume", str(folder), "--quiet") == 0
@@ -159,8 +160,8 @@ def test_a_half_written_line_is_no_row(scaffold: Path, tmp_path: Path) -> None:
     table = folder / "metrics.csv"
     text = table.read_text().splitlines(keepends=True)
     table.write_text("".join(text[:232]) + text[232][:7])
-    summary = runs.read_summary(folder)
-    runs.write_json(folder / "summary.json", summary | {"status": "running"})
+    summary = run_folder.read_summary(folder)
+    run_folder.write_json(folder / "summary.json", summary | {"status": "running"})
     shutil.rmtree(folder / "checkpoints/240")
     assert command("resume", str(folder), "--quiet") == 0
     assert numbers(folder) == numbers(scaffold)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_kd import server_opt
+from fedjax_kd.components import server_opt
 
 DELTAS = np.array([[0.3, -0.2, 0.0], [0.1, 0.4, 1e-4], [-0.5, 0.1, 2.0]], np.float32)
 X0 = np.array([1.0, -1.0, 0.5], np.float32)

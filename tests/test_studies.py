@@ -19,10 +19,10 @@ from experiments import (
     seven_methods,
 )
 from experiments.comparison import Arguments, Choice, Preset, command
-from fedjax_kd import runs
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import run
-from fedjax_kd.interrupt import EXIT_CODE
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.interrupt import EXIT_CODE
 
 FEW: dict[str, Arguments] = {"fedavg": {}, "fedprox": {"mu": 1.0}}
 NOWHERE = Choice(Path("runs"), "nowhere")
@@ -149,7 +149,7 @@ def test_a_client_uses_its_own_model_if_it_has_one(tmp_path: Path) -> None:
     for method, row in {"fedavg": named, "fedper": {**named, **own}}.items():
         folders[method] = [tmp_path / method]
         folders[method][0].mkdir()
-        runs.append_rows(folders[method][0], ["round", *row], [{"round": 1.0, **row}])
+        run_folder.append_rows(folders[method][0], ["round", *row], [{"round": 1.0, **row}])
     columns = ["clients' models", "worst tenth of clients' models"]
     assert results.table(folders, columns).splitlines()[2:] == [
         "| fedavg | 50.0 | 10.0 |",

@@ -19,13 +19,12 @@ from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedmixup import fedmixup
 from fedjax_kd.core import Key, Variables
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.models.mlp import mlp
-from fedjax_kd.models.resnet import Block as ResidualBlock
-from fedjax_kd.models.resnet import Layout, resnet8
+from fedjax_kd.models.resnet import ResidualBlock, ResNetShape, resnet8
 from fedjax_kd.nn.depth import StochasticDepth
 from fedjax_kd.nn.resize import bilinear, dealt
 from fedjax_kd.task import from_nnx
-from fedjax_kd.validate import check_algorithm
 
 
 @pytest.mark.parametrize("make", [fedalign, fedgradaug])
@@ -142,7 +141,7 @@ def test_a_network_with_stochastic_depth():
     depths = [block.depth for block in net.blocks]
     assert depths[0] is None
     np.testing.assert_allclose([depth.survival for depth in depths[1:]], [0.7, 0.4])
-    layout = Layout((2,), 1, "pad", "group", 1, 0.5)
+    layout = ResNetShape((2,), 1, "pad", "group", 1, 0.5)
     task = from_nnx(lambda rngs: ResidualBlock(1, 1, 1, layout, 0.5, rngs=rngs))
 
     @jax.jit

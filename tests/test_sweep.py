@@ -13,8 +13,8 @@ import pytest
 from federations import federation, logistic
 
 import fedjax_kd as fk
-from fedjax_kd import memory
 from fedjax_kd.core import Algorithm
+from fedjax_kd.engine import memory
 from fedjax_kd.sweeps import program, rounds, widths
 from fedjax_kd.sweeps.api import Trained, sweep
 from fedjax_kd.sweeps.family import Family, Member, family_of
@@ -156,7 +156,7 @@ def test_less_at_once_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(rounds, "compiled", scarce)
     with pytest.warns(UserWarning, match="going on with"):
-        steps = list(rounds.rounds(family(), range(4), Width(4, clients=3), until=7))
+        steps = list(rounds.train_points(family(), range(4), Width(4, clients=3), until=7))
     assert tried == [((1, 4), (3,)), ((1, 4), (1,)), ((1, 2), (1,))]
     assert set(steps[-1].rows) == {0, 1, 2, 3}
 
@@ -167,14 +167,14 @@ def test_no_memory_for_one_point(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(rounds, "compiled", none)
     with pytest.raises(memory.TooLargeError, match="a smaller model"):
-        list(rounds.rounds(family(), range(2), Width(1), until=7))
+        list(rounds.train_points(family(), range(2), Width(1), until=7))
 
 
 def test_states_wait_on_the_host_where_the_device_is_small(monkeypatch: pytest.MonkeyPatch):
-    usual = list(rounds.rounds(family(), range(4), Width(2), until=7))
+    usual = list(rounds.train_points(family(), range(4), Width(2), until=7))
     monkeypatch.setattr(memory, "free", lambda: 100)
     monkeypatch.setattr(memory, "check", lambda program: None)
-    parked = list(rounds.rounds(family(), range(4), Width(2), until=7))
+    parked = list(rounds.train_points(family(), range(4), Width(2), until=7))
     assert parked[-1].rows == usual[-1].rows
     leaves = jax.tree.leaves(parked[-1].states())
     assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
@@ -185,8 +185,8 @@ def test_widths():
     assert widths.of_lanes(many, range(6), 4) == Width(4, 1, 1)
     assert widths.of_lanes(many, range(6), 12) == Width(6, 1, 2)
     assert widths.of_lanes(few, [0], 8) == Width(1, 1, 3)
-    assert widths.choose(many, range(6), 7) == Width(6, 1, 3)  # a tiny model: 32 lanes
-    costs = widths.measure(many, range(6))
+    assert widths.choose_width(many, range(6), 7) == Width(6, 1, 3)  # a tiny model: 32 lanes
+    costs = widths.measure_widths(many, range(6))
     assert set(costs) <= {1, 2, 4, 8, 16, 32}
     assert all(seconds > 0 for seconds in costs.values())
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from commandline import START, command, wait_for
 
-from fedjax_kd import runs
-from fedjax_kd.commands import announce
-from fedjax_kd.report import tidy
-from fedjax_kd.sweeps import drive, part
+from fedjax_kd.commands import _announce
+from fedjax_kd.report import table_files
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.sweeps import runner as sweep_runner
+from fedjax_kd.sweeps import shard
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--quiet")
 SWEEP = ("sweep", "fedadam", "fedavg", *SMALL, "--seeds", "2", "--seed", "3", "--eval-every", "4")
@@ -32,13 +33,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_points_and_tables(done: Path):
-    points = tidy.read(done / "points.csv")
+    points = table_files.read_table(done / "points.csv")
     assert len(points) == 2 * 6 * 2
     assert {p["seed"] for p in points} == {3, 4}
     assert {(p["status"], p["finished_rounds"]) for p in points} == {("finished", 8)}
-    results = tidy.read(done / "results.csv")
+    results = table_files.read_table(done / "results.csv")
     assert len(results) == 24 * 9
-    assert tidy.read(done / "results.parquet") == results
+    assert table_files.read_table(done / "results.parquet") == results
     last = {r["point"]: r["test_accuracy"] for r in results if r["round"] == 8}
     assert [last[p["point"]] for p in points] == [p["score"] for p in points]
     about = json.loads((done / "sweep.json").read_text())
@@ -54,13 +55,13 @@ def test_points_and_tables(done: Path):
 
 @pytest.mark.parametrize(("number", "option"), [(7, "--eta"), (21, "--server-lr")])
 def test_a_point_is_a_single_run(done: Path, tmp_path: Path, number: int, option: str):
-    point = tidy.read(done / "points.csv")[number]
+    point = table_files.read_table(done / "points.csv")[number]
     rates = [option, str(point["server_lr"]), "--client-lr", str(point["client_lr"])]
     options = [*SMALL, "--num-rounds", "8", "--eval-every", "4", "--seed", str(point["seed"])]
     run = tmp_path / "run"
     assert command("run", str(point["method"]), *options, *rates, "--out", str(run)) == 0
-    ours = [r for r in tidy.read(done / "results.csv") if r["point"] == point["point"]]
-    for row, own in zip(runs.read_rows(run), ours, strict=True):
+    ours = [r for r in table_files.read_table(done / "results.csv") if r["point"] == point["point"]]
+    for row, own in zip(run_folder.read_rows(run), ours, strict=True):
         known = {k: v for k, v in row.items() if k not in ("seconds", "steps_computed")}
         assert {k: own[k] for k in known} == pytest.approx(known, rel=1e-4, abs=1e-5)
 
@@ -68,7 +69,7 @@ def test_a_point_is_a_single_run(done: Path, tmp_path: Path, number: int, option
 def test_the_best_is_shown(done: Path, capsys: pytest.CaptureFixture):
     assert command("resume", str(done)) == 0  # nothing is left to do
     shown = capsys.readouterr().out
-    points = tidy.read(done / "points.csv")
+    points = table_files.read_table(done / "points.csv")
     mean = {n: sum(p["score"] for p in points if p["config"] == n) / 2 for n in range(12)}
     assert f"{max(mean[n] for n in range(6)):.4f}" in shown
     assert f"{max(mean[n] for n in range(6, 12)):.4f}" in shown
@@ -112,18 +113,18 @@ def test_stopped_and_resumed_is_uninterrupted(
     process.communicate(timeout=120)
     assert process.returncode == code
     if code > 0:
-        assert "running" in {p["status"] for p in tidy.read(folder / "points.csv")}
+        assert "running" in {p["status"] for p in table_files.read_table(folder / "points.csv")}
     assert command("resume", str(folder), "--quiet") == 0
     assert numbers(folder) == numbers(alone)
     assert (folder / "points.csv").read_text() == (alone / "points.csv").read_text()
 
 
 def test_halving(alone: Path):
-    points = tidy.read(alone / "points.csv")
+    points = table_files.read_table(alone / "points.csv")
     assert sorted(p["finished_rounds"] for p in points) == [40, 40, 40, 40, 240, 240]
     assert sum(p["status"] == "stopped" for p in points) == 4
     kept = next(p["config"] for p in points if p["status"] == "finished")
-    at = [r for r in tidy.read(alone / "results.csv") if r["round"] == 40]
+    at = [r for r in table_files.read_table(alone / "results.csv") if r["round"] == 40]
     mean = {n: sum(r["test_accuracy"] for r in at if r["config"] == n) for n in range(3)}
     assert mean[kept] == max(mean.values())
 
@@ -133,9 +134,11 @@ def test_finished_parts_are_not_trained_again(done: Path, tmp_path: Path, monkey
     shutil.copytree(done, folder)
     shutil.rmtree(folder / "parts" / "001-0")
     trained = []
-    family_for = part.family_for
+    family_for = shard.family_for
     monkeypatch.setattr(
-        part, "family_for", lambda study, *args: trained.append(args[0]) or family_for(study, *args)
+        shard,
+        "family_for",
+        lambda study, *args: trained.append(args[0]) or family_for(study, *args),
     )
     assert command("resume", str(folder), "--quiet") == 0
     assert trained == [(6, 7, 8, 9, 10, 11)]
@@ -154,11 +157,11 @@ def test_structural_values_tables_and_targets(tmp_path: Path):
     folder = tmp_path / "s"
     options = (*SMALL, "--num-rounds", "4", "--table", str(rows), "--reach", "0.99")
     assert command("sweep", "fedavg", *options, "--out", str(folder)) == 0
-    study = drive.read(folder)
-    assert [len(group[0].configs) for group in drive.parts(folder, study)] == [2, 1, 1]
+    study = sweep_runner.read_study(folder)
+    assert [len(group[0].configs) for group in sweep_runner.shards(folder, study)] == [2, 1, 1]
     assert study.config(1, 0).data.partition_options["alpha"] == 5.0
     assert study.config(2, 0).model == "mlp"
-    points = tidy.read(folder / "points.csv")
+    points = table_files.read_table(folder / "points.csv")
     assert [p["batch_size"] for p in points] == [5, 10, None, 5]
     assert study.target == 0.99
 
@@ -168,7 +171,7 @@ def test_random_draws(tmp_path: Path):
     options = ("--grid", "client-lr=1e-3:1:log", "weighting=examples,uniform", "--samples", "3")
     small = (*SMALL, "--num-rounds", "2", "--eval-every", "2")
     assert command("sweep", "fedavg", *small, *options, "--out", str(folder)) == 0
-    drawn = drive.read(folder).settings
+    drawn = sweep_runner.read_study(folder).settings
     assert len({s["client_lr"] for s in drawn}) == 3
     assert {s["weighting"] for s in drawn} <= {"examples", "uniform"}
 
@@ -219,7 +222,7 @@ def test_no_method_and_no_sweep(capsys: Any, tmp_path: Path):
 
 
 def test_more_points_than_meant(monkeypatch: Any, capsys: Any, tmp_path: Path):
-    monkeypatch.setattr(announce, "MANY", 3)
+    monkeypatch.setattr(_announce, "MANY", 3)
     options = (*SMALL, "--num-rounds", "2", "--out", str(tmp_path / "s"))
     assert command("sweep", "fedavg", "--grid", "client-lr=1e-3:1:log4", *options) == 0
     told = " ".join(capsys.readouterr().err.split())

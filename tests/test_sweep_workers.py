@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from commandline import command
 
-from fedjax_kd import runs
-from fedjax_kd.report import tidy
-from fedjax_kd.sweeps import drive, workers
+from fedjax_kd.report import table_files
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.sweeps import runner as sweep_runner
+from fedjax_kd.sweeps import workers
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--quiet")
 SWEEP = ("sweep", "fedprox", "fedavg", *SMALL, "--num-rounds", "4", "--eval-every", "2")
@@ -25,7 +26,10 @@ def test_two_workers_find_what_one_process_finds(tmp_path: Path):
     assert command(*sweep, *GRID, "--workers", "2", "--out", str(by_two)) == 0
     assert command(*sweep, *GRID, "--out", str(alone)) == 0
     assert sorted(p.name for p in by_two.glob("parts/*")) == ["000-0", "000-1"]
-    ours, theirs = tidy.read(by_two / "points.csv"), tidy.read(alone / "points.csv")
+    ours, theirs = (
+        table_files.read_table(by_two / "points.csv"),
+        table_files.read_table(alone / "points.csv"),
+    )
     assert [p["status"] for p in ours] == [p["status"] for p in theirs]
     assert [p["score"] for p in ours] == pytest.approx([p["score"] for p in theirs], rel=1e-4)
     assert command("resume", str(by_two), "--quiet") == 0
@@ -43,21 +47,21 @@ def test_optuna_proposes_and_goes_on(tmp_path: Path):
     options = (*SWEEP, *search, "--trials", "4", "--batch", "2")
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert command(*options, "--out", str(whole)) == 0
-    study = drive.read(whole)
+    study = sweep_runner.read_study(whole)
     assert [s["method"] for s in study.settings] == ["fedprox", "fedprox", "fedavg", "fedavg"] * 2
     assert {type(s["epochs"]) for s in study.settings} == {int}
     assert all(1e-3 <= s["client_lr"] <= 10 for s in study.settings)
     assert len({s["client_lr"] for s in study.settings if s["method"] == "fedavg"}) == 4
 
     # As if it had been killed after the first batch.
-    first = drive.from_plain(
-        drive.to_plain(study)
-        | {"points": drive.to_plain(study)["points"][:4], "batches": study.batches[:1]}
+    first = sweep_runner.from_plain(
+        sweep_runner.to_plain(study)
+        | {"points": sweep_runner.to_plain(study)["points"][:4], "batches": study.batches[:1]}
     )
     again.mkdir()
-    drive.write(again, first)
+    sweep_runner.write_study(again, first)
     assert command("resume", str(again), "--quiet") == 0
-    assert drive.read(again) == study
+    assert sweep_runner.read_study(again) == study
     assert (again / "points.csv").read_text() == (whole / "points.csv").read_text()
 
 
@@ -67,4 +71,4 @@ def test_trials_without_optuna(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp
     search = ("--grid", "client-lr=1e-3:1e1:log", "--trials", "4")
     assert command(*SWEEP, *search, "--out", str(tmp_path / "s")) == 2
     assert "pip install 'fedjax-kd[optuna]'" in capsys.readouterr().err
-    assert not runs.read_rows(tmp_path)
+    assert not run_folder.read_rows(tmp_path)

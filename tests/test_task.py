@@ -207,7 +207,7 @@ def test_filling_rows_and_missing_labels_count_nothing(kind):
 
 
 def test_a_loss_over_other_targets_is_masked_by_row():
-    task = from_nnx(lambda rngs: nnx.Linear(2, 3, rngs=rngs), score=losses.squared_error)
+    task = from_nnx(lambda rngs: nnx.Linear(2, 3, rngs=rngs), example_loss=losses.squared_error)
     model = task.init(KEY)
     x, y = jnp.ones((4, 2)), jnp.zeros((4, 3)).at[2:].set(100.0)
     masked = task.loss(model, Batch(x, y, jnp.array([1.0, 1, 0, 0])), None)[0]

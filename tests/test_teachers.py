@@ -18,9 +18,9 @@ from vectors import golden, keys_of, number
 from fedjax_kd import losses, tree
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedlsd, fedntd
 from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Variables
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import Fitted, Objective, local_training
 from fedjax_kd.task import from_nnx
-from fedjax_kd.validate import check_algorithm
 
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

@@ -61,8 +61,8 @@ def test_a_window_is_a_pool(tmp_path: Path, sizes: tuple[int, ...]):
 def test_a_window_holds_those_that_were_asked_for(tmp_path: Path):
     sizes = [3, 1, 0, 4, 2]
     store = written(tmp_path / "s", sizes)
-    seats = np.array([[3, 5], [0, 3], [2, 5]], np.int32)  # 5 is an empty place
-    window = make_window(store, seats, Capacity(rows=10, clients=6))
+    slots = np.array([[3, 5], [0, 3], [2, 5]], np.int32)  # 5 is an empty place
+    window = make_window(store, slots, Capacity(rows=10, clients=6))
     assert window.ids.tolist() == [0, 2, 3, NOBODY, NOBODY, NOBODY]
     assert {a.dtype for a in window[2:]} == {np.dtype(np.int32)}
     of = jax.jit(jax.vmap(lambda client: window_of(window, client).size))

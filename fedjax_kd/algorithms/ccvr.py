@@ -6,10 +6,10 @@ from typing import Any
 
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm
-from fedjax_kd.distil.calibration import with_ccvr
 from fedjax_kd.local import Fit
-from fedjax_kd.signature import extends, options_of
+from fedjax_kd.options import extends, options_of
 from fedjax_kd.task import Task
+from fedjax_kd.wrappers.ccvr import with_ccvr
 
 
 @extends(with_ccvr, fedavg, fixes=["model_of", "with_model"])

@@ -8,12 +8,12 @@ from typing import Any
 
 import optax
 
-from fedjax_kd import server_opt
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components import server_opt
+from fedjax_kd.components.server_opt import Variant
 from fedjax_kd.core import Algorithm, Scalar
 from fedjax_kd.local import Fit
-from fedjax_kd.server_opt import Variant
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -52,7 +52,8 @@ def fedadam(
       variant: "paper" for Algorithm 2; "tff" for TensorFlow Federated's optimiser, which
         corrects both moments for their start.
       initial: where v starts, >= 0; by default ``tau**2``, or 0 in the variant "tff".
-      rule: the server optimiser, from `fedjax_kd.server_opt`; its second moment is the method.
+      rule: the server optimiser, from `fedjax_kd.components.server_opt`; its second moment is the
+        method.
 
     Departs from the paper: nothing, in the variant "paper"; clients vote by their examples, as in
     the paper's experiments, unless ``weighting`` says otherwise.

@@ -13,7 +13,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit, Objective
 from fedjax_kd.nn.narrow import check_separate, check_width, first_channels, narrow
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -63,7 +63,7 @@ def fedalign(
     check_range("mu", mu, "it weighs the alignment against the loss.")
     check_width(width, divisor)
     if not isinstance(width, Real):
-        check_separate(task.norms)
+        check_separate(task.norm_kinds)
     block = task.block
     if block is None:
         raise ValueError(
@@ -79,7 +79,7 @@ def fedalign(
             s2 = first_channels(x2, width, divisor)
             s3 = block.alone(narrow(model, width, divisor), s2, jax.random.fold_in(key, 1))
             r = losses.lipschitz_alignment((_map(s2), _map(s3)), (_map(x2), _map(x3)))
-            supervised = losses.batch_mean(task.score(logits, batch.y), batch)
+            supervised = losses.batch_mean(task.example_loss(logits, batch.y), batch)
             term = losses.as_large_as(losses.masked_mean(r, batch.mask), supervised)
             return supervised + mu * term, stats
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from fedjax_kd import tree
+from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.core import (
     Algorithm,
     Client,
@@ -20,11 +21,10 @@ from fedjax_kd.core import (
     mean,
 )
 from fedjax_kd.local import Fit, Optimiser, ReceivedObjective, Weighting, voting
-from fedjax_kd.parts import check_batches
 from fedjax_kd.task import Task
 
 
-class Server(NamedTuple):
+class GlobalModel(NamedTuple):
     """The global model and the server optimiser's state."""
 
     model: Variables
@@ -67,9 +67,9 @@ def fedavg(
     check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
     vote, opt = voting(weighting), server_opt(server_lr)
 
-    def server_init(key: Key) -> Server:
+    def server_init(key: Key) -> GlobalModel:
         model = task.init(key)
-        return Server(model, opt.init(model.params))
+        return GlobalModel(model, opt.init(model.params))
 
     def client_update(
         key: Key, received: Variables, client: Client, data: Data, round: Round
@@ -78,10 +78,10 @@ def fedavg(
         fitted = fit(key, received, data, local_loss, round)
         return Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics), client
 
-    def server_update(key: Key, server: Server, delta: Variables, round: Round) -> Server:
+    def server_update(key: Key, server: GlobalModel, delta: Variables, round: Round) -> GlobalModel:
         step, opt_state = opt.update(tree.neg(delta.params), server.opt, server.model.params)
         params = optax.apply_updates(server.model.params, step)
-        return Server(Variables(params, tree.add(server.model.stats, delta.stats)), opt_state)
+        return GlobalModel(Variables(params, tree.add(server.model.stats, delta.stats)), opt_state)
 
     return Algorithm(
         server_init=server_init,

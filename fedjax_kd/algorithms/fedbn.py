@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from fedjax_kd.algorithms.at_home import kept_at_home
+from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.model_parts import normalisation
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit, Weighting
-from fedjax_kd.parts import normalisation
-from fedjax_kd.signature import check_choice, extends
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 Layers = Literal["batch", "all"]
@@ -55,4 +55,4 @@ def fedbn(
     advice = "batch normalisation only, as in the paper, or every kind of normalisation."
     check_choice("layers", layers, Layers, advice)
     part = normalisation(task, *(["batch"] if layers == "batch" else []))
-    return kept_at_home(task, fit, part, weighting=weighting, **options)
+    return fedavg_without(task, fit, part, weighting=weighting, **options)

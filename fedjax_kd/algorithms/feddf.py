@@ -8,16 +8,16 @@ from typing import Any
 import jax
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms.fedavg import Server, fedavg
-from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, mean, stack
-from fedjax_kd.distil import fusion
-from fedjax_kd.distil.ensembles import Uploads
+from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
+from fedjax_kd.components.ensembles import Uploads
+from fedjax_kd.components.server_distillation import described, distil, elected, server_distillation
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, stack
 from fedjax_kd.local import Fit, Weighting
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
-@extends(fusion.server_distillation, fedavg)
+@extends(server_distillation, fedavg)
 def feddf_groups(
     tasks: Sequence[Task], fit: Fit, *, weighting: Weighting = "uniform", **options: Any
 ) -> tuple[Algorithm, ...]:
@@ -30,25 +30,25 @@ def feddf_groups(
       fit: local training, from `fedjax_kd.local.local_training`.
       weighting: how the clients of a group vote on its average.
     """
-    how, others = fusion.described(tasks, options)
+    how, others = described(tasks, options)
     bases = [fedavg(task, fit, weighting=weighting, **others) for task in tasks]
 
-    def server_init(key: Key) -> tuple[Server, ...]:
+    def server_init(key: Key) -> tuple[GlobalModel, ...]:
         keys = [key, *(jax.random.fold_in(key, g) for g in range(1, len(bases)))]
         return tuple(base.server_init(k) for base, k in zip(bases, keys, strict=True))
 
-    def server_update(key: Key, servers: Any, update: PyTree, round: Round) -> tuple[Server, ...]:
+    def server_update(key: Key, servers: Any, update: PyTree, round: Round) -> tuple:
         uploads = [
             Uploads(task, servers[g].model, *update[f"group_{g}"]) for g, task in enumerate(tasks)
         ]
-        teachers, votes = fusion.elected(how, uploads, round)
+        teachers, votes = elected(how, uploads, round)
         after = []
         for g, (upload, vote) in enumerate(zip(uploads, votes, strict=True)):
-            change = jax.tree.map(lambda v, n=vote: mean.done(*mean.lift(v, n, n)), upload.changes)
+            change = tree.weighted_mean(upload.changes, vote)
             server = bases[g].server_update(key, servers[g], change, round)
             server = tree.where(vote.sum() > 0, server, servers[g])
             learner = tasks[g], server.model
-            learnt = fusion.distil(how, jax.random.fold_in(key, g), learner, teachers, round)
+            learnt = distil(how, jax.random.fold_in(key, g), learner, teachers, round)
             after.append(server._replace(model=learnt))
         return tuple(after)
 

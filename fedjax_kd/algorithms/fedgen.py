@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.class_statistics import label_counts
+from fedjax_kd.components.generator import feature_generator, lesson_of, with_generated
+from fedjax_kd.components.model_parts import combine, head_types, nonempty_head, partition
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, mean, stack
-from fedjax_kd.distil.class_statistics import label_counts
-from fedjax_kd.distil.generator import feature_generator, lesson_of, with_generated
 from fedjax_kd.local import Fit
-from fedjax_kd.parts import head_types, join, nonempty_head, split
-from fedjax_kd.signature import check_choice, extends, options_of
+from fedjax_kd.options import check_choice, extends, options_of
 from fedjax_kd.task import Task
 
 Labels = Literal["counts", "held"]
@@ -74,7 +75,7 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
         loss = objective(received.generator, received.shares, round)
         local = fedavg(task, fit, objective=lambda model: loss, **others)
         upload, client = local.client_update(key, received.base, client, data, round)
-        message = (*split(part, upload.message), label_counts(data, classes), upload.weight)
+        message = (*partition(part, upload.message), label_counts(data, classes), upload.weight)
         return upload._replace(message=message), client
 
     def server_update(key: Key, server: Taught, update: tuple, round: Round) -> Taught:
@@ -83,8 +84,8 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
         held = counts.sum(0).clip(max=None if labels == "counts" else 1)
         shares = held / jnp.maximum(held.sum(), 1)
         learner = generator.train(jax.random.fold_in(key, 1), server.generator, lesson, shares)
-        change = jax.tree.map(lambda a: mean.done(*mean.lift(a, votes, round.present)), heads)
-        after = base.server_update(key, server.base, join(body, change), round)
+        change = tree.weighted_mean(heads, votes)
+        after = base.server_update(key, server.base, combine(body, change), round)
         return Taught(after, learner, shares)
 
     return base._replace(

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fedjax_kd.components import split_client as cut
+from fedjax_kd.components.model_parts import in_one_pass
+from fedjax_kd.components.split_server import Answers, Upper, answer_to, upper_half
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables, examples, stack
-from fedjax_kd.distil import split_network as cut
-from fedjax_kd.distil.upper_half import Answers, Upper, answer_to, upper_half
 from fedjax_kd.local import Fit
-from fedjax_kd.losses.mutual import Variant
-from fedjax_kd.parts import in_one_pass
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.losses.mutual import MutualVariant
+from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -26,7 +26,7 @@ def fedgkt(
     *,
     alpha: Scalar = 1.0,
     tau: Scalar = 3.0,
-    variant: Variant = "paper",
+    variant: MutualVariant = "paper",
     **options: Any,
 ) -> Algorithm:
     """FedGKT: both sides of a split network teach each other (He, Annavaram, Avestimehr, 2020).

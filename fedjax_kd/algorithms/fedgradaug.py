@@ -10,12 +10,12 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.model_parts import classifier
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit, Objective, sum_of
 from fedjax_kd.nn.narrow import check_separate, check_width, narrow
 from fedjax_kd.nn.resize import check_sides, dealt, resized
-from fedjax_kd.parts import classifier
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -66,7 +66,7 @@ def fedgradaug(
     check_range("mu", mu, "it weighs the distillation against the loss.")
     check_range("subnets", subnets, "they are the narrow passes of a batch.", least=1)
     check_width(width)
-    check_separate(task.norms)
+    check_separate(task.norm_kinds)
     check_sides(resolutions)
     classify, seen, sides = classifier(task), task.unaugmented or task, resolutions or (0,)
 
@@ -74,7 +74,7 @@ def fedgradaug(
         def loss(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
             batch = batch._replace(x=task.augment(key, batch.x))
             teacher, stats = seen.apply(model, batch.x, key)
-            supervised = losses.batch_mean(task.score(teacher, batch.y), batch)
+            supervised = losses.batch_mean(task.example_loss(teacher, batch.y), batch)
 
             def subnet(params: PyTree, drawn: tuple[Key, Array]) -> Array:
                 whole, (key, v) = model._replace(params=params), drawn

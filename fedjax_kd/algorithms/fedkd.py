@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components import mutual_learning
+from fedjax_kd.components.low_rank import LowRank, cut, rising
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload
-from fedjax_kd.distil import mentored
 from fedjax_kd.local import Fit, Weighting, voting
-from fedjax_kd.losses.mutual import Variant
-from fedjax_kd.low_rank import Sent, cut, rising
-from fedjax_kd.signature import check_choice, extends
+from fedjax_kd.losses.mutual import MutualVariant
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 
@@ -27,9 +27,9 @@ def fedkd(
     t_max: Scalar = 0.98,
     rounds: Scalar = 100.0,
     beta: Scalar = 1.0,
-    hidden: mentored.Hidden = "projected",
-    variant: Variant = "paper",
-    evaluate: mentored.Evaluated = "student",
+    hidden: mutual_learning.Hidden = "projected",
+    variant: MutualVariant = "paper",
+    evaluate: mutual_learning.Evaluated = "student",
     weighting: Weighting = "uniform",
     **options: Any,
 ) -> Algorithm:
@@ -67,28 +67,28 @@ def fedkd(
     stops at its reconstruction, and zeroes matrices whose rank it cannot cut; here they stay whole.
     Source: Wu, Wu, Lyu, Huang, Xie, Nature Communications 2022, arXiv:2108.13323.
     """
-    check_choice("evaluate", evaluate, mentored.Evaluated)
+    check_choice("evaluate", evaluate, mutual_learning.Evaluated)
     base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
     energy, teacher = rising(t_min, t_max, rounds), mentor or task
-    objective = mentored.mutual_objective(task, teacher, hidden, beta, variant)
+    objective = mutual_learning.mutual_objective(task, teacher, hidden, beta, variant)
 
     def client_update(
-        key: Key, received: Sent, own: mentored.Private, data: Data, round: Round
-    ) -> tuple[Upload, mentored.Private]:
-        fitted = fit(key, mentored.together(received.base, own), data, objective, round)
-        student, own = mentored.apart(fitted.model)
+        key: Key, received: LowRank, own: mutual_learning.Private, data: Data, round: Round
+    ) -> tuple[Upload, mutual_learning.Private]:
+        fitted = fit(key, mutual_learning.together(received.base, own), data, objective, round)
+        student, own = mutual_learning.apart(fitted.model)
         sent, share = cut(tree.sub(student, received.base), energy(round.number))
         shares = {"share_up": share, "share_down": received.share}
         return Upload(sent, vote(data), fitted.metrics | shares), own
 
-    def server_update(key: Key, server: Sent, update: Any, round: Round) -> Sent:
+    def server_update(key: Key, server: LowRank, update: Any, round: Round) -> LowRank:
         change, share = cut(update, energy(round.number))
-        return Sent(base.server_update(key, server.base, change, round), share)
+        return LowRank(base.server_update(key, server.base, change, round), share)
 
     return base._replace(
-        server_init=lambda key: Sent(base.server_init(key), jnp.float32(1)),
-        client_init=lambda key, server: mentored.start_of(task, teacher, hidden, key),
-        broadcast=lambda server, number: Sent(server.base.model, server.share),
+        server_init=lambda key: LowRank(base.server_init(key), jnp.float32(1)),
+        client_init=lambda key, server: mutual_learning.start_of(task, teacher, hidden, key),
+        broadcast=lambda server, number: LowRank(server.base.model, server.share),
         client_update=client_update,
         server_update=server_update,
         predict=lambda server, own, x: (

@@ -8,7 +8,7 @@ from typing import Any
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 

@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit, Objective
 from fedjax_kd.losses.received import Classes
-from fedjax_kd.signature import check_choice, check_range, extends
+from fedjax_kd.options import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -71,7 +71,7 @@ def fedlsd(
         def loss(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
             teacher, _ = task.apply(received, task.augment(key, batch.x))
             logits, stats = task.apply(model, batch.x, key)
-            supervised = losses.batch_mean(task.score(logits, batch.y), batch)
+            supervised = losses.batch_mean(task.example_loss(logits, batch.y), batch)
             term = losses.batch_mean(taught(logits, jax.lax.stop_gradient(teacher), batch.y), batch)
             return (1 - beta) * supervised + beta * term, stats
 

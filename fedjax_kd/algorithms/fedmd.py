@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from fedjax_kd.components.consensus import Consensus, public_lessons
+from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.core import Algorithm, Data, Key, Round, Upload, Variables, examples, mean
-from fedjax_kd.distil.consensus import Consensus, public_lessons
 from fedjax_kd.local import Fit, Weighting, voting
-from fedjax_kd.parts import check_batches
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 

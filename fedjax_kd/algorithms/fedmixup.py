@@ -11,7 +11,7 @@ from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit, Objective
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -54,7 +54,7 @@ def fedmixup(task: Task, fit: Fit, *, gamma: Scalar = 0.1, **options: Any) -> Al
             logits, stats = seen.apply(model, mixed.batch.x, key)
             partners = batch._replace(y=mixed.partner_y)
             first, second = (
-                losses.batch_mean(task.score(logits, b.y), b) for b in (batch, partners)
+                losses.batch_mean(task.example_loss(logits, b.y), b) for b in (batch, partners)
             )
             return losses.mixed_loss(first, second, mixed.share), stats
 

@@ -10,7 +10,7 @@ from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit, Objective
-from fedjax_kd.signature import check_range, extends
+from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -51,7 +51,7 @@ def fedntd(
             teacher, _ = task.apply(received, task.augment(key, batch.x))
             logits, stats = task.apply(model, batch.x, key)
             forgotten = losses.not_true(logits, teacher, batch.y, tau)
-            supervised = losses.batch_mean(task.score(logits, batch.y), batch)
+            supervised = losses.batch_mean(task.example_loss(logits, batch.y), batch)
             return supervised + beta * losses.batch_mean(forgotten, batch), stats
 
         return loss

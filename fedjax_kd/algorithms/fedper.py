@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from fedjax_kd.algorithms.at_home import kept_at_home
+from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.model_parts import Part, head
 from fedjax_kd.core import Algorithm, Variables
 from fedjax_kd.local import Fit
-from fedjax_kd.parts import Part, head
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -50,7 +50,7 @@ def fedper(
     """
     if personal is not None:
         part = personal(jax.eval_shape(task.init, jax.random.key(0)))
-        return kept_at_home(task, fit, part, **options)
+        return fedavg_without(task, fit, part, **options)
     part = head(task)
     if len(set(jax.tree.leaves(part))) == 1:
         which = "no value" if any(jax.tree.leaves(part)) else "every value"
@@ -58,4 +58,4 @@ def fedper(
             f"`features` uses {which} of the model, so that it has no body and head: take a "
             "network with a layer before the last one, or say what is `personal`."
         )
-    return kept_at_home(task, fit, part, **options)
+    return fedavg_without(task, fit, part, **options)

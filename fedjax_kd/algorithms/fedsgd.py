@@ -7,7 +7,7 @@ from typing import Any
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Scalar
 from fedjax_kd.local import local_training
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedjax_kd import server_opt
 from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.components import server_opt
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool
 
 from fedjax_kd import losses, tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.model_parts import in_one_pass
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, voting
-from fedjax_kd.parts import in_one_pass
-from fedjax_kd.signature import check_choice, check_range, extends
+from fedjax_kd.options import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 Newcomers = Literal["skip", "random"]
@@ -60,7 +60,8 @@ def moon(
       weighting: whether clients vote by their examples or all alike.
 
     Raises:
-      ValueError: if a number is out of its range, or a choice or the task's ``both`` is unknown.
+      ValueError: if a number is out of its range, a choice is unknown, or the
+        task has no ``features_and_logits``.
 
     Departs from the paper: nothing known; there, all clients are in every round. The authors' code
     can contrast with several old models.
@@ -81,7 +82,7 @@ def moon(
             features, logits, stats = both(model, batch.x, key)
             others = task.features(received, seen), task.features(past.model, seen)
             contrast = losses.batch_mean(losses.model_contrastive(features, *others, tau), batch)
-            supervised = losses.batch_mean(task.score(logits, batch.y), batch)
+            supervised = losses.batch_mean(task.example_loss(logits, batch.y), batch)
             return supervised + jnp.where(known, mu * contrast, 0), stats
 
         fitted = fit(key, received, data, loss, round)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms.fedavg import Server, fedavg
-from fedjax_kd.algorithms.meta import Hessian, meta
+from fedjax_kd.algorithms._maml import Hessian, maml_objective
+from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.batching import draw
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Fit, Fitted, Objective, Weighting, whole_gradient
-from fedjax_kd.signature import check_choice, check_range, extends
+from fedjax_kd.options import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 
@@ -65,13 +65,13 @@ def perfedavg(
             first, third = (draw(s, jnp.int32(0), data.size, size, "partial") for s in seeds)
             return data.take(*first), data.take(*third)
 
-        return fit(key, model, data, meta(loss, more, alpha, delta, hessian), round)
+        return fit(key, model, data, maml_objective(loss, more, alpha, delta, hessian), round)
 
-    def personalise(key: Key, server: Server, client: PyTree, data: Data) -> Variables:
+    def personalise(key: Key, server: GlobalModel, client: PyTree, data: Data) -> Variables:
         _, stats, grads = whole_gradient(task.loss, server.model, data, key)
         return Variables(tree.add_scaled(server.model.params, -alpha, grads), stats)
 
-    def predict(server: Server, client: PyTree, x: PyTree) -> Array:
+    def predict(server: GlobalModel, client: PyTree, x: PyTree) -> Array:
         return task.apply(client if isinstance(client, Variables) else server.model, x)[0]
 
     base = fedavg(task, fit._replace(run=run), weighting=weighting, **options)

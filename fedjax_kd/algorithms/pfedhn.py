@@ -6,15 +6,15 @@ from typing import Any
 
 import jax
 
-from fedjax_kd.algorithms.generated import generated
+from fedjax_kd.algorithms._generated import fedavg_of_made_models
+from fedjax_kd.components.hypernet import hypernet_learner
 from fedjax_kd.core import Algorithm
-from fedjax_kd.hypernet import learner
 from fedjax_kd.local import Fit
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
-@extends(learner)
+@extends(hypernet_learner)
 def pfedhn(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """pFedHN: personal models from a hypernetwork, which never travels (Shamsian et al., 2021).
 
@@ -36,7 +36,8 @@ def pfedhn(task: Task, fit: Fit, **options: Any) -> Algorithm:
     Args:
       task: the model and its loss.
       fit: local training; in the paper 50 steps with learning rate 0.005, momentum 0.9, weight
-        decay 5e-5 and clipping at 50. The other options are those of `fedjax_kd.hypernet.learner`.
+        decay 5e-5 and clipping at 50. The other options are those of
+        `fedjax_kd.components.hypernet.hypernet_learner`.
 
     Raises:
       ValueError: if an option is unknown or out of its range, or ``population`` is not that of the
@@ -48,4 +49,4 @@ def pfedhn(task: Task, fit: Fit, **options: Any) -> Algorithm:
     Source: Shamsian, Navon, Fetaya, Chechik, ICML 2021, arXiv:2103.04628.
     """
     nothing = jax.tree.map(lambda _: False, jax.eval_shape(task.init, jax.random.key(0)))
-    return generated(task, fit, nothing, learner(**options))
+    return fedavg_of_made_models(task, fit, nothing, hypernet_learner(**options))

@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 
-from fedjax_kd.algorithms.generated import generated
+from fedjax_kd.algorithms._generated import fedavg_of_made_models
+from fedjax_kd.components.hypernet import hypernet_learner
+from fedjax_kd.components.model_parts import Part, head
 from fedjax_kd.core import Algorithm, Scalar, Variables
-from fedjax_kd.hypernet import learner
 from fedjax_kd.local import Fit
-from fedjax_kd.parts import Part, head
-from fedjax_kd.signature import extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
-@extends(learner)
+@extends(hypernet_learner)
 def pfedhn_pc(
     task: Task,
     fit: Fit,
@@ -62,4 +62,4 @@ def pfedhn_pc(
             "All parameters are personal, so that the hypernetwork has nothing to make: take a "
             "network with a layer before the last one, or say what is `personal`."
         )
-    return generated(task, fit, part, learner(server_lr=server_lr, **options))
+    return fedavg_of_made_models(task, fit, part, hypernet_learner(server_lr=server_lr, **options))

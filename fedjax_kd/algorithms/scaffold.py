@@ -11,10 +11,10 @@ from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, total
 from fedjax_kd.local import Fit, Weighting, plus, voting, whole_gradient
-from fedjax_kd.signature import check_choice, extends
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
-Option = Literal["I", "II"]
+ControlOption = Literal["I", "II"]
 
 
 class Controlled(NamedTuple):
@@ -29,7 +29,7 @@ def scaffold(
     task: Task,
     fit: Fit,
     *,
-    option: Option = "II",
+    option: ControlOption = "II",
     weighting: Weighting = "uniform",
     **options: Any,
 ) -> Algorithm:
@@ -59,7 +59,7 @@ def scaffold(
     Departs from the paper: nothing known, with ``weighting="uniform"``.
     Source: Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, ICML 2020, arXiv:1910.06378.
     """
-    check_choice("option", option, Option)
+    check_choice("option", option, ControlOption)
     base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
 
     def server_init(key: Key) -> Controlled:

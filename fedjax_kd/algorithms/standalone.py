@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from fedjax_kd.algorithms.at_home import kept_at_home
+from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
 from fedjax_kd.task import Task
@@ -30,4 +30,4 @@ def standalone(task: Task, fit: Fit) -> Algorithm:
     Source: common practice; "local only" in the tables of most papers on personalisation.
     """
     everything = jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
-    return kept_at_home(task, fit, everything)
+    return fedavg_without(task, fit, everything)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedjax_kd.commands import sections
-from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands import _options
+from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands.partition import data_config
 from fedjax_kd.data import (
     ClientStore,
@@ -18,8 +18,8 @@ from fedjax_kd.data import (
     tfds,
     write_store,
 )
-from fedjax_kd.division import partitioner
-from fedjax_kd.signature import REQUIRED, named, options
+from fedjax_kd.options import REQUIRED, named, options
+from fedjax_kd.runs.data_config import partitioner
 
 _HELP = """Prepares data: `fedjax-kd data prepare NAME`, `fedjax-kd data pack` or `fedjax-kd data
 synthetic`; each explains itself with --help.
@@ -73,7 +73,7 @@ def _prepare(args: Sequence[str]) -> int:
 
 def _pack(args: Sequence[str]) -> int:
     """``fedjax-kd data pack``."""
-    data, partition = sections.of_data(args, {})
+    data, partition = _options.of_data(args, {})
     # Rows that are held out from a client would be lost: a store has a global test set alone. Its
     # targets are labels.
     kept = [o for o in data.options if o.name not in ("client_test_fraction", "target")]

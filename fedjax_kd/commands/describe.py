@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Sequence
 
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.commands.parser import parse
-from fedjax_kd.config import Config, algorithm_of, task_of
-from fedjax_kd.division import DataConfig, federation_of
+from fedjax_kd.commands._parser import parse
+from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.options import named, options
 from fedjax_kd.report import tables
-from fedjax_kd.signature import named, options
-from fedjax_kd.validate import check_algorithm
+from fedjax_kd.runs.config import Config, algorithm_of, task_of
+from fedjax_kd.runs.data_config import DataConfig, federation_of
 
 HELP = """Shows what a method does, its options, and what travels on the digits.
 

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fedjax_kd import checkpoint, metrics, runs
-from fedjax_kd.commands.parser import folders, parse
-from fedjax_kd.config import build
-from fedjax_kd.dispatch import Evaluation, make_evaluation
+from fedjax_kd import metrics
+from fedjax_kd.commands._parser import folders, parse
+from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
+from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
-from fedjax_kd.simulation import Simulation
+from fedjax_kd.runs import checkpoint
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.config import build
 from fedjax_kd.train import evaluation_row
 
 HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
@@ -32,8 +34,8 @@ def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     (parent,), rest = folders(args, "fedjax-kd evaluate", HELP, most=1)
     parse("fedjax-kd evaluate RUN", HELP, [], rest)
-    for folder in runs.members(parent):
-        simulation = build(runs.read_config(folder))
+    for folder in run_folder.members(parent):
+        simulation = build(run_folder.read_config(folder))
         state, finished = checkpoint.restore(folder / "checkpoints", simulation)
         seen = make_evaluation(simulation, state)(state)
         write_clients(folder / "clients.csv", simulation, seen)

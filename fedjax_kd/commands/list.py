@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from docstring_parser import parse as parse_docstring
 
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.data import PARTITIONERS, sources
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.models import MODELS
+from fedjax_kd.options import named
 from fedjax_kd.report import methods, tables
-from fedjax_kd.signature import named
 
 HELP = """Lists methods, models, partitions, augmentations and data sets.
 
@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
     wanted = wanted if wanted and wanted[0].split("=")[0] != "data-dir" else []
     chosen = parse("fedjax-kd list", HELP, [_OUTPUT], args[len(wanted) :])["output"]
     if chosen["markdown"]:
-        print(methods.page(), end="")
+        print(methods.methods_page(), end="")
         return 0
     kinds: dict[str, Callable[[], Mapping[str, str]]] = {
         "methods": lambda: {name: methods.against_fedavg(f) for name, f in REGISTRY.items()},

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_kd.commands import sections
-from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands import _options
+from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.data import is_store
 from fedjax_kd.data.sources import DATA_DIR_VARIABLE
-from fedjax_kd.division import STORED, DataConfig, federation_of
 from fedjax_kd.report import partition, tables
+from fedjax_kd.runs.data_config import STORED, DataConfig, federation_of
 
 HELP = """Shows how examples are divided among clients, as a table and a picture.
 
@@ -25,7 +25,7 @@ _OUTPUT = Section("output", "The picture", [flag("out", help="a PNG, none if not
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    found = parse("fedjax-kd partition", HELP, [*sections.of_data(args, {}), _OUTPUT], args)
+    found = parse("fedjax-kd partition", HELP, [*_options.of_data(args, {}), _OUTPUT], args)
     data = data_config(found, seed=0)
     dataset, federation = federation_of(data)
     if dataset is None:
@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> int:
     numbers = partition.describe(dataset, federation.parts)
     tables.show(tables.pairs(numbers._asdict()), f"{data.dataset}, {data.partition}")
     if out := found["output"]["out"]:
-        print(partition.draw(dataset, federation.parts, out))
+        print(partition.draw_partition(dataset, federation.parts, out))
     return 0
 
 

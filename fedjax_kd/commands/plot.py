@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedjax_kd import runs
-from fedjax_kd.commands.parser import Section, flag, folders, parse
+from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.report import plots, tables
+from fedjax_kd.runs import folder as run_folder
 
 HELP = """Draws the curves of runs, and prints their table.
 
@@ -30,12 +30,12 @@ def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     given, rest = folders(args, "fedjax-kd plot", HELP)
     chosen = parse("fedjax-kd plot RUN...", HELP, [_OUTPUT], rest)["output"]
-    members = [m for folder in given for m in runs.members(folder)]
-    names = tables.labels([runs.read_config(m) for m in members], [str(m) for m in members])
-    curves = [plots.Curve(n, runs.read_rows(m)) for n, m in zip(names, members, strict=True)]
+    members = [m for folder in given for m in run_folder.members(folder)]
+    names = tables.labels([run_folder.read_config(m) for m in members], [str(m) for m in members])
+    curves = [plots.Curve(n, run_folder.read_rows(m)) for n, m in zip(names, members, strict=True)]
     metrics = () if chosen["metric"] is None else (chosen["metric"],)
     path = plots.curve(curves, chosen["out"], metrics)
-    found = {n: runs.read_summary(m) for n, m in zip(names, members, strict=True)}
+    found = {n: run_folder.read_summary(m) for n, m in zip(names, members, strict=True)}
     tables.show(tables.summaries({n: s for n, s in found.items() if s}))
     print(path)
     return 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedjax_kd import runs
-from fedjax_kd.commands.parser import Section, flag, folders, parse
+from fedjax_kd.commands._parser import Section, flag, folders, parse
+from fedjax_kd.report.load import read_studies
 from fedjax_kd.report.page import page
-from fedjax_kd.report.reading import read
+from fedjax_kd.runs import folder as run_folder
 
 HELP = """Writes one HTML page about runs, comparisons of runs and sweeps, any mix of them.
 
@@ -38,9 +38,9 @@ def main(args: Sequence[str]) -> int:
     chosen = parse("fedjax-kd report RUN...", HELP, [_OUTPUT], rest)["output"]
     out = Path(chosen["out"])
     _check(out)
-    studies = read(given, chosen["metric"])
+    studies = read_studies(given, chosen["metric"])
     text = page(studies, target=chosen["target"], baseline=chosen["baseline"])
-    runs.replace(out, text.encode())
+    run_folder.replace(out, text.encode())
     print(out)
     return 0
 

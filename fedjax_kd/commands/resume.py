@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_kd import distributed, runs
-from fedjax_kd.commands import sweeping
-from fedjax_kd.commands.parser import Section, flag, folders, parse
-from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish
-from fedjax_kd.commands.training import Run
-from fedjax_kd.config import Config, build, from_json, longer, to_json
-from fedjax_kd.division import federation_of
-from fedjax_kd.sweeps import drive
+from fedjax_kd.commands import _sweeping
+from fedjax_kd.commands._parser import Section, flag, folders, parse
+from fedjax_kd.commands._training import Run
+from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish_runs
+from fedjax_kd.engine import processes
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.config import Config, build, from_json, longer, to_json
+from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.sweeps import runner as sweep_runner
 
 HELP = """Goes on with a run from its last checkpoint, or from its beginning if there is none yet.
 
@@ -37,25 +38,25 @@ _OUTPUT = Section(
     ],
 )
 
-_OF_SWEEP = sweeping.OUTPUT._replace(
-    options=[option for option in sweeping.OUTPUT.options if option.name != "out"]
+_OF_SWEEP = _sweeping.SWEEP_OUTPUT._replace(
+    options=[option for option in _sweeping.SWEEP_OUTPUT.options if option.name != "out"]
 )
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     (parent,), rest = folders(args, "fedjax-kd resume", HELP, most=1)
-    if drive.is_sweep(parent):
+    if sweep_runner.is_sweep(parent):
         sweep = parse("fedjax-kd resume SWEEP", HELP, [_OF_SWEEP], rest)["output"]
-        return sweeping.go_on(parent, sweep)
+        return _sweeping.continue_sweep(parent, sweep)
     chosen = parse("fedjax-kd resume RUN", HELP, [_OUTPUT], rest)["output"]
     if chosen["distributed"]:
-        distributed.start()
-    found = distributed.by_first(lambda: _found(parent, chosen["num_rounds"]))
+        processes.connect()
+    found = processes.by_first(lambda: _found(parent, chosen["num_rounds"]))
     configs = {Path(folder): from_json(values) for folder, values, _ in found}
     if all(ended for *_, ended in found):
         rounds = next(iter(configs.values())).training.num_rounds
-        if distributed.is_first():
+        if processes.is_first():
             print(f"This run is finished, all {rounds} rounds; --num-rounds adds more.\n{parent}")
         return 0
     check_output(chosen)
@@ -65,19 +66,19 @@ def main(args: Sequence[str]) -> int:
         Run(config.method, folder, config, build(config, federation), **kept)
         for folder, config in configs.items()
     ]
-    for job in jobs if distributed.is_first() else ():
-        runs.write_config(job.folder, job.config)
-    return finish(parent, jobs, quiet=chosen["quiet"])
+    for job in jobs if processes.is_first() else ():
+        run_folder.write_config(job.folder, job.config)
+    return finish_runs(parent, jobs, quiet=chosen["quiet"])
 
 
 def _found(parent: Path, num_rounds: int | None) -> list[tuple[str, dict[str, Any], bool]]:
     """Folder and configuration of each run, and whether it has ended."""
-    configs = {m: longer(runs.read_config(m), num_rounds) for m in runs.members(parent)}
+    configs = {m: longer(run_folder.read_config(m), num_rounds) for m in run_folder.members(parent)}
     return [(str(m), to_json(config), _has_ended(m, config)) for m, config in configs.items()]
 
 
 def _has_ended(folder: Path, config: Config) -> bool:
-    summary = runs.read_summary(folder)
+    summary = run_folder.read_summary(folder)
     ended = summary.get("status") == "finished"
     finished, asked = summary.get("finished_rounds", 0), config.training.num_rounds
     if ended and asked < finished:

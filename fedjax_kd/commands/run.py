@@ -7,26 +7,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedjax_kd import display, distributed, runs, tensorboard
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.commands import sections
-from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands import _options
+from fedjax_kd.commands._parser import Section, flag, parse
+from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
-from fedjax_kd.commands.training import Run, carry_out, follow
-from fedjax_kd.config import Config, TrainingConfig, build, with_model
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.division import federation_of
-from fedjax_kd.interrupt import EXIT_CODE, asked_to_stop
+from fedjax_kd.engine import processes
+from fedjax_kd.options import named
 from fedjax_kd.report import partition, plots, tables
-from fedjax_kd.signature import named
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs import tensorboard
+from fedjax_kd.runs.config import Config, TrainingConfig, build, with_model
+from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
+from fedjax_kd.runs.progress import show_progress, stderr
 
-DEMO: dict[str, sections.Defaults] = {
+DEMO: dict[str, _options.Defaults] = {
     "fedadam": {"eta": 0.03, "tau": 1e-3, "client_lr": 0.3},
     "fedavg": {"client_lr": 0.3},
 }
 """The comparison that ``fedjax-kd run`` shows without a method, and its tuned options."""
 
-DEMO_SHARED: sections.Defaults = {"num_rounds": 200, "batch_size": 10, "min_partition_size": 2}
+DEMO_SHARED: _options.Defaults = {"num_rounds": 200, "batch_size": 10, "min_partition_size": 2}
 
 HELP = """Trains a federation, and writes a run folder.
 
@@ -49,11 +52,11 @@ def main(args: Sequence[str]) -> int:
     methods = methods or list(DEMO)
     tuned = {m: {**DEMO_SHARED, **DEMO[m]} if demo else {} for m in methods}
     prog = " ".join(["fedjax-kd run", *([] if demo else methods)])
-    found = parse(prog, HELP, [*sections.of_run(tuned, rest), OUTPUT], rest)
+    found = parse(prog, HELP, [*_options.of_run(tuned, rest), OUTPUT], rest)
     if found["output"]["distributed"]:
-        distributed.start()
+        processes.connect()
     configs = {m: config_of(m, found, tuned[m]) for m in methods}
-    return start(configs, found["output"])
+    return start_runs(configs, found["output"])
 
 
 DISTRIBUTED = flag(
@@ -80,7 +83,7 @@ OUTPUT = Section(
 )
 
 
-def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
+def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     """Trains new runs one after another; returns the exit code."""
     check_output(output)
     first = next(iter(configs.values()))
@@ -89,19 +92,19 @@ def start(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
 
     def new_folder() -> str:
         name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
-        parent = runs.create(output["out"], name)
+        parent = run_folder.create(output["out"], name)
         for method, (config, _) in ready.items():
             folder = _folder_of(method, parent, ready)
             folder.mkdir(exist_ok=True)
-            runs.write_config(folder, config)
+            run_folder.write_config(folder, config)
         if dataset is not None:
-            partition.draw(dataset, federation.parts, parent / "partition.png")
+            partition.draw_partition(dataset, federation.parts, parent / "partition.png")
         return str(parent)
 
-    parent = Path(distributed.by_first(new_folder))
+    parent = Path(processes.by_first(new_folder))
     kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
     jobs = [Run(m, _folder_of(m, parent, ready), *ready[m], **kept) for m in ready]
-    return finish(parent, jobs, quiet=output["quiet"])
+    return finish_runs(parent, jobs, quiet=output["quiet"])
 
 
 def _folder_of(method: str, parent: Path, methods: Sized) -> Path:
@@ -118,25 +121,28 @@ def check_output(output: Mapping[str, Any]) -> None:
         tensorboard.require()
 
 
-def finish(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
+def finish_runs(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
     """Trains runs to their end, prints table and folder; returns the exit code."""
-    rounds, first = {job.name: job.simulation.num_rounds for job in jobs}, distributed.is_first()
-    with asked_to_stop() as asked, display.progress(rounds, quiet=quiet or not first) as show:
+    rounds, first = {job.name: job.simulation.num_rounds for job in jobs}, processes.is_first()
+    with (
+        asked_to_stop() as asked,
+        show_progress(rounds, quiet=quiet or not first) as show,
+    ):
 
         def stop() -> bool:
-            return distributed.any_of(asked())
+            return processes.any_of(asked())
 
-        train = partial(carry_out, show=show) if first else follow
+        train = partial(train_run, show=show) if first else follow_run
         interrupted = any(train(job, stop=stop) == "interrupted" for job in jobs)
     if not first:
         return EXIT_CODE if interrupted else 0
-    done = [job.folder for job in jobs if runs.read_summary(job.folder)]
+    done = [job.folder for job in jobs if run_folder.read_summary(job.folder)]
     if len(jobs) > 1:
-        curves = [plots.Curve(folder.name, runs.read_rows(folder)) for folder in done]
+        curves = [plots.Curve(folder.name, run_folder.read_rows(folder)) for folder in done]
         plots.curve(curves, parent / "curve.png")
-    tables.show(tables.summaries({f.name: runs.read_summary(f) for f in done}))
+    tables.show(tables.summaries({f.name: run_folder.read_summary(f) for f in done}))
     if interrupted:
-        display.errors().print(f"Interrupted; go on with: fedjax-kd resume {parent}", markup=False)
+        stderr().print(f"Interrupted; go on with: fedjax-kd resume {parent}", markup=False)
     print(parent)
     return EXIT_CODE if interrupted else 0
 
@@ -152,15 +158,15 @@ def leading_methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return methods, list(args[count:])
 
 
-def config_of(method: str, found: Mapping[str, Any], tuned: sections.Defaults) -> Config:
+def config_of(method: str, found: Mapping[str, Any], tuned: _options.Defaults) -> Config:
     """The configuration of one method from what was parsed."""
     training = TrainingConfig(**found["training"])
     model_options = dict(found["model"])
     models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
     return Config(
         method=method,
-        method_options=sections.chosen(found["method"], REGISTRY[method], tuned),
-        local=sections.local_of(method, found["local"], tuned),
+        method_options=_options.chosen(found["method"], REGISTRY[method], tuned),
+        local=_options.local_of(method, found["local"], tuned),
         data=data_config(found, training.seed),
         **models,
         model_options=model_options,

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedjax_kd.commands import sections, sweeping
-from fedjax_kd.commands.parser import Section, flag, parse
+from fedjax_kd.commands import _options, _sweeping
+from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands.run import config_of, leading_methods
-from fedjax_kd.config import Config
-from fedjax_kd.signature import nearest
+from fedjax_kd.options import nearest
+from fedjax_kd.runs.config import Config
 from fedjax_kd.sweeps import axes
 from fedjax_kd.sweeps.axes import Axis, Range, Setting
 from fedjax_kd.sweeps.halving import Halving, scoring
-from fedjax_kd.sweeps.parameters import METHOD, known, unknown
+from fedjax_kd.sweeps.parameters import METHOD, known_parameters, unknown_parameter
 from fedjax_kd.sweeps.study import Search, Study, checked
 
 HELP = """Trains many configurations of one or several methods, each with several seeds.
@@ -65,13 +65,13 @@ def main(args: Sequence[str]) -> int:
     methods, rest = leading_methods(args)
     prog = " ".join(["fedjax-kd sweep", *methods])
     if not methods:
-        parse(f"{prog} METHOD...", HELP, [WHAT, sweeping.OUTPUT], _help_only(rest))
+        parse(f"{prog} METHOD...", HELP, [WHAT, _sweeping.SWEEP_OUTPUT], _help_only(rest))
         raise ValueError("fedjax-kd sweep needs a method: `fedjax-kd list methods` shows them.")
-    tuned: dict[str, sections.Defaults] = {m: {} for m in methods}
-    options = [WHAT, *sections.of_run(tuned, rest), sweeping.OUTPUT]
+    tuned: dict[str, _options.Defaults] = {m: {} for m in methods}
+    options = [WHAT, *_options.of_run(tuned, rest), _sweeping.SWEEP_OUTPUT]
     found = parse(prog, HELP, options, _gathered(rest))
     bases = {m: _base(m, found) for m in methods}
-    return sweeping.start(_study(bases, found), found["output"])
+    return _sweeping.start_sweep(_study(bases, found), found["output"])
 
 
 def _help_only(args: Sequence[str]) -> list[str]:
@@ -169,13 +169,13 @@ def _texts(grid: Sequence[str], method: str, bases: Mapping[str, Config]) -> dic
             raise ValueError(f"--grid {text!r} has no '=': give NAME=VALUES.")
         if name == "seed":
             raise ValueError("Seeds are no axis of the grid: give --seeds, and --seed the first.")
-        if not any(name in known(config) for config in bases.values()):
-            raise ValueError(unknown(name, bases))
+        if not any(name in known_parameters(config) for config in bases.values()):
+            raise ValueError(unknown_parameter(name, bases))
         if name in seen:
             raise ValueError(f"--grid names {name} twice: give all its values at once.")
         seen.add(name)
         axes.axis(values)
-        if name in known(bases[method]):
+        if name in known_parameters(bases[method]):
             found[name] = values
     return found
 
@@ -204,11 +204,16 @@ def _of_table(row: Setting, bases: Mapping[str, Config]) -> list[Setting]:
             f"only {', '.join(bases)}: add it there."
         )
     for name in row:
-        if name != METHOD and not any(name in known(config) for config in bases.values()):
-            raise ValueError(unknown(name, bases))
+        if name != METHOD and not any(
+            name in known_parameters(config) for config in bases.values()
+        ):
+            raise ValueError(unknown_parameter(name, bases))
     chosen = bases if method is None else [str(method)]
     return [
-        {METHOD: m, **{k: v for k, v in row.items() if k != METHOD and k in known(bases[m])}}
+        {
+            METHOD: m,
+            **{k: v for k, v in row.items() if k != METHOD and k in known_parameters(bases[m])},
+        }
         for m in chosen
     ]
 

@@ -20,13 +20,12 @@ from fedjax_kd.data.public import set_apart
 from fedjax_kd.data.sources import load, sources
 from fedjax_kd.data.store import ClientStore, Rows, is_store, open_store
 from fedjax_kd.data.synthetic import synthetic_clients, synthetic_test
-from fedjax_kd.data.window import Capacity, Window, capacity, make_window
+from fedjax_kd.data.window import Window, WindowSize, make_window, window_size
 from fedjax_kd.data.writer import pack, write_store
 
 __all__ = [
     "AUGMENTATIONS",
     "PARTITIONERS",
-    "Capacity",
     "ClientStore",
     "Dataset",
     "DirichletPartitioner",
@@ -42,7 +41,7 @@ __all__ = [
     "Rows",
     "ShardPartitioner",
     "Window",
-    "capacity",
+    "WindowSize",
     "client_test_split",
     "from_arrays",
     "is_store",
@@ -54,5 +53,6 @@ __all__ = [
     "sources",
     "synthetic_clients",
     "synthetic_test",
+    "window_size",
     "write_store",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -18,14 +18,14 @@ from fedjax_kd import losses
 from fedjax_kd.core import Pool
 from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.partition import client_test_split
+from fedjax_kd.data.public_inputs import Public
+from fedjax_kd.data.rows import Partitioner, Parts
 from fedjax_kd.data.store import ClientStore
-from fedjax_kd.public import Public
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
 
-Parts = Sequence[NDArray[np.int64]]
-Partitioner = Callable[[Dataset], Parts]
+
 Target = Literal["label", "input"]
 
 
@@ -61,7 +61,7 @@ class Federation:
     target: Target = "label"
 
     @property
-    def score(self) -> Callable[[Array, Any], Array]:
+    def example_loss(self) -> Callable[[Array, Any], Array]:
         """The loss of every example, ``(outputs, targets) -> [B, ...]``."""
         return losses.squared_error if self.target == "input" else losses.cross_entropy
 

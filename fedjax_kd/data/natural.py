@@ -87,7 +87,7 @@ class DomainPartitioner:
         """Row numbers of the training set for every client, int64."""
         codes, domains = numbered(column(dataset, self.partition_by))
         rng = np.random.default_rng(self.seed)
-        parts: Parts = []
+        parts: list[np.ndarray] = []
         for domain in by_owner(np.arange(len(codes)), codes, domains):
             check_enough_rows(len(domain), self.clients_per_domain)
             parts += np.array_split(rng.permutation(domain), self.clients_per_domain)

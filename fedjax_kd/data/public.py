@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fedjax_kd.core import Data, PyTree
 from fedjax_kd.data.dataset import Dataset, Examples
+from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.data.sources import load
-from fedjax_kd.public import Generator, Noise, Public, Stored
 
 KINDS = ("holdout", "noise", "generator")
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 from fedjax_kd.data.dataset import Dataset
 
-Parts = list[np.ndarray]  # a client each: row numbers of the training set, int64 [N]
+Parts = Sequence[NDArray[np.int64]]  # a client each: row numbers of the training set, int64 [N]
 
 
 class Partitioner(Protocol):
     """Divides the training rows of a data set among clients."""
 
-    def __call__(self, dataset: Dataset) -> Parts:
+    def __call__(self, dataset: Dataset, /) -> Parts:
         """Row numbers of the training set for every client, int64."""
         ...
 

@@ -18,7 +18,7 @@ from fedjax_kd.data.rows import (
     numbered,
     ordered,
 )
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 Mode = Literal["random", "deterministic", "first-deterministic"]
 

@@ -38,14 +38,14 @@ class Window(NamedTuple):
         return Data(self.x, self.y, self.rows, start, jnp.where(met, size, 0))
 
 
-class Capacity(NamedTuple):
-    """Room of a window. Windows of one capacity have the same shapes, so one program serves all."""
+class WindowSize(NamedTuple):
+    """How much a window holds; windows of one size have the same shapes, and share a program."""
 
     rows: int
     clients: int
 
 
-def capacity(store: ClientStore, blocks: Iterable[ArrayLike]) -> Capacity:
+def window_size(store: ClientStore, blocks: Iterable[ArrayLike]) -> WindowSize:
     """Room enough for each of the given blocks of rounds, rounded up by less than a quarter.
 
     Clients differ in size, so windows differ in rows, and every new shape of a window is compiled
@@ -68,27 +68,27 @@ def capacity(store: ClientStore, blocks: Iterable[ArrayLike]) -> Capacity:
       >>> with tempfile.TemporaryDirectory() as parent:
       ...     clients = synthetic_clients(20, sigma=0)  # of 10 rows each
       ...     store = write_store(f"{parent}/s", clients, name="s", num_classes=10)
-      ...     room = capacity(store, [[3, 4, 5], [7, 9, 7]])
+      ...     room = window_size(store, [[3, 4, 5], [7, 9, 7]])
       ...     window = make_window(store, [7, 9, 7], room)
       ...     room, window.ids.tolist()
-      (Capacity(rows=32, clients=3), [7, 9, 2147483647])
+      (WindowSize(rows=32, clients=3), [7, 9, 2147483647])
     """
     rows, clients = 0, 0
     for block in blocks:
         ids = _met(store, block)
         rows = max(rows, int(store.sizes_of(ids).sum()))
         clients = max(clients, len(ids))
-    return Capacity(_rounded_up(rows), _rounded_up(clients))
+    return WindowSize(_rounded_up(rows), _rounded_up(clients))
 
 
-def make_window(store: ClientStore, ids: ArrayLike, room: Capacity) -> Window:
+def make_window(store: ClientStore, ids: ArrayLike, room: WindowSize) -> Window:
     """Reads the rows of some clients into a window of NumPy arrays, which nobody else holds.
 
     Args:
       store: of the clients.
       ids: client numbers, of any shape and in any order; one may come twice, and ``num_clients`` is
         an empty place.
-      room: for the rows and clients, from `capacity`.
+      room: for the rows and clients, from `window_size`.
 
     Raises:
       ValueError: if there is no such client, or the room is too small.
@@ -102,7 +102,7 @@ def make_window(store: ClientStore, ids: ArrayLike, room: Capacity) -> Window:
     if len(numbers) > room.clients:
         raise ValueError(
             f"The window has room for {room.clients} clients, but {len(numbers)} take part: take "
-            "the capacity of the largest block."
+            "the size of the largest block."
         )
     x, y, starts, sizes = store.rows_of(numbers, room.rows)
     rows = np.arange(room.rows, dtype=np.int32)
@@ -111,7 +111,7 @@ def make_window(store: ClientStore, ids: ArrayLike, room: Capacity) -> Window:
 
 
 def _met(store: ClientStore, ids: ArrayLike) -> NDArray[np.int64]:
-    """The clients behind seats: ascending, each once, without empty places."""
+    """The clients behind slots: ascending, each once, without empty places."""
     numbers = np.unique(np.asarray(ids, np.int64))
     return numbers[numbers != store.num_clients]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fedjax_kd.core import Scalar
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 Direction = Literal["forward", "reverse"]
 Pooled = Literal["logits", "probabilities"]

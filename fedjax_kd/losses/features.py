@@ -17,9 +17,9 @@ from fedjax_kd.core import Scalar
 from fedjax_kd.losses.distillation import check_pair, kl_divergence
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
-Measure = Literal["norm", "mean"]
+FeatureNorm = Literal["norm", "mean"]
 
 
 def feature_mse(
@@ -90,7 +90,7 @@ def attention_transfer(
     teacher: Float[Array, "B *S E"],
     *,
     power: int = 2,
-    measure: Measure = "norm",
+    measure: FeatureNorm = "norm",
 ) -> Float[Array, " B"]:
     """How far two attention maps lie apart; the numbers of channels may differ.
 
@@ -111,7 +111,7 @@ def attention_transfer(
 
     Source: Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928.
     """
-    check_choice("measure", measure, Measure)
+    check_choice("measure", measure, FeatureNorm)
     check_pair(student[..., 0], teacher[..., 0])
     apart = attention_map(student, power) - attention_map(teacher, power).astype(student.dtype)
     return length(apart) if measure == "norm" else jnp.square(apart).mean(-1)
@@ -127,7 +127,7 @@ def refined_self_distillation(
     alpha: Scalar,
     beta: Scalar,
     tau: Scalar = 4.0,
-    measure: Measure = "norm",
+    measure: FeatureNorm = "norm",
 ) -> Float[Array, " B"]:
     """FRSKD's loss: a self-teacher on top of the network refines its features and teaches it.
 

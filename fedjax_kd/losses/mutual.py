@@ -17,9 +17,9 @@ from fedjax_kd.losses.distillation import (
     log_probabilities,
 )
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy, masked_mean
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
-Variant = Literal["paper", "code"]
+MutualVariant = Literal["paper", "code"]
 Intensity = Literal["batch", "example"]
 
 _CODE_FLOOR = 1e-7  # what FedGKT's code adds to the teacher's probabilities
@@ -39,7 +39,7 @@ def adaptive_mutual(
     hidden: Float[Array, "*B"] | ArrayLike = 0.0,
     mask: Float[Array, "*B"] | None = None,
     *,
-    variant: Variant = "paper",
+    variant: MutualVariant = "paper",
     intensity: Intensity = "batch",
     floor: float = 1e-6,
 ) -> Mutual:
@@ -75,7 +75,7 @@ def adaptive_mutual(
 
     Source: Wu, Wu, Lyu, Huang, Xie, Nature Communications 2022, arXiv:2108.13323.
     """
-    check_choice("variant", variant, Variant)
+    check_choice("variant", variant, MutualVariant)
     check_choice("intensity", intensity, Intensity)
     check_pair(student, teacher)
     if not floor > 0:
@@ -106,7 +106,7 @@ def group_transfer(
     teacher: Float[Array, "*B L"],
     tau: Scalar = 3.0,
     *,
-    variant: Variant = "paper",
+    variant: MutualVariant = "paper",
 ) -> Float[Array, "*B"]:
     """FedGKT's distillation, between an edge network and the server's, one value an example.
 
@@ -125,7 +125,7 @@ def group_transfer(
 
     Source: He, Annavaram, Avestimehr, NeurIPS 2020, arXiv:2007.14513.
     """
-    check_choice("variant", variant, Variant)
+    check_choice("variant", variant, MutualVariant)
     check_temperature(tau)
     teacher = jax.lax.stop_gradient(teacher)
     if variant == "paper":

@@ -22,7 +22,7 @@ from fedjax_kd.losses.distillation import (
 )
 from fedjax_kd.losses.supervised import NO_LABEL, check_labels, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 Classes = Literal["all", "not_true"]
 Form = Literal["kl", "cross_entropy"]

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fedjax_kd.decompositions import eigh, svd
 from fedjax_kd.losses.flow import check_stages
 from fedjax_kd.losses.vectors import normalised
-from fedjax_kd.signature import check_choice
+from fedjax_kd.nn.decompositions import eigh, svd
+from fedjax_kd.options import check_choice
 
 Decomposition = Literal["svd", "eid"]
 

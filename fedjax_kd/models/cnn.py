@@ -13,14 +13,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fedjax_kd.nn import Conv, batch_norm, max_pool
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 Build = Callable[[nnx.Rngs], nnx.Module]
-Norm = Literal["none", "batch"]
+CNNNorm = Literal["none", "batch"]
 
 
 @dataclass(frozen=True)
-class Layout:
+class CNNShape:
     """A network of convolutions with ReLU, dense layers with ReLU, and a linear head."""
 
     kernel: int  # width of the square kernels
@@ -31,7 +31,7 @@ class Layout:
     dropout: tuple[float, float] = (0.0, 0.0)  # rates after the convolutions, after each dense
     init: Callable[[], nnx.Initializer] = nnx.initializers.glorot_uniform
     projected: bool = False  # whether the last dense layer is linear, a projection
-    norm: Norm = "none"  # after each convolution
+    norm: CNNNorm = "none"  # after each convolution
 
     def flat(self, image: tuple[int, int, int]) -> int:
         """Features that leave the convolutions, flattened; raises if the image is too small."""
@@ -50,10 +50,10 @@ class Layout:
 
 
 class CNN(nnx.Module):
-    """The network that a :class:`Layout` describes."""
+    """The network that a :class:`CNNShape` describes."""
 
     def __init__(
-        self, image: tuple[int, int, int], num_classes: int, layout: Layout, *, rngs: nnx.Rngs
+        self, image: tuple[int, int, int], num_classes: int, layout: CNNShape, *, rngs: nnx.Rngs
     ) -> None:
         self.image, self.pooled = image, layout.pooled
         self.linear = len(layout.dense) - 1 if layout.projected else None
@@ -117,7 +117,7 @@ def cnn_mcmahan(input_shape: tuple[int, ...], num_classes: int) -> Build:
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized
     Data, 2017, arXiv 1602.05629.
     """
-    return _build(input_shape, num_classes, Layout(5, (32, 64), pooled=(0, 1), dense=(512,)))
+    return _build(input_shape, num_classes, CNNShape(5, (32, 64), pooled=(0, 1), dense=(512,)))
 
 
 def cnn_emnist(
@@ -139,7 +139,7 @@ def cnn_emnist(
 
     Source: Reddi et al., Adaptive Federated Optimization, 2021, arXiv 2003.00295.
     """
-    layout = Layout(3, (32, 64), (1,), dense=(128,), padding="VALID", dropout=dropout)
+    layout = CNNShape(3, (32, 64), (1,), dense=(128,), padding="VALID", dropout=dropout)
     return _build(input_shape, num_classes, layout)
 
 
@@ -186,7 +186,7 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0
     if projection < 0:
         raise ValueError(f"projection is {projection}, but must be >= 0, units of a layer.")
     dense = (120, 84, 84, projection) if projection else (120, 84)
-    layout = Layout(
+    layout = CNNShape(
         5, (6, 16), (0, 1), dense, padding="VALID", init=init, projected=bool(projection)
     )
     return _build(input_shape, num_classes, layout)
@@ -197,7 +197,7 @@ def cnn_small(
     num_classes: int,
     *,
     widths: tuple[int, ...] = (16, 32, 64),
-    norm: Norm = "none",
+    norm: CNNNorm = "none",
 ) -> Build:
     """A cheap network for studies on a CPU: 3 x 3 convolutions, each with a pool, and a head.
 
@@ -217,9 +217,9 @@ def cnn_small(
       >>> cnn_small((32, 32, 3), 10)(nnx.Rngs(0)).head.kernel.shape
       (1024, 10)
     """
-    check_choice("norm", norm, Norm)
+    check_choice("norm", norm, CNNNorm)
     pooled, init = tuple(range(len(widths))), nnx.initializers.he_normal
-    return _build(input_shape, num_classes, Layout(3, widths, pooled, init=init, norm=norm))
+    return _build(input_shape, num_classes, CNNShape(3, widths, pooled, init=init, norm=norm))
 
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -235,7 +235,7 @@ def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     )
 
 
-def _build(input_shape: Sequence[int], num_classes: int, layout: Layout) -> Build:
+def _build(input_shape: Sequence[int], num_classes: int, layout: CNNShape) -> Build:
     """The build function of a layout, checked now and not when it is called."""
     image = image_shape(input_shape)
     layout.flat(image)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd.decompositions import one_by_one
+from fedjax_kd.nn.decompositions import one_by_one
 
 
 class LSTM(nnx.Module):

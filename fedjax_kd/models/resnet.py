@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -12,23 +11,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fedjax_kd.models.cnn import image_shape
+from fedjax_kd.models.cnn import Build, image_shape
 from fedjax_kd.nn import Conv, batch_norm
 from fedjax_kd.nn.depth import StochasticDepth, decay
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
-Norm = Literal["group", "batch"]
-Build = Callable[[nnx.Rngs], nnx.Module]
+ResNetNorm = Literal["group", "batch"]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ResNetShape:
     """Which residual network: stages of blocks, and what a block is made of."""
 
     widths: tuple[int, ...]  # features of each stage; every stage but the first halves the image
     blocks: int  # blocks a stage
     shortcut: Literal["pad", "project"]  # He et al.'s option A (zeros) or B (1 x 1 convolution)
-    norm: Norm
+    norm: ResNetNorm
     groups: int
     survival: float = 1.0  # probability of the last block to be kept in training
 
@@ -39,7 +37,7 @@ class Layout:
         return batch_norm(features, rngs)
 
 
-class Block(nnx.Module):
+class ResidualBlock(nnx.Module):
     """Two 3 x 3 convolutions beside a shortcut; ReLU after the sum."""
 
     def __init__(
@@ -47,7 +45,7 @@ class Block(nnx.Module):
         before: int,
         after: int,
         stride: int,
-        layout: Layout,
+        layout: ResNetShape,
         survival: float,
         *,
         rngs: nnx.Rngs,
@@ -81,7 +79,7 @@ class ResNet(nnx.Module):
     """A 3 x 3 convolution, stages of blocks, the mean over places, and a linear head."""
 
     def __init__(
-        self, image: tuple[int, int, int], num_classes: int, layout: Layout, *, rngs: nnx.Rngs
+        self, image: tuple[int, int, int], num_classes: int, layout: ResNetShape, *, rngs: nnx.Rngs
     ) -> None:
         self.image, self.last = image, layout.blocks
         widths = layout.widths
@@ -94,7 +92,9 @@ class ResNet(nnx.Module):
                 first = number == 0
                 stride = 2 if first and stage > 0 else 1
                 inputs = before if first else after
-                blocks.append(Block(inputs, after, stride, layout, next(survival), rngs=rngs))
+                blocks.append(
+                    ResidualBlock(inputs, after, stride, layout, next(survival), rngs=rngs)
+                )
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)
 
@@ -122,7 +122,7 @@ def resnet8(
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
-    norm: Norm = "group",
+    norm: ResNetNorm = "group",
     groups: int = 2,
     survival: float = 1.0,
 ) -> Build:
@@ -146,14 +146,16 @@ def resnet8(
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv 1512.03385.
     """
-    return _build(input_shape, num_classes, Layout((16, 32, 64), 1, "pad", norm, groups, survival))
+    return _build(
+        input_shape, num_classes, ResNetShape((16, 32, 64), 1, "pad", norm, groups, survival)
+    )
 
 
 def resnet20(
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
-    norm: Norm = "group",
+    norm: ResNetNorm = "group",
     groups: int = 2,
     survival: float = 1.0,
 ) -> Build:
@@ -181,14 +183,16 @@ def resnet20(
 
     Source: He et al., Deep Residual Learning for Image Recognition, 2016, arXiv 1512.03385.
     """
-    return _build(input_shape, num_classes, Layout((16, 32, 64), 3, "pad", norm, groups, survival))
+    return _build(
+        input_shape, num_classes, ResNetShape((16, 32, 64), 3, "pad", norm, groups, survival)
+    )
 
 
 def resnet18(
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
-    norm: Norm = "group",
+    norm: ResNetNorm = "group",
     groups: int = 2,
     survival: float = 1.0,
 ) -> Build:
@@ -211,7 +215,7 @@ def resnet18(
     groups: Hsieh et al., The Non-IID Data Quagmire of Decentralized Machine Learning, 2020, arXiv
     1910.00189.
     """
-    layout = Layout((64, 128, 256, 512), 2, "project", norm, groups, survival)
+    layout = ResNetShape((64, 128, 256, 512), 2, "project", norm, groups, survival)
     return _build(input_shape, num_classes, layout)
 
 
@@ -229,10 +233,10 @@ def _conv(before: int, after: int, width: int, stride: int, rngs: nnx.Rngs) -> n
     )
 
 
-def _build(input_shape: tuple[int, ...], num_classes: int, layout: Layout) -> Build:
+def _build(input_shape: tuple[int, ...], num_classes: int, layout: ResNetShape) -> Build:
     """The build function of a layout, checked now and not when it is called."""
     image = image_shape(input_shape)
-    check_choice("norm", layout.norm, Norm)
+    check_choice("norm", layout.norm, ResNetNorm)
     decay(layout.survival, 1)
     if layout.groups < 1 or layout.widths[0] % layout.groups:
         raise ValueError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd.signature import check_choice
+from fedjax_kd.options import check_choice
 
 Output = Literal["positions", "pooled"]
 

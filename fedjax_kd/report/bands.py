@@ -11,7 +11,7 @@ import numpy as np
 from fedjax_kd.report import figures
 from fedjax_kd.report.estimates import number
 from fedjax_kd.report.plots import line_style
-from fedjax_kd.report.tidy import Row
+from fedjax_kd.report.table_files import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _STEEP = 100  # times the smallest value
 
 Spread = Literal["range", "deviation"]
-Seeds = Sequence[Sequence[Row]]
+Seeds = Sequence[Sequence[Record]]
 """The rows of each seed."""
 
 
@@ -61,7 +61,7 @@ def band(seeds: Seeds, metric: str, spread: Spread = "range") -> Band:
     return Band(rounds, mean, mean - deviation, mean + deviation)
 
 
-def draw(
+def draw_bands(
     lines: Mapping[str, Seeds],
     metrics: Sequence[str] = ("test_accuracy",),
     *,
@@ -104,7 +104,7 @@ def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
         place.plot(rounds[start:], mean[start:], label=name, **look)
         area = (rounds[start:], low[start:], high[start:])
         place.fill_between(*area, color=look["color"], alpha=0.15, linewidth=0)
-    place.set(xlabel="round", ylabel=figures.spoken(metric))
+    place.set(xlabel="round", ylabel=figures.label_of(metric))
     if _is_steep([value for each in bands.values() for value in each.mean[1:]]):
         place.set_yscale("log")
     place.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fedjax_kd.report.tidy import Row, Value
+from fedjax_kd.report.table_files import CellValue, Record
 
 Goal = Literal["max", "min"]
 
@@ -57,7 +57,7 @@ class Estimate(NamedTuple):
 class Reached(NamedTuple):
     """The first round at a target, by seed; None where a seed never reaches it."""
 
-    by_seed: Mapping[Value, int | None]
+    by_seed: Mapping[CellValue, int | None]
 
     @property
     def seeds(self) -> int:
@@ -76,7 +76,7 @@ def goal_of(metric: str) -> Goal:
     return "max" if "accuracy" in metric else "min"
 
 
-def score(rows: Iterable[Row], metric: str, last: int = 1) -> float:
+def score_of(rows: Iterable[Record], metric: str, last: int = 1) -> float:
     """The mean of a metric over a point's last rounds; NaN if it was never seen.
 
     Args:
@@ -86,7 +86,7 @@ def score(rows: Iterable[Row], metric: str, last: int = 1) -> float:
 
     Example:
       >>> rows = [{"round": 9, "test_loss": 3.0}, {"round": 10, "test_loss": 1.0}, {"round": 11}]
-      >>> score(rows, "test_loss"), score(rows, "test_loss", last=2)
+      >>> score_of(rows, "test_loss"), score(rows, "test_loss", last=2)
       (1.0, 2.0)
     """
     seen = [(number(row["round"]), row[metric]) for row in rows if row.get(metric) is not None]
@@ -113,7 +113,10 @@ def _interval(values: tuple[float, ...]) -> tuple[float, float]:
 
 
 def rounds_to(
-    seeds: Mapping[Value, Sequence[Row]], metric: str, target: float, goal: Goal | None = None
+    seeds: Mapping[CellValue, Sequence[Record]],
+    metric: str,
+    target: float,
+    goal: Goal | None = None,
 ) -> Reached:
     """The first round in which each seed was seen at the target or past it.
 
@@ -130,7 +133,7 @@ def rounds_to(
     """
     sign = 1 if (goal or goal_of(metric)) == "max" else -1
 
-    def first(rows: Sequence[Row]) -> int | None:
+    def first(rows: Sequence[Record]) -> int | None:
         there = [
             int(number(row["round"]))
             for row in rows
@@ -141,6 +144,6 @@ def rounds_to(
     return Reached({seed: first(rows) for seed, rows in seeds.items()})
 
 
-def number(value: Value) -> float:
+def number(value: CellValue) -> float:
     """A cell as a number; NaN if it is empty or text."""
     return float(value) if isinstance(value, int | float) else math.nan

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedjax_kd import runs
+from fedjax_kd.runs import folder as run_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,11 +41,11 @@ _INCHES_OF_MARK, _INCHES_OF_LETTER = 0.6, 0.065  # in a legend
 _SLACK = 0.03  # of a decade: 0.03 and 0.3 stand for half decades
 
 
-def spoken(name: str) -> str:
+def label_of(name: str) -> str:
     """A metric or a parameter in words.
 
     Example:
-      >>> spoken("test_accuracy"), spoken("batch_size")
+      >>> label_of("test_accuracy"), spoken("batch_size")
       ('accuracy on the test set', 'batch size')
     """
     return _NAMES.get(name, name.replace("_", " "))
@@ -68,7 +68,7 @@ def add_names(figure: Figure) -> None:
     figure.legend(marks, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Writes a figure, whole or not at all.
 
     Args:
@@ -81,7 +81,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     if file.suffix not in _KINDS:
         raise ValueError(f"The picture is {path}, but must end in {', '.join(_KINDS)}: rename it.")
-    runs.replace(file, _encoded(figure, file.suffix[1:]))
+    run_folder.replace(file, _encoded(figure, file.suffix[1:]))
     return file
 
 

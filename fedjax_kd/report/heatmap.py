@@ -13,8 +13,8 @@ import numpy as np
 
 from fedjax_kd.report import figures
 from fedjax_kd.report.estimates import Goal, number
-from fedjax_kd.report.sweeps import DIVERGED, FINISHED, Cell, Configuration, best, groups, plane
-from fedjax_kd.report.tidy import Row, Value
+from fedjax_kd.report.sweeps import DIVERGED, FINISHED, Cell, Configuration, best, by_value, plane
+from fedjax_kd.report.table_files import CellValue, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,9 @@ class Panel(NamedTuple):
     ys: list[float | None]
 
 
-def panels(points: Sequence[Row], axes: Sequence[str], by: str | None, goal: Goal) -> list[Panel]:
+def panels(
+    points: Sequence[Record], axes: Sequence[str], by: str | None, goal: Goal
+) -> list[Panel]:
     """A panel for each value of a parameter, or a single one if there is none.
 
     Args:
@@ -53,7 +55,7 @@ def panels(points: Sequence[Row], axes: Sequence[str], by: str | None, goal: Goa
       by: a parameter; None for all points in one.
       goal: whether higher or lower scores are better.
     """
-    divided = {"": list(points)} if by is None else groups(points, by)
+    divided = {"": list(points)} if by is None else by_value(points, by)
     found = []
     for name, rows in divided.items():
         cells = plane(rows, axes, goal)
@@ -70,7 +72,7 @@ def is_grid(found: Sequence[Panel]) -> bool:
     return tried >= _FEW * there and longest <= _MOST
 
 
-def draw(found: Sequence[Panel], axes: Sequence[str], metric: str, goal: Goal) -> Figure:
+def draw_heatmaps(found: Sequence[Panel], axes: Sequence[str], metric: str, goal: Goal) -> Figure:
     """Panels on one colour scale; brighter is better.
 
     Cells that diverged or were stopped early are grey, the best of each panel has a frame.
@@ -97,9 +99,9 @@ def draw(found: Sequence[Panel], axes: Sequence[str], metric: str, goal: Goal) -
         for place in places.flat[len(found) :]:
             place.set_axis_off()
         for place in places[:, 0]:
-            place.set_ylabel(figures.spoken(axes[1]))
+            place.set_ylabel(figures.label_of(axes[1]))
         for place in places.flat[max(0, len(found) - columns) : len(found)]:
-            place.set_xlabel(figures.spoken(axes[0]))
+            place.set_xlabel(figures.label_of(axes[0]))
         add_scale(figure, scale, places, metric)
         _add_legend(figure, found)
     return figure
@@ -128,7 +130,7 @@ def add_scale(figure: Figure, scale: ScalarMappable, places: Any, metric: str) -
     from matplotlib.ticker import PercentFormatter
 
     shown = PercentFormatter(1, symbol="") if _is_share(metric) else None
-    label = figures.spoken(metric) + (" (%)" if _is_share(metric) else "")
+    label = figures.label_of(metric) + (" (%)" if _is_share(metric) else "")
     bar = figure.colorbar(scale, ax=places, label=label, format=shown, pad=0.02, aspect=25)
     bar.outline.set_visible(False)
 
@@ -199,11 +201,11 @@ def _is_share(metric: str) -> bool:
     return "accuracy" in metric
 
 
-def _coordinate(value: Value) -> float | None:
+def _coordinate(value: CellValue) -> float | None:
     return None if value is None else number(value)
 
 
-def _sorted(values: Sequence[Value]) -> list[float | None]:
+def _sorted(values: Sequence[CellValue]) -> list[float | None]:
     """Numbers in order, after None if it is there."""
     known = sorted({number(value) for value in values if value is not None})
     return [*([None] if None in values else []), *known]

@@ -20,11 +20,11 @@ from fedjax_kd.report.sweeps import (
     FINISHED,
     Configuration,
     best,
+    by_value,
     configurations,
-    groups,
     plane,
 )
-from fedjax_kd.report.tidy import Row, Value
+from fedjax_kd.report.table_files import CellValue, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _COLUMNS = 3
 
 
-def axes_of(points: Sequence[Row], parameters: Sequence[str]) -> tuple[str, ...]:
+def axes_of(points: Sequence[Record], parameters: Sequence[str]) -> tuple[str, ...]:
     """The parameters that a picture is drawn over: two, one or none.
 
     Client and server learning rate before others, and only such that are numbers and vary.
@@ -53,8 +53,8 @@ def axes_of(points: Sequence[Row], parameters: Sequence[str]) -> tuple[str, ...]
     return tuple(name for name in (*first, *rest) if _varies(points, name))[:2]
 
 
-def draw(
-    points: Sequence[Row],
+def draw_landscape(
+    points: Sequence[Record],
     axes: Sequence[str],
     *,
     by: str | None = "method",
@@ -81,11 +81,11 @@ def draw(
         return _lines(points, axes[0], by, metric, goal)
     panels = heatmap.panels(points, axes, by, goal)
     if heatmap.is_grid(panels):
-        return heatmap.draw(panels, axes, metric, goal)
+        return heatmap.draw_heatmaps(panels, axes, metric, goal)
     return _clouds(points, axes, by, metric, goal)
 
 
-def _check(points: Sequence[Row], axes: Sequence[str]) -> None:
+def _check(points: Sequence[Record], axes: Sequence[str]) -> None:
     """Raises ValueError unless there is something to draw over these axes."""
     for axis in axes:
         if not any(math.isfinite(number(point.get(axis))) for point in points):
@@ -98,16 +98,16 @@ def _check(points: Sequence[Row], axes: Sequence[str]) -> None:
         raise ValueError(f"{len(axes)} axes are given, but a picture has one or two: choose them.")
 
 
-def _varies(points: Sequence[Row], name: str) -> bool:
+def _varies(points: Sequence[Record], name: str) -> bool:
     values = {point[name] for point in points if point.get(name) is not None}
     return len(values) > 1 and all(math.isfinite(number(value)) for value in values)
 
 
-def _divided(points: Sequence[Row], by: str | None) -> dict[Value, list[Row]]:
-    return {None: list(points)} if by is None else groups(points, by)
+def _divided(points: Sequence[Record], by: str | None) -> dict[CellValue, list[Record]]:
+    return {None: list(points)} if by is None else by_value(points, by)
 
 
-def _lines(points: Sequence[Row], axis: str, by: str | None, metric: str, goal: Goal) -> Figure:
+def _lines(points: Sequence[Record], axis: str, by: str | None, metric: str, goal: Goal) -> Figure:
     """The best score at each value: mean and range over seeds."""
     from matplotlib.figure import Figure
 
@@ -122,7 +122,7 @@ def _lines(points: Sequence[Row], axis: str, by: str | None, metric: str, goal: 
         tried = [number(p[axis]) for p in points if p.get(axis) is not None]
         _scale(place.set_xscale, tried)
         place.set_xlim(*_widened(tried))  # crosses alone do not widen the axis
-        place.set(xlabel=figures.spoken(axis), ylabel=figures.spoken(metric))
+        place.set(xlabel=figures.label_of(axis), ylabel=figures.label_of(metric))
         place.grid(alpha=0.3)
         if len(divided) > 1:
             place.legend(frameon=False)
@@ -150,7 +150,7 @@ def _line(place: Axes, known: Sequence[tuple[float, Configuration]], order: int,
 
 
 def _clouds(
-    points: Sequence[Row], axes: Sequence[str], by: str | None, metric: str, goal: Goal
+    points: Sequence[Record], axes: Sequence[str], by: str | None, metric: str, goal: Goal
 ) -> Figure:
     """Every configuration as a point of its colour, a panel a method."""
     from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ def _clouds(
         for place, (name, rows) in zip(places.flat, divided.items(), strict=False):
             _cloud(place, rows, axes, scale, goal)
             place.set(title="" if name is None else str(name))
-            place.set(xlabel=figures.spoken(axes[0]), ylabel=figures.spoken(axes[1]))
+            place.set(xlabel=figures.label_of(axes[0]), ylabel=figures.label_of(axes[1]))
             place.label_outer()
         for place in places.flat[len(divided) :]:
             place.set_axis_off()
@@ -177,7 +177,7 @@ def _clouds(
 
 
 def _cloud(
-    place: Axes, points: Sequence[Row], axes: Sequence[str], scale: ScalarMappable, goal: Goal
+    place: Axes, points: Sequence[Record], axes: Sequence[str], scale: ScalarMappable, goal: Goal
 ) -> None:
     """One method."""
     top = best(points, goal)
@@ -195,7 +195,7 @@ def _cloud(
     place.grid(alpha=0.3)
 
 
-def _add_marks(figure: Figure, points: Sequence[Row], *rings: str) -> None:
+def _add_marks(figure: Figure, points: Sequence[Record], *rings: str) -> None:
     """What rings, circles and crosses mean, as far as there are any."""
     from matplotlib.lines import Line2D
 
@@ -212,7 +212,7 @@ def _add_marks(figure: Figure, points: Sequence[Row], *rings: str) -> None:
         figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
 
 
-def _scale(setter: Callable[[str], None], values: Sequence[Value]) -> None:
+def _scale(setter: Callable[[str], None], values: Sequence[CellValue]) -> None:
     """A logarithmic axis where the values call for it."""
     if figures.is_log([number(value) for value in values if value is not None]):
         setter("log")

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_kd.algorithms import GROUPS, REGISTRY
-from fedjax_kd.config import Config, algorithm_of, task_of
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.division import DataConfig, federation_of
-from fedjax_kd.validate import Types, check_algorithm
+from fedjax_kd.engine.validation import Types, check_algorithm
+from fedjax_kd.runs.config import Config, algorithm_of, task_of
+from fedjax_kd.runs.data_config import DataConfig, federation_of
 
 BASE = "fedavg"
 
@@ -42,7 +42,7 @@ each group of clients (`--models`).
 """
 
 
-def page() -> str:
+def methods_page() -> str:
     """The page as Markdown, a line a method."""
     _, federation = federation_of(DataConfig(public="holdout", validation_fraction=0.1))
     base = {

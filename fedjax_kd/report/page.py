@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
-from fedjax_kd.report import bands, figures, landscape, sections, words
+from fedjax_kd.report import bands, figures, formatting, landscape, sections
 from fedjax_kd.report.sections import Chosen, Table
-from fedjax_kd.report.studies import Study
-from fedjax_kd.report.tidy import Value
+from fedjax_kd.report.studies import StudyPoints
+from fedjax_kd.report.table_files import CellValue
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
     note: str = ""
 
 
-class Part(NamedTuple):
+class StudySection(NamedTuple):
     """What the page shows of one study; ``documents`` are texts to be unfolded."""
 
     title: str
@@ -45,12 +45,12 @@ class Part(NamedTuple):
 
 
 def page(
-    studies: Sequence[Study], *, target: float | None = None, baseline: str | None = None
+    studies: Sequence[StudyPoints], *, target: float | None = None, baseline: str | None = None
 ) -> str:
     """A page that needs nothing but itself: no network, no script, no other file.
 
     Args:
-      studies: from `fedjax_kd.report.reading.read`.
+      studies: from `fedjax_kd.report.load.read_studies`.
       target: of the tables of rounds; by default that of each sweep, and none for runs.
       baseline: method (in runs: run) that others are compared with; by default "fedavg" or the
         first.
@@ -67,12 +67,14 @@ def page(
     template = environment.from_string(
         files("fedjax_kd.report").joinpath("page.html").read_text(encoding="utf-8")
     )
-    return template.render(parts=[part(study, target, baseline) for study in studies])
+    return template.render(parts=[study_section(study, target, baseline) for study in studies])
 
 
-def part(study: Study, target: float | None = None, baseline: str | None = None) -> Part:
+def study_section(
+    study: StudyPoints, target: float | None = None, baseline: str | None = None
+) -> StudySection:
     """What the page shows of a study; see `page`."""
-    chosen = sections.choose(study)
+    chosen = sections.methods_compared(study)
     axes = landscape.axes_of(study.points, study.parameters) if study.is_sweep else ()
     wanted = study.target if target is None else target
     first = sections.best_table(study, chosen) if study.is_sweep else sections.runs_table(study)
@@ -86,7 +88,7 @@ def part(study: Study, target: float | None = None, baseline: str | None = None)
         blocks.append(_landscape(study, chosen, axes))
         blocks.append(sections.region_table(study, axes))
         blocks += sections.influence_tables(study, axes)
-    return Part(
+    return StudySection(
         study.title,
         sections.facts(study),
         blocks,
@@ -96,7 +98,7 @@ def part(study: Study, target: float | None = None, baseline: str | None = None)
     )
 
 
-def _check_baseline(studies: Sequence[Study], baseline: str | None) -> None:
+def _check_baseline(studies: Sequence[StudyPoints], baseline: str | None) -> None:
     """Raises ValueError if the baseline is in no study."""
     names = dict.fromkeys(str(point[s.by]) for s in studies for point in s.points)
     if baseline is not None and baseline not in names:
@@ -105,12 +107,12 @@ def _check_baseline(studies: Sequence[Study], baseline: str | None) -> None:
         )
 
 
-def _baseline(chosen: Chosen, wanted: str | None) -> Value:
+def _baseline(chosen: Chosen, wanted: str | None) -> CellValue:
     """What the others of a study are compared with."""
     return next((name for name in (wanted, "fedavg") if name in chosen), next(iter(chosen)))
 
 
-def _curves(study: Study, chosen: Chosen, target: float | None) -> list[Picture]:
+def _curves(study: StudyPoints, chosen: Chosen, target: float | None) -> list[Picture]:
     """Curves of what is compared; none if nothing is left."""
     lines = sections.seeds_of(study, chosen)
     if not lines:
@@ -120,30 +122,32 @@ def _curves(study: Study, chosen: Chosen, target: float | None) -> list[Picture]
     images = []
     for metric in (study.metric, *further):
         goal = target if metric == study.metric else None
-        figure = bands.draw(lines, [metric], target=goal, size=(5.0, 3.4))
-        images.append(_image(figure, f"{figures.spoken(metric)} by round", study, chosen))
+        figure = bands.draw_bands(lines, [metric], target=goal, size=(5.0, 3.4))
+        images.append(_image(figure, f"{figures.label_of(metric)} by round", study, chosen))
     note = f"Each {study.by} with its best configuration. " if study.is_sweep else ""
     if any(len(seeds) > 1 for seeds in lines.values()):
         note += "Lines are means over seeds, bands their range."
     return [Picture("Curves", images, note)]
 
 
-def _landscape(study: Study, chosen: Chosen, axes: Sequence[str]) -> Picture:
+def _landscape(study: StudyPoints, chosen: Chosen, axes: Sequence[str]) -> Picture:
     """The picture of scores over parameters."""
-    figure = landscape.draw(study.points, axes, by=study.by, metric=study.metric, goal=study.goal)
+    figure = landscape.draw_landscape(
+        study.points, axes, by=study.by, metric=study.metric, goal=study.goal
+    )
     rest = [p for p in study.parameters if p not in (*axes, study.by)]
     note = "Means over seeds."
     if rest:
-        note += f" Over {', '.join(map(figures.spoken, rest))} the best value is taken."
-    title = f"{figures.spoken(study.metric)} over {' and '.join(map(figures.spoken, axes))}"
+        note += f" Over {', '.join(map(figures.label_of, rest))} the best value is taken."
+    title = f"{figures.label_of(study.metric)} over {' and '.join(map(figures.label_of, axes))}"
     return Picture(title.capitalize(), [_image(figure, title, study, chosen)], note)
 
 
-def _image(figure: Figure, title: str, study: Study, chosen: Chosen) -> Image:
+def _image(figure: Figure, title: str, study: StudyPoints, chosen: Chosen) -> Image:
     """A figure, and where the methods end for those who do not see it."""
-    percent = " %" if words.unit(study.metric) else ""
-    ends = (f"{name} {words.outcome(c, study.metric)}{percent}" for name, c in chosen.items())
-    alt = f"{title.capitalize()}. Best {figures.spoken(study.metric)}: {'; '.join(ends)}."
+    percent = " %" if formatting.unit_of(study.metric) else ""
+    ends = (f"{name} {formatting.outcome(c, study.metric)}{percent}" for name, c in chosen.items())
+    alt = f"{title.capitalize()}. Best {figures.label_of(study.metric)}: {'; '.join(ends)}."
     return Image(figures.embedded(figure), alt)
 
 

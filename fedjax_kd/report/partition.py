@@ -53,7 +53,7 @@ class PartitionStatistics(NamedTuple):
     largest_share: float
 
 
-def label_counts(dataset: Dataset, parts: Sequence[np.ndarray]) -> Int[np.ndarray, "C L"]:
+def label_table(dataset: Dataset, parts: Sequence[np.ndarray]) -> Int[np.ndarray, "C L"]:
     """Training rows of each label (of each symbol, in sequences) that each client holds.
 
     Args:
@@ -63,7 +63,7 @@ def label_counts(dataset: Dataset, parts: Sequence[np.ndarray]) -> Int[np.ndarra
     Example:
       >>> from fedjax_kd.data import from_arrays
       >>> data = from_arrays(np.zeros((4, 1)), np.array([0, 1, 1, 2]), np.zeros((1, 1)), [0])
-      >>> label_counts(data, [np.array([0, 1]), np.array([2, 3])]).tolist()
+      >>> label_table(data, [np.array([0, 1]), np.array([2, 3])]).tolist()
       [[1, 1, 0], [0, 1, 1]]
     """
     labels = dataset.train.y
@@ -98,7 +98,7 @@ def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> PartitionStatisti
             "partition."
         )
     sizes = np.array([len(part) for part in parts])
-    counts = label_counts(dataset, parts)
+    counts = label_table(dataset, parts)
     held = counts[sizes > 0]
     overall = held.sum(axis=0) / held.sum()
     distances = np.abs(held / held.sum(axis=1, keepdims=True) - overall[None]).sum(axis=1) / 2
@@ -114,7 +114,7 @@ def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> PartitionStatisti
     )
 
 
-def draw(
+def draw_partition(
     dataset: Dataset,
     parts: Sequence[np.ndarray],
     path: str | os.PathLike[str],
@@ -142,7 +142,7 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    numbers, counts = describe(dataset, parts), label_counts(dataset, parts)
+    numbers, counts = describe(dataset, parts), label_table(dataset, parts)
     few = len(parts) <= _MOST_BARS
     height = 1.9 + 0.19 * max(len(parts), 8) if few else 6.5
     figure = Figure(figsize=(10.5, height), dpi=110, layout=ConstrainedLayoutEngine(wspace=0.06))

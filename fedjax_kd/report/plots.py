@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedjax_kd.report.figures import spoken
+from fedjax_kd.report.figures import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def _draw(axes: Axes, runs: Sequence[Curve], metric: str) -> None:
             )
     axes.set_xlabel("round")
     unit = " (mean squared error)" if _of_values(runs) else " (nats)"
-    axes.set_ylabel(spoken(metric) + (unit if metric in ("test_loss", "train_loss") else ""))
+    axes.set_ylabel(label_of(metric) + (unit if metric in ("test_loss", "train_loss") else ""))
     axes.grid(alpha=0.3)
     axes.margins(x=0.01)
     axes.legend(frameon=False, fontsize="small" if len(runs) < 6 else "x-small")

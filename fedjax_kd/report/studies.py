@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedjax_kd.report.estimates import Goal, score
-from fedjax_kd.report.sweeps import DIVERGED, groups
-from fedjax_kd.report.tidy import Row, Value
+from fedjax_kd.report.estimates import Goal, score_of
+from fedjax_kd.report.sweeps import DIVERGED, by_value
+from fedjax_kd.report.table_files import CellValue, Record
 
 
-class Study(NamedTuple):
+class StudyPoints(NamedTuple):
     """Points that can be compared with each other: those of a sweep, or runs on the same data.
 
     ``points`` and ``rounds`` are the tables of `fedjax_kd.report.sweeps`. ``by`` is the column that
@@ -28,14 +28,14 @@ class Study(NamedTuple):
     goal: Goal
     last: int
     target: float | None
-    points: Sequence[Row]
-    rounds: Sequence[Row]
+    points: Sequence[Record]
+    rounds: Sequence[Record]
     summaries: Mapping[int, Mapping[str, Any]]
     pictures: Mapping[str, bytes]
     documents: Mapping[str, Any]
 
 
-def check_metric(rounds: Sequence[Row], metric: str, where: object) -> None:
+def check_metric(rounds: Sequence[Record], metric: str, where: object) -> None:
     """Raises ValueError unless some row has the metric."""
     if not any(row.get(metric) is not None for row in rounds):
         raise ValueError(
@@ -45,8 +45,8 @@ def check_metric(rounds: Sequence[Row], metric: str, where: object) -> None:
 
 
 def scored(
-    points: Sequence[Row], rounds: Sequence[Row], metric: str, last: int = 1
-) -> list[dict[str, Value]]:
+    points: Sequence[Record], rounds: Sequence[Record], metric: str, last: int = 1
+) -> list[dict[str, CellValue]]:
     """Points with their scores by a metric; those whose score is not finite have diverged.
 
     Args:
@@ -55,10 +55,10 @@ def scored(
       metric: a column.
       last: over how many rounds a score is taken.
     """
-    of_point, found = groups(rounds, "point"), []
+    of_point, found = by_value(rounds, "point"), []
     for point in points:
         rows = of_point.get(point["point"], [])
-        value = score(rows, metric, last)
+        value = score_of(rows, metric, last)
         lost = not math.isfinite(value) and any(row.get(metric) is not None for row in rows)
         status = DIVERGED if lost else point["status"]
         shown = value if math.isfinite(value) and status != DIVERGED else None

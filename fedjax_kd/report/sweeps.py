@@ -2,7 +2,7 @@
 
 Pure functions of the table of points. It has a row for each point, a configuration trained with one
 seed: ``config``, ``seed``, the parameters, ``status``, ``finished_rounds`` and ``score``. Several
-runs are such a table too: `fedjax_kd.report.reading` makes it.
+runs are such a table too: `fedjax_kd.report.load` makes it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fedjax_kd.report.estimates import Estimate, Goal, goal_of, number
-from fedjax_kd.report.tidy import Row, Value
+from fedjax_kd.report.table_files import CellValue, Record
 
 FINISHED, STOPPED, DIVERGED, RUNNING = "finished", "stopped", "diverged", "running"
 AXES = ("client_lr", "server_lr")
 
-Cell = tuple[Value, ...]
+Cell = tuple[CellValue, ...]
 """A value of each axis; None where a method lacks the parameter."""
 
 
@@ -30,7 +30,7 @@ class Configuration(NamedTuple):
     """
 
     config: int
-    point: Row
+    point: Record
     score: Estimate
     status: str
     progress: int
@@ -67,15 +67,15 @@ def tolerance_of(metric: str) -> Tolerance:
     return WITHIN_TWO_POINTS if goal_of(metric) == "max" else WITHIN_A_TENTH
 
 
-def groups(points: Iterable[Row], by: str) -> dict[Value, list[Row]]:
+def by_value(points: Iterable[Record], by: str) -> dict[CellValue, list[Record]]:
     """Points by the value of a column, in order of appearance; None where they have none."""
-    found: dict[Value, list[Row]] = defaultdict(list)
+    found: dict[CellValue, list[Record]] = defaultdict(list)
     for point in points:
         found[point.get(by)].append(point)
     return dict(found)
 
 
-def configurations(points: Iterable[Row]) -> list[Configuration]:
+def configurations(points: Iterable[Record]) -> list[Configuration]:
     """The configurations of a table of points, in order of appearance.
 
     Example:
@@ -84,10 +84,10 @@ def configurations(points: Iterable[Row]) -> list[Configuration]:
       >>> found.config, found.status, found.score.mean, found.score.seeds
       (4, 'finished', 0.5, 3)
     """
-    return [_configuration(rows) for rows in groups(points, "config").values()]
+    return [_configuration(rows) for rows in by_value(points, "config").values()]
 
 
-def _configuration(rows: Sequence[Row]) -> Configuration:
+def _configuration(rows: Sequence[Record]) -> Configuration:
     scores = [number(row["score"]) for row in rows if row.get("score") is not None]
     whole = len(scores) == len(rows)
     kinds = {row["status"] for row in rows}
@@ -103,7 +103,7 @@ def _configuration(rows: Sequence[Row]) -> Configuration:
     )
 
 
-def best(points: Iterable[Row], goal: Goal = "max") -> Configuration | None:
+def best(points: Iterable[Record], goal: Goal = "max") -> Configuration | None:
     """The configuration with the best mean score over its seeds.
 
     One that diverged with any seed is never the best. One that was stopped early or still runs with
@@ -133,8 +133,8 @@ def best(points: Iterable[Row], goal: Goal = "max") -> Configuration | None:
 
 
 def best_by(
-    points: Iterable[Row], by: str = "method", goal: Goal = "max"
-) -> dict[Value, Configuration | None]:
+    points: Iterable[Record], by: str = "method", goal: Goal = "max"
+) -> dict[CellValue, Configuration | None]:
     """The best configuration for each value of a parameter; None where none is left.
 
     Args:
@@ -142,10 +142,10 @@ def best_by(
       by: a parameter. ``"tau"``, with the points of one method, gives the influence of tau.
       goal: whether higher or lower scores are better.
     """
-    return {value: best(rows, goal) for value, rows in groups(points, by).items()}
+    return {value: best(rows, goal) for value, rows in by_value(points, by).items()}
 
 
-def difference(points: Iterable[Row], config: int, baseline: int) -> Estimate:
+def difference(points: Iterable[Record], config: int, baseline: int) -> Estimate:
     """The score of a configuration less that of another, paired by the seeds that both have.
 
     Points of one seed share partition, initial model, cohorts and batch order, so that what they
@@ -165,7 +165,7 @@ def difference(points: Iterable[Row], config: int, baseline: int) -> Estimate:
       >>> difference(table, 1, 0).values
       (0.5, 0.5)
     """
-    scores: dict[int, dict[Value, float]] = {config: {}, baseline: {}}
+    scores: dict[int, dict[CellValue, float]] = {config: {}, baseline: {}}
     for row in points:
         of = int(number(row["config"]))
         if of in scores and row["status"] == FINISHED and row.get("score") is not None:
@@ -175,7 +175,7 @@ def difference(points: Iterable[Row], config: int, baseline: int) -> Estimate:
 
 
 def plane(
-    points: Iterable[Row], axes: Sequence[str] = AXES, goal: Goal = "max"
+    points: Iterable[Record], axes: Sequence[str] = AXES, goal: Goal = "max"
 ) -> dict[Cell, Configuration]:
     """The best configuration of every cell of a plane, over all parameters that are no axis.
 
@@ -186,14 +186,14 @@ def plane(
       axes: parameters; one makes a line of cells, several a plane.
       goal: whether higher or lower scores are better.
     """
-    cells: dict[Cell, list[Row]] = defaultdict(list)
+    cells: dict[Cell, list[Record]] = defaultdict(list)
     for point in points:
         cells[tuple(point.get(axis) for axis in axes)].append(point)
     return {cell: best(rows, goal) or configurations(rows)[0] for cell, rows in cells.items()}
 
 
 def good_region(
-    points: Iterable[Row],
+    points: Iterable[Record],
     axes: Sequence[str] = AXES,
     goal: Goal = "max",
     tolerance: Tolerance = WITHIN_TWO_POINTS,

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedjax_kd.config import Config, to_json
 from fedjax_kd.core import PyTree
+from fedjax_kd.runs.config import Config, to_json
 
 _LONGEST_LABEL = 45  # characters that fit into a picture
 

@@ -9,13 +9,13 @@ from jax.sharding import Mesh
 
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.signature import check_finite
-from fedjax_kd.simulation import Simulation, simulate
+from fedjax_kd.engine.simulation import Simulation, simulate
+from fedjax_kd.options import check_finite
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.family import Family, Make, Member, family_of
 from fedjax_kd.sweeps.halving import Halving, Score, rungs, scoring, selected, status
-from fedjax_kd.sweeps.rounds import Step, rounds
+from fedjax_kd.sweeps.rounds import Step, train_points
 from fedjax_kd.sweeps.tiles import Width
 from fedjax_kd.train import Row
 
@@ -62,7 +62,7 @@ def sweep(
       last: rounds at the end over which it is averaged.
       halving: early stopping of hopeless settings, within each group.
       width: how much runs at once; by default measured, or by rule where that does not pay.
-      mesh: devices to divide the points over, from ``fedjax_kd.engine.make_mesh(axis="points")``.
+      mesh: devices to divide the points over, from ``fedjax_kd.make_mesh(axis="points")``.
       on_step: called after every block of rounds.
       **options: see `fedjax_kd.simulate`; ``num_rounds`` is required.
 
@@ -129,8 +129,8 @@ def _trained(
     rows: dict[int, list[Row]] = {p: [] for p in config_of}
     live, states, begin = sorted(rows), None, 0
     for rung in rungs(halving, s.num_rounds, max(s.block, s.eval_every)):
-        wide = width or widths.choose(family, live, rung - begin)
-        for step in rounds(family, live, wide, first=begin, until=rung, states=states):
+        wide = width or widths.choose_width(family, live, rung - begin)
+        for step in train_points(family, live, wide, first=begin, until=rung, states=states):
             for point, new in step.rows.items():
                 rows[point] += new
             on_step(step)

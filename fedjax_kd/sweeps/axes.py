@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Value = float | int | str | bool | tuple[int, ...] | None
-Setting = dict[str, Value]
+AxisValue = float | int | str | bool | tuple[int, ...] | None
+Setting = dict[str, AxisValue]
 """One configuration: a value for each parameter that the sweep varies."""
 
 _RULE = (

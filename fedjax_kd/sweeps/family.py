@@ -14,10 +14,11 @@ from jaxtyping import UInt32
 
 from fedjax_kd.core import Algorithm, Pool, PyTree, Scalar
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.dispatch import Pools, pools_of
-from fedjax_kd.engine import Resident, replicate
-from fedjax_kd.feeding import Feed
-from fedjax_kd.simulation import Simulation
+from fedjax_kd.engine.block_inputs import BlockInputs
+from fedjax_kd.engine.evaluation import Pools, pools_of
+from fedjax_kd.engine.mesh import replicate
+from fedjax_kd.engine.round import Resident
+from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.sweeps.tiles import Tile
 
 Make = Callable[[Mapping[str, Scalar]], Algorithm]
@@ -190,6 +191,6 @@ def _stacked(pools: Sequence[Pool], longest: int) -> Pool:
     return Pool(pools[0].x, pools[0].y, jnp.stack(rows), starts, sizes)
 
 
-def seatings_of(tile: Tile, feeds: Mapping[int, Feed]) -> Any:
+def placements_of(tile: Tile, feeds: Mapping[int, BlockInputs]) -> Any:
     """Who sits where in a block, for each seed of a tile."""
-    return jax.tree.map(lambda *a: np.stack(a), *[feeds[seed].seatings for seed in tile.seeds])
+    return jax.tree.map(lambda *a: np.stack(a), *[feeds[seed].placements for seed in tile.seeds])

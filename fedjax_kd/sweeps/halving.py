@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_kd.report.estimates import Goal, goal_of, score
+from fedjax_kd.report.estimates import Goal, goal_of, score_of
 from fedjax_kd.train import Row
 
 
@@ -30,7 +30,7 @@ class Score(NamedTuple):
           >>> Score("train_loss", last=2).of([{"round": n, "train_loss": 1 / n} for n in (1, 2, 4)])
           0.25
         """
-        value = math.nan if diverged(rows) else score(rows, self.metric, self.last)
+        value = math.nan if diverged(rows) else score_of(rows, self.metric, self.last)
         return value if math.isfinite(value) else None
 
 

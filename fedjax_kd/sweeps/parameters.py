@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.config import Config, TrainingConfig, from_json, takes_local, to_json
-from fedjax_kd.division import DataConfig, counts_clients, partitioner_options
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
-from fedjax_kd.signature import Option, named, nearest, options
-from fedjax_kd.sweeps.axes import Setting, Value
-from fedjax_kd.values import value_of
+from fedjax_kd.options import Option, named, nearest, options
+from fedjax_kd.runs.config import Config, TrainingConfig, from_json, takes_local, to_json
+from fedjax_kd.runs.data_config import DataConfig, counts_clients, partitioner_options
+from fedjax_kd.runs.option_values import parse_value
+from fedjax_kd.sweeps.axes import AxisValue, Setting
 
 METHOD = "method"
 
@@ -53,11 +53,11 @@ class Parameter(NamedTuple):
         return self.part in ("method", "local")
 
 
-def known(config: Config) -> dict[str, Parameter]:
+def known_parameters(config: Config) -> dict[str, Parameter]:
     """What may be varied of a run, by name; ``server_lr`` is the server's rate of any method.
 
     Example:
-      >>> [name for name in known(Config("fedadam")) if name.startswith("server")]
+      >>> [name for name in known_parameters(Config("fedadam")) if name.startswith("server")]
       ['server_lr']
     """
     found = dict(_parameters(config))
@@ -97,14 +97,14 @@ def applied(config: Config, setting: Setting) -> Config:
     for name in sorted(setting, key=lambda name: name not in _FIRST):
         if name == METHOD:
             continue
-        parameter = known(config).get(name)
+        parameter = known_parameters(config).get(name)
         if parameter is None:
-            raise ValueError(unknown(name, {config.method: config}))
-        config = _with(config, parameter, value_of(parameter.option, setting[name], name))
+            raise ValueError(unknown_parameter(name, {config.method: config}))
+        config = _with(config, parameter, parse_value(parameter.option, setting[name], name))
     return config
 
 
-def _with(config: Config, parameter: Parameter, value: Value) -> Config:
+def _with(config: Config, parameter: Parameter, value: AxisValue) -> Config:
     values, name = to_json(config), parameter.option.name
     _place(values, parameter)[name] = value
     if name in _FIRST:  # the options of another one
@@ -112,9 +112,9 @@ def _with(config: Config, parameter: Parameter, value: Value) -> Config:
     return from_json(values)
 
 
-def value_in(config: Config, name: str) -> Value:
+def value_in(config: Config, name: str) -> AxisValue:
     """What a configuration has for an option."""
-    parameter = known(config)[name]
+    parameter = known_parameters(config)[name]
     return _place(to_json(config), parameter)[parameter.option.name]
 
 
@@ -125,9 +125,9 @@ def _place(values: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
     return values
 
 
-def unknown(name: str, configs: Mapping[str, Config]) -> str:
+def unknown_parameter(name: str, configs: Mapping[str, Config]) -> str:
     """What to say of a parameter that none of these methods has."""
-    names = sorted({n for config in configs.values() for n in known(config)})
+    names = sorted({n for config in configs.values() for n in known_parameters(config)})
     return (
         f"There is no parameter {name!r} of {', '.join(configs)} to vary{nearest(name, names)}. "
         f"There are: {', '.join(names)}."

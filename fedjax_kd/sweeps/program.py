@@ -16,11 +16,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from fedjax_kd import memory, tree
+from fedjax_kd import tree
 from fedjax_kd.core import Pool, PyTree, State
-from fedjax_kd.dispatch import Evaluation, Pools, block_of, evaluation, pools_of
-from fedjax_kd.engine import Report, Resident
-from fedjax_kd.simulation import Simulation, initial_state
+from fedjax_kd.engine import memory
+from fedjax_kd.engine.blocks import block_of
+from fedjax_kd.engine.evaluation import Evaluation, Pools, evaluation_of, pools_of
+from fedjax_kd.engine.round import Report, Resident
+from fedjax_kd.engine.simulation import Simulation, initial_state
 from fedjax_kd.sweeps.family import Family, Given, Point, point_of
 from fedjax_kd.sweeps.tiles import Tile
 
@@ -35,7 +37,7 @@ class Programs(NamedTuple):
     block: Callable[..., tuple[State, tuple[Report, Evaluation | None]]]
 
 
-def compiled(family: Family, tile: Tile, given: Given, seatings: Any) -> Programs:
+def compiled(family: Family, tile: Tile, given: Given, placements: Any) -> Programs:
     """The programs of tiles like this one.
 
     Raises:
@@ -51,9 +53,9 @@ def compiled(family: Family, tile: Tile, given: Given, seatings: Any) -> Program
     start = program(_start, "point").lower(point).compile()
     state = start(point)
     look = program(_look, "point", "state", "given").lower(point, state, given).compile()
-    block = program(_block, "point", "state", "given", "seatings", "number", donate_argnums=1)
-    run = block.lower(point, state, given, seatings, np.int32(0)).compile()
-    memory.check(run)
+    block = program(_block, "point", "state", "given", "placements", "number", donate_argnums=1)
+    run = block.lower(point, state, given, placements, np.int32(0)).compile()
+    memory.check_fits(run)
     return Programs(start, look, run)
 
 
@@ -65,7 +67,7 @@ def alike_at_first(family: Family, tile: Tile) -> bool:
     def look(values: Any, rest: tuple[Any, Pools]) -> Evaluation:
         seed, pools = rest
         own = Point(values, seed)
-        return evaluation(_simulation(family, own))(_start(family, own), pools)
+        return evaluation_of(_simulation(family, own))(_start(family, own), pools)
 
     return not any(jax.tree.leaves(tree.reads(look, values, (point.seed[0], pools_of(s)))))
 
@@ -84,7 +86,7 @@ def _look(family: Family, point: Point, state: State, given: Given) -> Evaluatio
     # One point after another: the rows of a test set fill any device by themselves.
     @jax.custom_batching.sequential_vmap
     def look(point: Point, state: State, given: Given) -> Evaluation:
-        return evaluation(_simulation(family, point))(state, given.pools)
+        return evaluation_of(_simulation(family, point))(state, given.pools)
 
     return look(point, state, given)
 
@@ -102,7 +104,7 @@ def _axes(given: Given) -> dict[str, tuple[PyTree, PyTree]]:
         "point": (Point._make((0, None)), 0),
         "state": (0, 0),
         "given": (None, data),
-        "seatings": (None, 0),
+        "placements": (None, 0),
         "number": (None, None),
     }
 

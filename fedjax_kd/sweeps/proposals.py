@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from fedjax_kd.config import Config
-from fedjax_kd.signature import Option
-from fedjax_kd.sweeps import drive
+from fedjax_kd.options import Option
+from fedjax_kd.runs.config import Config
+from fedjax_kd.runs.option_values import parse_value
+from fedjax_kd.sweeps import runner as sweep_runner
 from fedjax_kd.sweeps.axes import Range, Setting, axis
-from fedjax_kd.sweeps.parameters import METHOD, known
-from fedjax_kd.sweeps.part import rows_of
+from fedjax_kd.sweeps.parameters import METHOD, known_parameters
+from fedjax_kd.sweeps.shard import shard_rows
 from fedjax_kd.sweeps.study import Search, Study, checked
-from fedjax_kd.values import value_of
 
 
-def check(study: Study) -> None:
+def check_proposals(study: Study) -> None:
     """Raises ValueError if proposals are asked for that cannot be made."""
     search = study.search
     if search is None:
@@ -52,8 +52,8 @@ def extended(folder: Path, study: Study) -> Study:
     search = study.search
     if search is None:
         return study
-    parts = [part for group in drive.parts(folder, study) for part in group]
-    rows = {p: own for part in parts for p, own in rows_of(part).items()}
+    parts = [part for group in sweep_runner.shards(folder, study) for part in group]
+    rows = {p: own for part in parts for p, own in shard_rows(part).items()}
     scores = {p: study.how.of(own) for p, own in rows.items()}
     new = [s for m in study.bases for s in _next(study, search, m, scores)]
     return checked(study.with_batch(new))
@@ -100,7 +100,8 @@ def _trial(
 def _distributions(base: Config, axes: Mapping[str, str]) -> dict[str, Any]:
     """The search space as Optuna sees it."""
     return {
-        name: _distribution(known(base)[name].option, name, text) for name, text in axes.items()
+        name: _distribution(known_parameters(base)[name].option, name, text)
+        for name, text in axes.items()
     }
 
 
@@ -109,9 +110,9 @@ def _distribution(option: Option, name: str, text: str) -> Any:
 
     values: Range | Sequence[Any] = axis(text)
     if not isinstance(values, Range):
-        choices: list[Any] = [value_of(option, value, name) for value in values]
+        choices: list[Any] = [parse_value(option, value, name) for value in values]
         return distributions.CategoricalDistribution(choices)
-    low, high = (value_of(option, end, name) for end in (values.low, values.high))
+    low, high = (parse_value(option, end, name) for end in (values.low, values.high))
     if isinstance(low, int) and isinstance(high, int):
         return distributions.IntDistribution(low, high, log=values.log)
     return distributions.FloatDistribution(values.low, values.high, log=values.log)

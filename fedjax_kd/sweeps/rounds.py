@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from fedjax_kd import memory, tree
+from fedjax_kd import tree
 from fedjax_kd.core import State
-from fedjax_kd.dispatch import Evaluation
-from fedjax_kd.engine import Report
-from fedjax_kd.feeding import Feed, feed
-from fedjax_kd.prefetch import prefetched
-from fedjax_kd.sweeps.family import Family, Given, Point, given_of, point_of, seatings_of
+from fedjax_kd.engine import memory
+from fedjax_kd.engine.block_inputs import BlockInputs, draw_inputs
+from fedjax_kd.engine.evaluation import Evaluation
+from fedjax_kd.engine.prefetch import prefetched
+from fedjax_kd.engine.round import Report
+from fedjax_kd.sweeps.family import Family, Given, Point, given_of, placements_of, point_of
 from fedjax_kd.sweeps.halving import diverged
 from fedjax_kd.sweeps.program import Programs, alike_at_first, compiled, spread_over
 from fedjax_kd.sweeps.tiles import Tile, Width, places, shaped, tiles
@@ -32,11 +33,10 @@ _SHARE = 0.25  # of the free memory may hold the states of all points
 
 States = Mapping[int, State]
 """The state of each point, on the host."""
-
-Feeds = Mapping[int, Feed]
+TileInputs = Mapping[int, BlockInputs]
 """What a block of rounds is given, by seed."""
 
-Rows = dict[int, list[Row]]
+PointRows = dict[int, list[Row]]
 """Rows of a block, by point."""
 
 
@@ -44,13 +44,13 @@ class Step(NamedTuple):
     """Points after a block of rounds. ``states`` is valid until the next block begins."""
 
     finished: int  # rounds
-    rows: Rows  # of this block; none of points that diverged before
+    rows: PointRows  # of this block; none of points that diverged before
     left: frozenset[int]  # points that have not diverged
     seconds: Seconds  # since the training was started or resumed
     states: Callable[[], dict[int, State]]  # of the points that are left
 
 
-class Load(NamedTuple):
+class TileState(NamedTuple):
     """A tile and the states of its points, leaves ``[S, H, ...]``."""
 
     tile: Tile
@@ -59,7 +59,7 @@ class Load(NamedTuple):
     state: State
 
 
-class Came(NamedTuple):
+class BlockResult(NamedTuple):
     """What came of a block of a tile."""
 
     start: int  # its first round
@@ -69,18 +69,18 @@ class Came(NamedTuple):
     after: Evaluation | None  # the evaluation at its end
 
 
-class Ready(NamedTuple):
+class Prepared(NamedTuple):
     """Tiles, their programs, and the first tile's next block, which might not have fit."""
 
     family: Family  # its cohorts cut into the chunks that fit
-    loads: list[Load]
+    loads: list[TileState]
     programs: Programs
-    came: Came
+    came: BlockResult
     compiling: float  # seconds
     trying: float  # seconds that the first tile's block took
 
 
-def rounds(
+def train_points(
     family: Family,
     live: Collection[int],
     width: Width,
@@ -122,7 +122,7 @@ def rounds(
             ready = _closed_up(ready._replace(loads=loads), left)
 
 
-def _closed_up(ready: Ready, left: Collection[int]) -> Ready:
+def _closed_up(ready: Prepared, left: Collection[int]) -> Prepared:
     """The same points in fewer tiles, where enough of them were lost."""
     laid = shaped(ready.family.rows(left), ready.loads[0].tile.shape)
     if len(laid) == len(ready.loads):
@@ -141,13 +141,13 @@ def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     return function(*args), time.perf_counter() - began
 
 
-def _feeds(family: Family, start: int) -> Feeds:
-    return {seed: feed(s, start, None) for seed, s in family.simulations.items()}
+def _feeds(family: Family, start: int) -> TileInputs:
+    return {seed: draw_inputs(s, start, None) for seed, s in family.simulations.items()}
 
 
 def _ready(
     family: Family, live: Collection[int], width: Width, states: States | None, first: int
-) -> Ready:
+) -> Prepared:
     """Everything for the next rounds, with as many points at once as the device has memory for."""
     while True:
         ready = memory.if_it_fits(_attempt, family, live, width, states, first)
@@ -158,19 +158,19 @@ def _ready(
 
 def _attempt(
     family: Family, live: Collection[int], width: Width, states: States | None, first: int
-) -> Ready:
+) -> Prepared:
     """Compiles the programs, and runs the first tile's block on a copy of its state."""
     ours = {seed: with_width(s, width) for seed, s in family.simulations.items()}
     family, began = replace(family, simulations=ours), time.perf_counter()
     laid, feeds = tiles(family.rows(live), width, family.devices), _feeds(family, first)
     givens = [given_of(family, tile) for tile in laid]
-    programs = compiled(family, laid[0], givens[0], seatings_of(laid[0], feeds))
+    programs = compiled(family, laid[0], givens[0], placements_of(laid[0], feeds))
     seconds = time.perf_counter() - began
     loads = _loads(family, programs, laid, givens, states)
     trial = loads[0]._replace(state=jax.tree.map(jnp.copy, loads[0].state))
     began = time.perf_counter()
     came = jax.block_until_ready(_advanced(family, programs, trial, feeds))
-    return Ready(family, loads, programs, came, seconds, time.perf_counter() - began)
+    return Prepared(family, loads, programs, came, seconds, time.perf_counter() - began)
 
 
 def _loads(
@@ -179,13 +179,13 @@ def _loads(
     laid: Sequence[Tile],
     givens: Sequence[Given],
     states: States | None,
-) -> list[Load]:
+) -> list[TileState]:
     """Tiles with the states of their points, or in their first state."""
     loads = []
     for tile, given in zip(laid, givens, strict=True):
         point = point_of(family, tile)
         state = programs.start(point) if states is None else _placed(family, tile, states)
-        loads.append(Load(tile, point, given, _parked(state, len(laid))))
+        loads.append(TileState(tile, point, given, _parked(state, len(laid))))
     return loads
 
 
@@ -210,22 +210,26 @@ def _narrower(width: Width, lack: memory.TooLargeError) -> Width:
     return narrow
 
 
-def _advanced(family: Family, programs: Programs, load: Load, feeds: Feeds) -> Came:
+def _advanced(
+    family: Family, programs: Programs, load: TileState, feeds: TileInputs
+) -> BlockResult:
     """A block of rounds of one tile."""
     start = next(iter(feeds.values())).start
     state, (reports, inside) = programs.block(
-        load.point, load.state, load.given, seatings_of(load.tile, feeds), np.int32(start)
+        load.point, load.state, load.given, placements_of(load.tile, feeds), np.int32(start)
     )
     s = family.first
     due = evaluates_after(s, min(start + s.block, s.num_rounds))
-    return Came(
+    return BlockResult(
         start, state, reports, inside, programs.look(load.point, state, load.given) if due else None
     )
 
 
-def _block(ready: Ready, feeds: Feeds, left: Collection[int]) -> tuple[Rows, list[Load]]:
+def _block(
+    ready: Prepared, feeds: TileInputs, left: Collection[int]
+) -> tuple[PointRows, list[TileState]]:
     """A block of rounds of all tiles: its rows, and the tiles after it."""
-    rows: Rows = {}
+    rows: PointRows = {}
     loads = []
     for n, load in enumerate(ready.loads):
         if not any(point in left for _, _, point in places(load.tile)):
@@ -238,7 +242,7 @@ def _block(ready: Ready, feeds: Feeds, left: Collection[int]) -> tuple[Rows, lis
     return {point: new for point, new in rows.items() if point in left}, loads
 
 
-def _rows(family: Family, tile: Tile, feeds: Feeds, came: Came) -> Rows:
+def _rows(family: Family, tile: Tile, feeds: TileInputs, came: BlockResult) -> PointRows:
     """The rows of each point of a tile."""
     seen = jax.device_get((came.reports, came.inside, came.after))
     rows = {}
@@ -251,9 +255,9 @@ def _rows(family: Family, tile: Tile, feeds: Feeds, came: Came) -> Rows:
     return rows
 
 
-def _initial_rows(ready: Ready) -> Rows:
+def _initial_rows(ready: Prepared) -> PointRows:
     """The evaluation of the initial models, once a seed where it decides alone."""
-    rows: Rows = {}
+    rows: PointRows = {}
     found: dict[int, Row] = {}  # by seed where it decides alone, else by point
     alike = len(ready.loads) > 1 and alike_at_first(ready.family, ready.loads[0].tile)
     for load in ready.loads:
@@ -275,7 +279,7 @@ def _parked(state: State, num_tiles: int) -> State:
     return jax.device_get(state) if large and num_tiles > 1 else state
 
 
-def _states(loads: Sequence[Load], left: Collection[int]) -> dict[int, State]:
+def _states(loads: Sequence[TileState], left: Collection[int]) -> dict[int, State]:
     """The state of each point that is left, on the host."""
     found = {}
     for load in loads:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjax_kd.config import Config, from_json, to_json
-from fedjax_kd.signature import check_finite
+from fedjax_kd.options import check_finite
+from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.halving import Halving, Score, rungs
-from fedjax_kd.sweeps.parameters import METHOD, applied, known, value_in
+from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, value_in
 
 FORMAT = 1
 
@@ -111,10 +111,10 @@ class Study:
         return rungs(self.halving, training.num_rounds, step)
 
 
-def numbers(study: Study, config: int) -> dict[str, float]:
+def hyper_parameters(study: Study, config: int) -> dict[str, float]:
     """The hyper-parameters of a configuration that its program takes as arguments."""
     setting = study.settings[config]
-    parameters = known(study.config(config, study.seeds[0]))
+    parameters = known_parameters(study.config(config, study.seeds[0]))
     return {
         parameters[name].option.name: value
         for name, value in setting.items()
@@ -129,7 +129,7 @@ def groups(study: Study) -> list[list[int]]:
     for number in range(len(study.settings)):
         values = to_json(study.config(number, study.seeds[0]))
         for part in ("method_options", "local"):
-            traced = numbers(study, number)
+            traced = hyper_parameters(study, number)
             values[part] = {k: "*" if k in traced else v for k, v in values[part].items()}
         batch = int(np.searchsorted(ends, number, side="right"))
         found.setdefault((batch, json.dumps(values, sort_keys=True)), []).append(number)

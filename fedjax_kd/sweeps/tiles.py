@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fedjax_kd.seating import even
+from fedjax_kd.engine.schedule import even_width
 
 
 class Width(NamedTuple):
@@ -54,10 +54,14 @@ def tiles(rows: Mapping[int, Sequence[int]], width: Width, devices: int = 1) -> 
         return []
     longest = max(map(len, rows.values()))
     by_seeds = longest < devices <= len(rows)
-    across = even(longest, width.configs * (1 if by_seeds else devices))
+    across = even_width(longest, width.configs * (1 if by_seeds else devices))
     across += 0 if by_seeds else -across % devices
     # Seeds side by side only where one tile holds all configurations.
-    down = even(len(rows), width.seeds * (devices if by_seeds else 1)) if longest <= across else 1
+    down = (
+        even_width(len(rows), width.seeds * (devices if by_seeds else 1))
+        if longest <= across
+        else 1
+    )
     down += -down % devices if by_seeds else 0
     return shaped(rows, (down, across))
 

@@ -16,13 +16,14 @@ from functools import partial
 import jax
 import numpy as np
 
-from fedjax_kd import chunking, cohort, memory, seating
-from fedjax_kd.feeding import feed
-from fedjax_kd.simulation import Simulation
-from fedjax_kd.sweeps.family import Family, given_of, point_of, seatings_of
+from fedjax_kd.data import sampling
+from fedjax_kd.engine import chunk_width, memory, schedule
+from fedjax_kd.engine.block_inputs import draw_inputs
+from fedjax_kd.engine.simulation import Simulation
+from fedjax_kd.engine.validation import lowered_update
+from fedjax_kd.sweeps.family import Family, given_of, placements_of, point_of
 from fedjax_kd.sweeps.program import compiled
 from fedjax_kd.sweeps.tiles import Width, tiles
-from fedjax_kd.validate import lowered_update
 
 _LOG = logging.getLogger("fedjax_kd")
 
@@ -44,12 +45,12 @@ def operations(family: Family, live: Collection[int], rounds: int) -> tuple[floa
     program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
     flops = float((program.cost_analysis() or {}).get("flops", 0.0))
     some = range(min(rounds, 8))
-    asked = [cohort.attendance(s.sampler, s.layout.population, s.seed, n) for n in some]
+    asked = [sampling.participants(s.sampler, s.layout.population, s.seed, n) for n in some]
     work = [np.asarray(s.layout.work[0](federation.sizes_of(ids))).sum() for ids in asked]
     return flops, flops * float(np.mean(work)) * rounds * len(live)
 
 
-def choose(family: Family, live: Collection[int], rounds: int) -> Width:
+def choose_width(family: Family, live: Collection[int], rounds: int) -> Width:
     """How many points and clients run at once; measured where a sweep is long.
 
     Args:
@@ -61,7 +62,7 @@ def choose(family: Family, live: Collection[int], rounds: int) -> Width:
     backend = jax.default_backend()
     if whole >= _SHORT_SWEEP.get(backend, _SHORT_ACCELERATED_SWEEP):
         name = _name(family, live)
-        costs = chunking.remembered(name, partial(measure, family, live))
+        costs = chunk_width.remembered_costs(name, partial(measure_widths, family, live))
         if costs:
             return of_lanes(family, live, min(costs, key=lambda n: costs[n]))
     tiny = backend == "cpu" and flops < _TINY_STEP
@@ -73,13 +74,13 @@ def of_lanes(family: Family, live: Collection[int], lanes: int) -> Width:
     """About so many local trainings at once: configurations first, then clients, then seeds."""
     rows = family.rows(live)
     configs = min(max(map(len, rows.values())), lanes)
-    room = family.first.layout.room[0]
+    room = family.first.layout.capacity[0]
     clients = min(room, max(lanes // configs, 1))
     seeds = max(lanes // (configs * clients), 1) if clients == room else 1
-    return Width(configs, min(seeds, len(rows)), seating.even(room, clients))
+    return Width(configs, min(seeds, len(rows)), schedule.even_width(room, clients))
 
 
-def measure(family: Family, live: Collection[int]) -> dict[int, float]:
+def measure_widths(family: Family, live: Collection[int]) -> dict[int, float]:
     """Seconds of a round of one point by lanes, until more of them stop to pay or to fit."""
     costs: dict[int, float] = {}
     step, lanes = (2 if jax.default_backend() == "cpu" else 4), 1
@@ -98,7 +99,7 @@ def measure(family: Family, live: Collection[int]) -> dict[int, float]:
 
 def with_width(s: Simulation, width: Width) -> Simulation:
     """The simulation in chunks of so many clients."""
-    chunks = chunking.given((width.clients,), s.layout.room[0])
+    chunks = chunk_width.requested_chunks((width.clients,), s.layout.capacity[0])
     return replace(s, layout=s.layout.cut([chunks]))
 
 
@@ -110,14 +111,14 @@ def _probe(family: Family, live: Collection[int], width: Width) -> float:
 
     brief = replace(family, simulations={k: short(s) for k, s in family.simulations.items()})
     tile = tiles(brief.rows(live), width, family.devices)[0]
-    feeds = {seed: feed(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
-    given, seatings = given_of(brief, tile), seatings_of(tile, feeds)
-    programs, point = compiled(brief, tile, given, seatings), point_of(brief, tile)
+    feeds = {seed: draw_inputs(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
+    given, placements = given_of(brief, tile), placements_of(tile, feeds)
+    programs, point = compiled(brief, tile, given, placements), point_of(brief, tile)
     spent = []
     for _ in range(_REPEATS):
         state = jax.block_until_ready(programs.start(point))
         began = time.perf_counter()
-        jax.block_until_ready(programs.block(point, state, given, seatings, np.int32(0)))
+        jax.block_until_ready(programs.block(point, state, given, placements, np.int32(0)))
         spent.append(time.perf_counter() - began)
     return min(spent) / (tile.shape[0] * tile.shape[1])
 
@@ -129,5 +130,13 @@ def _name(family: Family, live: Collection[int]) -> str:
     program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
     shapes = [str(a.shape) for a in jax.tree.leaves(federation.train)]
     points = sorted(map(len, family.rows(live).values()))
-    about = ["sweep", program.as_text(), *shapes, s.layout.room, points, device, jax.__version__]
+    about = [
+        "sweep",
+        program.as_text(),
+        *shapes,
+        s.layout.capacity,
+        points,
+        device,
+        jax.__version__,
+    ]
     return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]

@@ -14,12 +14,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fedjax_kd.sweeps import drive
-from fedjax_kd.sweeps.part import Job, Load, Part, Watch, advance, loader
+from fedjax_kd.sweeps import runner as sweep_runner
+from fedjax_kd.sweeps.shard import (
+    FederationLoader,
+    Job,
+    Shard,
+    ShardHooks,
+    federation_loader,
+    train_shard,
+)
 from fedjax_kd.sweeps.study import Study
 
 
-class Look(NamedTuple):
+class WorkerHooks(NamedTuple):
     """How somebody looks on: called after each job, and whether to stop."""
 
     done: Callable[[Job], None]
@@ -56,23 +63,26 @@ def cluster(workers: int | None, address: str | None) -> Cluster | None:
     return Cluster(workers, address)
 
 
-def here(
-    study: Study, groups: Sequence[Sequence[Part]], load: Load, watch: Callable[[Part], Watch]
+def train_here(
+    study: Study,
+    groups: Sequence[Sequence[Shard]],
+    load: FederationLoader,
+    watch: Callable[[Shard], ShardHooks],
 ) -> bool:
     """Trains groups in this process; whether all are finished."""
 
     def runner(jobs: Sequence[Job]) -> bool:
-        return all(advance(study, job, load, watch(job.part)) for job in jobs)
+        return all(train_shard(study, job, load, watch(job.part)) for job in jobs)
 
-    return all(drive.carry_out(study, group, runner) for group in groups)
+    return all(sweep_runner.train_group(study, group, runner) for group in groups)
 
 
-def by_ray(
+def train_by_ray(
     folder: Path,
     study: Study,
-    groups: Sequence[Sequence[Part]],
+    groups: Sequence[Sequence[Shard]],
     by: Cluster,
-    look: Look,
+    look: WorkerHooks,
 ) -> bool:
     """Trains groups by workers of Ray, a device each; whether all are finished.
 
@@ -104,7 +114,7 @@ def by_ray(
             return all(came)
 
         with ThreadPoolExecutor(len(groups)) as pool:
-            each = pool.map(lambda group: drive.carry_out(study, group, runner), groups)
+            each = pool.map(lambda group: sweep_runner.train_group(study, group, runner), groups)
             finished = all(list(each))
     (folder / _STOP).unlink(missing_ok=True)
     return finished
@@ -141,20 +151,20 @@ def _plain(job: Job) -> tuple[str, tuple[int, ...], tuple[int, ...], int]:
 
 def _work(folder: str, job: tuple[str, tuple[int, ...], tuple[int, ...], int]) -> bool:
     """In a worker: trains a part up to a round; whether it got there."""
-    from fedjax_kd import compile_cache
+    from fedjax_kd.engine import compile_cache
 
     compile_cache.enable()
     sweep = Path(folder)
     name, configs, live, until = job
-    part = Part(sweep / drive.PARTS / name, configs)
-    watch = Watch(lambda finished, rows: None, (sweep / _STOP).exists)
-    return advance(drive.read(sweep), Job(part, live, until), _loader(), watch)
+    part = Shard(sweep / sweep_runner.PARTS / name, configs)
+    watch = ShardHooks(lambda finished, rows: None, (sweep / _STOP).exists)
+    return train_shard(sweep_runner.read_study(sweep), Job(part, live, until), _loader(), watch)
 
 
 @functools.cache
-def _loader() -> Load:
+def _loader() -> FederationLoader:
     """One loader a process: a worker that is handed several parts loads its data once."""
-    return loader()
+    return federation_loader()
 
 
 def _result(ray: Any, reference: Any, job: Job) -> bool:

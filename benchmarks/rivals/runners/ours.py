@@ -46,7 +46,7 @@ def main() -> None:
         num_rounds=settings["rounds"],
         cohort_size=arrays["cohorts"].shape[1],
         eval_every=settings["eval_every"],
-        sampler=fk.cohort.given(arrays["cohorts"].tolist()),
+        sampler=fk.cohort.fixed(arrays["cohorts"].tolist()),
         seed=settings["seed"],
     )
     state = fk.initial_state(simulation)

@@ -1,0 +1,68 @@
+"""What a sweep is going to cost, said before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_kd.runs.progress import stderr
+from fedjax_kd.sweeps.family import Family
+from fedjax_kd.sweeps.study import Study
+from fedjax_kd.sweeps.widths import operations
+
+MANY = 200  # points, of which nobody should be surprised
+
+_SIDE, _REPEATS = 1024, 3
+
+
+def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:
+    """Says what is going to be run, and warns where it is more than one may have meant."""
+    points, programs = len(study.points), len(families)
+    many = points > MANY
+    if quiet and not many:
+        return
+    configs = len(study.settings)
+    told = (
+        f"{configs} configurations x {len(study.seeds)} seeds = {points} points of "
+        f"{study.num_rounds} rounds, in {programs} program{'s' if programs > 1 else ''}"
+    )
+    console = stderr()
+    if not many:
+        console.print(told, markup=False)
+        return
+    whole = sum(operations(f, list(f.members), study.num_rounds)[1] for f in families)
+    seconds = whole / _speed()
+    console.print(
+        f"Warning: {told}: about {whole:.1e} operations, at least {_duration(seconds)} on this "
+        "device. If that is more than you meant, stop it with Ctrl-C and give a smaller grid, "
+        "--samples or --halving.",
+        markup=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """
+    Example:
+      >>> _duration(90), _duration(7200)
+      ('2 minutes', '2 hours')
+    """
+    for name, length in (("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= length:
+            count = round(seconds / length)
+            return f"{count} {name}{'s' if count > 1 else ''}"
+    return f"{max(round(seconds), 1)} seconds"
+
+
+def _speed() -> float:
+    """Operations a second of a large matrix product, which no training exceeds."""
+    square = jnp.ones((_SIDE, _SIDE), jnp.float32)
+    product = jax.jit(jnp.matmul).lower(square, square).compile()
+    spent = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        product(square, square).block_until_ready()
+        spent.append(time.perf_counter() - began)
+    return 2 * _SIDE**3 / min(spent)

@@ -1,0 +1,149 @@
+"""Which options a run has: those of its methods, its local training, its data and its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.commands._parser import Section, flag
+from fedjax_kd.data import is_store
+from fedjax_kd.local import local_training
+from fedjax_kd.models import MODELS
+from fedjax_kd.options import Option, named, options
+from fedjax_kd.runs.config import TrainingConfig, takes_local
+from fedjax_kd.runs.data_config import DataConfig, OptionValue, counts_clients, partitioner_options
+from fedjax_kd.runs.model_config import TURNS
+
+Defaults = Mapping[str, OptionValue]
+"""Other defaults than those of the signatures, by option."""
+
+
+def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
+    """The options of a run with these methods, and with the partition and model in ``args``.
+
+    Args:
+      tuned: by method, defaults that differ from the signatures'.
+      args: the command line after the methods.
+
+    Raises:
+      ValueError: if the partition or the model is unknown.
+    """
+    shared = _common(list(tuned.values()))
+    locals_ = {m: local_training for m in tuned if takes_local(REGISTRY[m])}
+    model = early_value(args, "model")
+    model_options = [] if model is None else options(named("model", model, MODELS))
+    training = Section("training", "How long, with whom and on what", options(TrainingConfig))
+    return [
+        _of_methods(tuned),
+        Section("local", "Local training of every client", _merged(locals_, tuned)),
+        *of_data(args, shared),
+        Section("model", "The model", [*_models(), *model_options]),
+        _with_defaults(training, shared),
+    ]
+
+
+def of_data(args: Sequence[str], shared: Defaults) -> list[Section]:
+    """The options that decide the clients; a client store leaves nothing to decide."""
+    if is_store(early_value(args, "dataset") or ""):
+        stored = [o for o in options(DataConfig) if o.name == "dataset"]
+        return [Section("data", "Data and clients", stored), Section("partition", "", [])]
+    partition = early_value(args, "partition") or DataConfig.partition
+    skipped = () if counts_clients(partition) else ("num_clients",)
+    data = [o for o in options(DataConfig) if o.name not in skipped]
+    data = [o._replace(type=int) if o.name == "num_clients" else o for o in data]
+    own = partitioner_options(partition)
+    return [
+        _with_defaults(Section("data", "Data and clients", data), shared),
+        _with_defaults(Section("partition", f"Options of the partition {partition}", own), shared),
+    ]
+
+
+def chosen(
+    found: Mapping[str, Any], factory: Callable[..., Any], tuned: Defaults
+) -> dict[str, OptionValue]:
+    """One factory's options from what was parsed; None stands for its own default."""
+    return {
+        o.name: tuned.get(o.name, o.default) if found[o.name] is None else found[o.name]
+        for o in options(factory)
+    }
+
+
+def local_of(method: str, found: Mapping[str, Any], tuned: Defaults) -> dict[str, OptionValue]:
+    """The options of local training for a method; none if it has no such training."""
+    return chosen(found, local_training, tuned) if takes_local(REGISTRY[method]) else {}
+
+
+def early_value(args: Sequence[str], name: str) -> str | None:
+    """The value of one option in a command line that is not parsed yet; the last one counts.
+
+    Example:
+      >>> early_value(["--alpha", "1", "--partition=iid"], "partition")
+      'iid'
+    """
+    found = None
+    for arg, following in zip_longest(args, args[1:]):
+        if arg == f"--{name}":
+            found = following
+        elif arg.startswith(f"--{name}="):
+            found = arg.split("=", 1)[1]
+    return found
+
+
+def _models() -> list[Option]:
+    names = ", ".join(MODELS)
+    return [
+        flag("model", help=f"one of {names}; by default one that suits the data"),
+        flag(
+            "models",
+            help="several in place of one, such as: cnn_small mlp:hidden=64x32",
+            type=tuple[str, ...],
+            default=(),
+        ),
+        flag(
+            "model_of",
+            help='which clients have which of several: "turns", "blocks", or a JSON file with a '
+            "list of the number of each client's model",
+            type=str,
+            default=TURNS,
+        ),
+    ]
+
+
+def _of_methods(tuned: Mapping[str, Defaults]) -> Section:
+    """The options of one method, or of several together."""
+    merged = _merged({m: REGISTRY[m] for m in tuned}, tuned)
+    names = [o.name for o in merged]
+    alias = {"eta": "--server-lr"} if "eta" in names and "server_lr" not in names else {}
+    return Section("method", f"Options of {' and '.join(tuned)}", merged, alias)
+
+
+def _merged(
+    factories: Mapping[str, Callable[..., Any]], tuned: Mapping[str, Defaults]
+) -> list[Option]:
+    """The options of several factories; where defaults differ, None stands for each one's own."""
+    merged: dict[str, dict[str, Option]] = {}
+    for method, factory in factories.items():
+        for o in options(factory):
+            default = tuned[method].get(o.name, o.default)
+            merged.setdefault(o.name, {})[method] = o._replace(default=default)
+    return [_one_of(owners) for owners in merged.values()]
+
+
+def _one_of(owners: Mapping[str, Option]) -> Option:
+    first = next(iter(owners.values()))
+    if all(o.default == first.default for o in owners.values()):
+        return first
+    each = ", ".join(f"{method} {o.default}" for method, o in owners.items())
+    return Option(first.name, first.type | None, None, f"{first.help} ({each})")
+
+
+def _common(tuned: Sequence[Defaults]) -> Defaults:
+    """The defaults that all methods have."""
+    return {k: v for k, v in tuned[0].items() if all(d.get(k) == v for d in tuned)}
+
+
+def _with_defaults(section: Section, defaults: Defaults) -> Section:
+    changed = [o._replace(default=defaults.get(o.name, o.default)) for o in section.options]
+    return section._replace(options=changed)

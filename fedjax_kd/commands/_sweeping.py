@@ -1,0 +1,176 @@
+"""A sweep in its folder: from its first round, or from where it was stopped, to its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from fedjax_kd.commands._announce import announce
+from fedjax_kd.commands._parser import Section, flag
+from fedjax_kd.report import partition, table_files, tables
+from fedjax_kd.report.sweeps import best_by
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
+from fedjax_kd.runs.progress import show_progress, stderr
+from fedjax_kd.sweeps import proposals, workers
+from fedjax_kd.sweeps import runner as sweep_runner
+from fedjax_kd.sweeps.axes import Setting
+from fedjax_kd.sweeps.parameters import METHOD
+from fedjax_kd.sweeps.shard import (
+    FederationLoader,
+    Shard,
+    ShardHooks,
+    family_for,
+    federation_loader,
+)
+from fedjax_kd.sweeps.study import Study
+from fedjax_kd.sweeps.workers import Cluster
+from fedjax_kd.train import Row
+
+_PICTURES = 3  # of splits
+
+SWEEP_OUTPUT = Section(
+    "output",
+    "Where it goes, and on what it runs",
+    [
+        flag("out", help="folder, new or empty (default: runs/DATE-TIME-sweep-METHODS)"),
+        flag("workers", type=int | None, help="processes of Ray, a device each (needs ray)"),
+        flag("ray_address", help="of a running Ray cluster; by default one is started here"),
+        flag("quiet", type=bool, default=False, help="show nothing but the result"),
+    ],
+)
+
+
+def start_sweep(study: Study, output: Mapping[str, Any]) -> int:
+    """Carries out a new sweep; returns the exit code."""
+    workers.cluster(output["workers"], output["ray_address"])
+    proposals.check_proposals(study)
+    load = federation_loader()
+    if study.settings:
+        families = [
+            family_for(study, g[0].configs, load) for g in sweep_runner.shards(Path(), study)
+        ]
+        announce(study, families, quiet=output["quiet"])
+    folder = run_folder.create(output["out"], "-".join(["sweep", *study.bases]))
+    sweep_runner.write_study(folder, study)
+    _draw_partitions(study, folder)
+    return continue_sweep(folder, output, load)
+
+
+def continue_sweep(
+    folder: Path, output: Mapping[str, Any], load: FederationLoader | None = None
+) -> int:
+    """Carries out what is left of a sweep; returns the exit code."""
+    by = workers.cluster(output["workers"], output["ray_address"])
+    study, load = sweep_runner.read_study(folder), load or federation_loader()
+    with asked_to_stop() as asked:
+        while True:
+            finished = _train(study, folder, by, Watching(load, asked, output["quiet"]))
+            if not finished or not proposals.remain(study):
+                break
+            study = proposals.extended(folder, study)
+            sweep_runner.write_study(folder, study)
+    sweep_runner.write_tables(folder, study)
+    tables.show(_best(folder, study))
+    if not finished:
+        stderr().print(f"Interrupted; go on with: fedjax-kd resume {folder}", markup=False)
+    elif not output["quiet"]:
+        stderr().print(f"A page of it: fedjax-kd report {folder}", markup=False)
+    print(folder)
+    return 0 if finished else EXIT_CODE
+
+
+class Watching(NamedTuple):
+    """What training needs beside the study: data, whether to stop, and whether to show anything."""
+
+    load: FederationLoader
+    asked: Callable[[], bool]
+    quiet: bool
+
+
+def _train(study: Study, folder: Path, by: Cluster | None, watching: Watching) -> bool:
+    """Trains all configurations that are known so far; whether they are finished."""
+    groups = [
+        g for g in sweep_runner.shards(folder, study) if not sweep_runner.is_finished(study, g)
+    ]
+    if not groups:
+        return True
+    names = {part.folder: _name(study, part) for group in groups for part in group}
+    rounds = dict.fromkeys(names.values(), study.num_rounds)
+    with show_progress(rounds, quiet=watching.quiet) as show:
+        if by is not None:
+            look = workers.WorkerHooks(
+                lambda job: show(names[job.part.folder], job.until, {"points": len(job.live)}),
+                watching.asked,
+            )
+            return workers.train_by_ray(folder, study, groups, by, look)
+
+        def watch(part: Shard) -> ShardHooks:
+            def look(finished: int, rows: Mapping[int, Sequence[Row]]) -> None:
+                show(names[part.folder], finished, _known(study, rows))
+
+            return ShardHooks(look, watching.asked)
+
+        return workers.train_here(study, groups, watching.load, watch)
+
+
+def _name(study: Study, part: Shard) -> str:
+    """What the display calls a part."""
+    settings = [study.settings[n] for n in part.configs]
+    fixed = {k: v for k, v in settings[0].items() if k != METHOD and not isinstance(v, float)}
+    words = [str(settings[0][METHOD]), *(f"{k} {v}" for k, v in fixed.items())]
+    return f"{part.folder.name} {' '.join(words)}"
+
+
+def _known(study: Study, rows: Mapping[int, Sequence[Row]]) -> dict[str, float]:
+    """What the display tells of a block: how many points are left, and how good the best is."""
+    metric = study.how.metric
+    values = [row[metric] for own in rows.values() for row in own[-1:] if metric in row]
+    finite = [value for value in values if math.isfinite(value)]
+    best = max if study.how.goal == "max" else min
+    return {"points": len(rows), **({f"best {metric}": best(finite)} if finite else {})}
+
+
+def _draw_partitions(study: Study, folder: Path) -> None:
+    """Pictures of the split among clients: of the first seeds, where it depends on them."""
+    nothing: Setting = {METHOD: next(iter(study.bases))}
+    first = study.settings[0] if study.settings else nothing
+    known = replace(study, settings=(first,))
+    follows = next(iter(study.bases.values())).data.seed is None
+    for seed in study.seeds[: _PICTURES if follows else 1]:
+        dataset, federation = federation_of(known.config(0, seed).data)
+        if dataset is not None:
+            partition.draw_partition(
+                dataset, federation.parts, folder / f"partition-seed{seed}.png"
+            )
+
+
+def _best(folder: Path, study: Study) -> Table:
+    """The best configuration of each method."""
+    points = table_files.read_table(folder / "points.csv")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = [name for name in study.parameters if name != METHOD]
+    for title in ("method", *names):
+        table.add_column(title.replace("_", " "))
+    for title in (study.how.metric.replace("_", " "), "deviation", "seeds", "status"):
+        table.add_column(title, justify="right")
+    for method, best in best_by(points, METHOD, study.how.goal).items():
+        if best is None:
+            table.add_row(str(method), *["-" for _ in names], "-", "-", "-", "diverged")
+            continue
+        values = [best.point.get(name) for name in names]
+        shown = [
+            "-" if v is None else format(v, ".4g" if isinstance(v, float) else "") for v in values
+        ]
+        score = best.score
+        spread = "-" if score.deviation is None else f"{score.deviation:.4f}"
+        table.add_row(
+            str(method), *shown, f"{score.mean:.4f}", spread, str(score.seeds), best.status
+        )
+    return table

@@ -1,0 +1,230 @@
+"""One training in its run folder: rows, checkpoints, summary and pictures as it goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_kd import metrics
+from fedjax_kd.core import State
+from fedjax_kd.engine import processes
+from fedjax_kd.engine.schedule import Chunks
+from fedjax_kd.engine.simulation import Simulation, initial_state, with_chunks
+from fedjax_kd.report import plots
+from fedjax_kd.runs import checkpoint, tensorboard
+from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.config import Config
+from fedjax_kd.runs.progress import Show, latest
+from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
+
+_LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
+_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
+
+
+class Run(NamedTuple):
+    """A training that is to be carried out."""
+
+    name: str
+    folder: Path
+    config: Config
+    simulation: Simulation
+    checkpoint_every: int | None = None
+    tensorboard: bool = False
+
+
+class Saved(NamedTuple):
+    """The last checkpoint: after which round, when, and what it cost."""
+
+    finished: int
+    at: float
+    seconds: float = 0.0
+
+
+def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
+    """Trains from the last checkpoint, or from the beginning, to the end or until ``stop()``.
+
+    Returns:
+      The status: "finished" or "interrupted".
+    """
+    run, rows, state, finished = _beginning(run)
+    run, state, finished = _as_first(run, state, finished)
+    earlier = _seconds(run.folder) if finished else Seconds()
+    total, status = earlier, "finished"
+    saved = Saved(finished, time.monotonic())
+    show(run.name, finished, {})
+    with tensorboard.writer(run.folder, finished, enabled=run.tensorboard) as log:
+        going_on = blocks(run.simulation, state, finished) if _remains(run, finished) else ()
+        for progress in going_on:
+            run = run._replace(simulation=progress.simulation)
+            new = _timed_rows(progress, rows, earlier)
+            columns = _columns(run.simulation, rows or new)
+            run_folder.append_rows(run.folder, columns, new)
+            log(new)
+            rows += new
+            total = Seconds(*(a + b for a, b in zip(earlier, progress.seconds, strict=True)))
+            show(run.name, progress.finished, latest(rows, total.train))
+            stopping = stop() and _remains(run, progress.finished)
+            if stopping or _due(run, saved, progress):
+                saved = _save(run, progress)
+                _summarise(run, rows, total, "running")
+            if stopping:
+                status = "interrupted"
+                break
+    _summarise(run, rows, total, status)
+    plots.curve([plots.Curve(run.name, rows)], run.folder / "curve.png")
+    return status
+
+
+def follow_run(run: Run, stop: Callable[[], bool]) -> str:
+    """The part in `train_run` of every process but the first: it computes, and writes nothing.
+
+    Returns:
+      The status: "finished" or "interrupted".
+    """
+    run, state, finished = _as_first(run, initial_state(run.simulation), 0)
+    for progress in blocks(run.simulation, state, finished) if _remains(run, finished) else ():
+        if stop() and _remains(run, progress.finished):
+            return "interrupted"
+    return "finished"
+
+
+def _as_first(run: Run, state: State, finished: int) -> tuple[Run, State, int]:
+    """Chunks, state and finished rounds of the first process, in all processes."""
+    if jax.process_count() == 1:
+        return run, state, finished
+    begun, cut = processes.by_first(lambda: (finished, list(run.simulation.layout.chunks)))
+    chunks = [Chunks(tuple(widths), tuple(costs)) for widths, costs in cut]
+    run = run._replace(simulation=with_chunks(run.simulation, chunks))
+    return run, processes.arrays_by_first(state) if begun else state, begun
+
+
+def _remains(run: Run, finished: int) -> bool:
+    return finished < run.simulation.num_rounds
+
+
+def _beginning(run: Run) -> tuple[Run, list[Row], State, int]:
+    """The run, and rows, state and finished rounds to go on from; rows of lost rounds are dropped.
+
+    It goes on in the chunks that it was cut into, or else sums would be rounded otherwise.
+    """
+    folder = run.folder / "checkpoints"
+    known = [n for n in checkpoint.finished_rounds(folder) if _usable(run, n)]
+    checkpoint.drop(folder, after=known[-1] if known else -1)
+    if not known:
+        run_folder.truncate_rows(run.folder, None)
+        return run, [], initial_state(run.simulation), 0
+    if chunks := checkpoint.chunks_of(folder, known[-1]):
+        run = run._replace(simulation=with_chunks(run.simulation, chunks))
+    state, finished = checkpoint.restore(folder, run.simulation, known[-1])
+    return run, run_folder.truncate_rows(run.folder, finished), state, finished
+
+
+def _usable(run: Run, finished: int) -> bool:
+    """Whether a longer run passes through this checkpoint: its last round, too, must be evaluated
+    exactly if it is a multiple of ``eval_every``.
+    """
+    before = run_folder.read_summary(run.folder).get("num_rounds", run.simulation.num_rounds)
+    was_end = finished == before < run.simulation.num_rounds
+    return not was_end or finished % run.simulation.eval_every == 0
+
+
+def _due(run: Run, saved: Saved, progress: Progress) -> bool:
+    """Whether it is time for a checkpoint."""
+    s, finished = run.simulation, progress.finished
+    last_evaluation = s.num_rounds // s.eval_every * s.eval_every
+    if finished in (s.num_rounds, last_evaluation):  # the latter for those who add rounds later
+        return finished > 0
+    if run.checkpoint_every is not None:
+        return finished - saved.finished >= run.checkpoint_every
+    pause = max(_LEAST_SECONDS, saved.seconds / _LARGEST_SHARE)
+    return finished % s.eval_every == 0 and time.monotonic() - saved.at > pause
+
+
+def _save(run: Run, progress: Progress) -> Saved:
+    began = time.monotonic()
+    chunks = progress.simulation.layout.chunks
+    checkpoint.save(run.folder / "checkpoints", progress.state, progress.finished, chunks)
+    now = time.monotonic()
+    return Saved(progress.finished, now, now - began)
+
+
+def _timed_rows(progress: Progress, rows: Sequence[Row], earlier: Seconds) -> list[Row]:
+    """The rows of a block; its rounds are one dispatch, so each gets an equal share of the time."""
+    end = earlier.train + progress.seconds.train
+    start = rows[-1]["seconds"] if rows else 0.0
+    count = len(progress.rows)
+    return [
+        row | {"seconds": start + (end - start) * (i + 1) / count}
+        for i, row in enumerate(progress.rows)
+    ]
+
+
+def _columns(simulation: Simulation, rows: Sequence[Row]) -> list[str]:
+    """The columns of metrics.csv, known since the evaluation of the initial model."""
+    trained = [f"train_{name}" for name in sorted(simulation.types[0].upload.metrics)]
+    evaluated = [name for name in rows[0] if name not in ("round", "seconds")]
+    return [*run_folder.COUNTS, *trained, *evaluated, "seconds"]
+
+
+def _seconds(folder: Path) -> Seconds:
+    """What earlier parts of this run have spent, as far as it is known."""
+    return Seconds(**run_folder.read_summary(folder).get("seconds", {}))
+
+
+def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> None:
+    trained = [row for row in rows if row["round"] > 0]
+    updates = sum(row["clients"] for row in trained)
+    summary: dict[str, Any] = {
+        "status": status,
+        "method": run.config.method,
+        "finished_rounds": int(rows[-1]["round"]),
+        "num_rounds": run.simulation.num_rounds,
+        **_quality(rows),
+        "bytes_down": int(sum(row["bytes_down"] for row in trained)),
+        "bytes_up": int(sum(row["bytes_up"] for row in trained)),
+        "rejected": int(sum(row["rejected"] for row in trained)),
+        "chunk": run.simulation.chunk,
+        "waste": _waste(trained),
+        "rounds_per_second": len(trained) / seconds.train if seconds.train else None,
+        "client_updates_per_second": updates / seconds.train if seconds.train else None,
+    }
+    finite = {k: None if _is_nan(v) else v for k, v in summary.items()}
+    run_folder.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
+
+
+def _quality(rows: Sequence[Row]) -> dict[str, float]:
+    """The final and the best evaluation, by accuracy or, where there is none, by loss."""
+    evaluated = [row for row in rows if "test_loss" in row]
+    classes = class_accuracies(evaluated)
+    forgotten = None
+    if classes.size and len(classes) > 1:
+        forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
+    known = [name for name in ("test_accuracy", "test_loss") if name in evaluated[-1]]
+    personal = [name for name in ("personal_accuracy_mean",) if name in evaluated[-1]]
+    if known[0] == "test_accuracy":
+        best = max(evaluated, key=lambda row: row["test_accuracy"])
+    else:
+        best = min(evaluated, key=lambda row: math.inf if _is_nan(row[known[0]]) else row[known[0]])
+    return {
+        **{f"final_{name}": evaluated[-1][name] for name in (*known, *personal)},
+        f"best_{known[0]}": best[known[0]],
+        "best_round": int(best["round"]),
+        **({} if forgotten is None else {"final_forgetting": forgotten}),
+    }
+
+
+def _waste(rows: Sequence[Row]) -> float | None:
+    """Local steps that were computed, over those that the clients needed."""
+    needed = sum(row["steps"] for row in rows)
+    return sum(row["steps_computed"] for row in rows) / needed if needed else None
+
+
+def _is_nan(value: Any) -> bool:
+    """JSON knows neither NaN nor infinity."""
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,124 @@
+"""Who takes part in which round, decided on the host ahead of a block of rounds.
+
+Every draw depends on ``(seed, round number)`` alone, so that a resumed run and a run compared with
+it meet the same cohorts.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Ids = NDArray[np.int64]
+Sampler = Callable[[np.random.Generator, int], Ids]
+"""(random generator of this round, round number) -> numbers of the clients asked to take part."""
+
+
+def uniform(population: int, cohort_size: int) -> Sampler:
+    """``cohort_size`` different clients, each as likely as any other.
+
+    Raises:
+      ValueError: if the cohort is empty or larger than the population.
+
+    Example:
+      >>> len(uniform(population=10, cohort_size=3)(np.random.default_rng(0), 0))
+      3
+    """
+    check_cohort(population, cohort_size)
+    return lambda rng, number: rng.choice(population, cohort_size, replace=False)
+
+
+def weighted(weights: ArrayLike, cohort_size: int) -> Sampler:
+    """``cohort_size`` different clients, drawn one after another with odds ``weights``.
+
+    Raises:
+      ValueError: if a weight is negative or not finite, or fewer than ``cohort_size`` are positive.
+    """
+    odds = np.asarray(weights, float)
+    check_cohort(len(odds), cohort_size)
+    if not np.isfinite(odds).all() or (odds < 0).any() or (odds > 0).sum() < cohort_size:
+        raise ValueError(
+            f"The sampling weights have {(odds > 0).sum()} positive entries and a minimum of "
+            f"{odds.min()}, but must be finite, >= 0, and positive for at least "
+            f"cohort_size={cohort_size} clients."
+        )
+    return lambda rng, number: rng.choice(
+        len(odds), cohort_size, replace=False, p=odds / odds.sum()
+    )
+
+
+def fixed(cohorts: Sequence[Sequence[int]]) -> Sampler:
+    """Cohorts written down beforehand, one a round; the list starts again when it ends.
+
+    Raises:
+      ValueError: if there is no cohort, or one is empty or names a client twice.
+    """
+    fixed = [np.asarray(ids, np.int64) for ids in cohorts]
+    if not fixed or any(len(ids) == 0 or len(set(ids.tolist())) < len(ids) for ids in fixed):
+        raise ValueError("Each given cohort must name at least one client, and none twice.")
+    return lambda rng, number: fixed[number % len(fixed)]
+
+
+def sampler_named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> Sampler:
+    """The sampler that a word or a file stands for.
+
+    Args:
+      sampling: "uniform"; "examples", for odds by the number of examples; or the path of a JSON
+        file with a list of client numbers for each round, such as ``[[0, 4], [2, 3]]``.
+      sizes: training examples of each client, ``[C]``.
+      cohort_size: clients K in a cohort.
+
+    Raises:
+      ValueError: if it is none of these, or there are no such cohorts.
+    """
+    if sampling == "uniform":
+        return uniform(len(sizes), cohort_size)
+    if sampling == "examples":
+        return weighted(sizes, cohort_size)
+    try:
+        cohorts = json.loads(Path(sampling).read_text(encoding="utf-8"))
+        return fixed([[operator.index(i) for i in ids] for ids in cohorts])
+    except (OSError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"sampling is {sampling!r}, but must be 'uniform', 'examples', or a JSON file with a "
+            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error})."
+        ) from error
+
+
+def check_cohort(population: int, cohort_size: int) -> None:
+    """Raises ValueError unless ``1 <= cohort_size <= population``."""
+    if not 1 <= cohort_size <= population:
+        raise ValueError(
+            f"cohort_size is {cohort_size}, but must be between 1 and the {population} clients of "
+            "this federation: choose a smaller cohort or more clients."
+        )
+
+
+def participants(
+    sampler: Sampler, population: int, seed: int, number: int, dropout_rate: float = 0.0
+) -> Ids:
+    """The clients that take part in round ``number``, dropout taken off."""
+    rng = np.random.default_rng([seed, number])
+    ids = check_ids(np.asarray(sampler(rng, number), np.int64), population)
+    return ids[rng.random(len(ids)) >= dropout_rate]
+
+
+def check_ids(ids: Ids, population: int) -> Ids:
+    """The client numbers, or ValueError if one does not exist or comes twice."""
+    if len(set(ids.tolist())) < len(ids):
+        twice = max(ids.tolist(), key=ids.tolist().count)
+        raise ValueError(
+            f"A cohort names client {twice} twice, but a client takes part once in a round: let "
+            "the sampler draw without replacement."
+        )
+    if len(ids) and (ids.min() < 0 or ids.max() >= population):
+        raise ValueError(
+            f"A cohort names client {ids.max() if ids.max() >= population else ids.min()}, but "
+            f"clients are numbered from 0 to {population - 1}."
+        )
+    return ids

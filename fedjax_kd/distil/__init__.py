@@ -1,1 +1,0 @@
-"""What methods of distillation are made of, beside losses: on the server, and between models."""

@@ -1,0 +1,84 @@
+"""What a block of rounds is given: who takes part, and with which examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from fedjax_kd.data import sampling
+from fedjax_kd.data.store import ClientStore
+from fedjax_kd.data.window import Window, WindowSize, make_window, window_size
+from fedjax_kd.engine import schedule
+from fedjax_kd.engine.mesh import assemble, divide
+from fedjax_kd.engine.round import Resident
+from fedjax_kd.engine.schedule import Placement, Work
+from fedjax_kd.engine.simulation import Simulation
+
+
+class BlockInputs(NamedTuple):
+    """What one block of R rounds is given."""
+
+    start: int
+    asked: Int[np.ndarray, "R G"]  # clients of each group
+    work: list[Work]  # of each round
+    placements: tuple[Placement, ...]  # on the devices where the clients sit
+    resident: Resident
+
+
+def draw_inputs(s: Simulation, start: int, size: WindowSize | None) -> BlockInputs:
+    """Who takes part in the block that begins with round ``start``, and their examples.
+
+    It only copies to the devices of this process, so a thread may call it at any time.
+    """
+    drawn = schedule.schedule(
+        s.sampler,
+        s.layout,
+        s.federation.sizes_of,
+        seed=s.seed,
+        first=start,
+        rounds=s.block,
+        last=s.num_rounds,
+        dropout_rate=s.dropout_rate,
+    )
+    slots = [group.slots for group in drawn.groups]
+    asked = np.stack([(a < s.layout.population).sum(axis=1) for a in slots], axis=1)
+    store = s.federation.store
+    resident = Resident(s.federation.train, s.federation.public)
+    if store is not None and size is not None:
+        resident = resident._replace(pool=_window(s, store, slots, size))
+    return BlockInputs(start, asked, drawn.work, divide(drawn.groups, s.mesh), resident)
+
+
+def largest_window(s: Simulation, first: int) -> WindowSize | None:
+    """Room on a device for the largest block of a run whose examples are streamed."""
+    if s.federation.store is None:
+        return None
+
+    def each() -> Iterator[NDArray[np.int64]]:
+        # From round 0 on, so that a resumed run has the same program.
+        for start in range(first % s.block, s.num_rounds, s.block):
+            rounds = range(start, min(start + s.block, s.num_rounds))
+            dealt = [s.layout.deal(ids, s.federation.sizes_of(ids)) for ids in map(asked, rounds)]
+            yield from map(np.concatenate, zip(*dealt, strict=True))
+
+    def asked(number: int) -> NDArray[np.int64]:
+        return sampling.participants(s.sampler, s.layout.population, s.seed, number, s.dropout_rate)
+
+    return window_size(s.federation.store, each())
+
+
+def _window(
+    s: Simulation, store: ClientStore, slots: list[Int[np.ndarray, "R K"]], size: WindowSize
+) -> Window:
+    """The clients of a block; on a mesh, each device has those that sit there."""
+
+    def of_device(number: int) -> Window:
+        own = [np.split(a, s.layout.devices, axis=1)[number] for a in slots]
+        return make_window(store, np.concatenate(own, axis=1), size)
+
+    return jax.device_put(of_device(0)) if s.mesh is None else assemble(of_device, s.mesh)

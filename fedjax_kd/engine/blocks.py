@@ -1,0 +1,187 @@
+"""Blocks of rounds on the device: one program, fed with who takes part and with what.
+
+The next block's cohorts are drawn, and its examples read, by a background thread while the device
+computes. Nothing inside a block waits for the host.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from fedjax_kd.core import State
+from fedjax_kd.data.window import WindowSize
+from fedjax_kd.engine import chunk_width, memory, processes
+from fedjax_kd.engine.block_inputs import BlockInputs, draw_inputs, largest_window
+from fedjax_kd.engine.debug import make_debug_round
+from fedjax_kd.engine.evaluation import Evaluation, Pools, evaluation_of, pools_of
+from fedjax_kd.engine.mesh import everywhere, replicate
+from fedjax_kd.engine.prefetch import prefetched
+from fedjax_kd.engine.round import Report, Resident, make_round
+from fedjax_kd.engine.simulation import Simulation, with_chunks
+
+
+class FinishedBlock(NamedTuple):
+    """The result of one block of rounds."""
+
+    simulation: Simulation  # with the chunks that were used
+    state: State
+    inputs: BlockInputs
+    reports: Report  # leaves [R, ...]
+    seen: Evaluation | None  # leaves [evaluations, ...], if evaluation ran inside
+    compile_seconds: float
+    seconds: float
+
+
+BlockFn = Callable[..., tuple[State, tuple[Report, Evaluation | None]]]
+"""(state, resident data, evaluation data, placements, first round) -> (state, results)"""
+
+
+def run_blocks(s: Simulation, state: State, first: int) -> Iterator[FinishedBlock]:
+    """Runs all blocks from round ``first`` on; each takes over the state of the one before."""
+    size = largest_window(s, first)
+    block, run = _first_block(s, state, first, size)
+    yield block
+    s, state = block.simulation, block.state
+    del block
+    starts = range(first + s.block, s.num_rounds, s.block)
+    with closing(prefetched(lambda start: draw_inputs(s, start, size), starts)) as inputs:
+        for given in inputs:
+            began = time.perf_counter()
+            state, (reports, seen) = _finished(run, s, state, given)
+            yield FinishedBlock(s, state, given, reports, seen, 0.0, time.perf_counter() - began)
+
+
+def _first_block(
+    s: Simulation, state: State, first: int, size: WindowSize | None
+) -> tuple[FinishedBlock, BlockFn]:
+    """The first block, in chunks that the device has memory for; and its program, for the others.
+
+    It works on a copy, since a program that fails may have taken its input with it.
+    """
+    several = s.mesh is not None and s.mesh.is_multi_process
+    while True:
+        given, began = draw_inputs(s, first, size), time.perf_counter()
+        run = _if_it_fits(s, _compiled, s, state, given)
+        lacking = isinstance(run, memory.TooLargeError)
+        # Processes must run the same program.
+        if processes.any_of(lacking) if several else lacking:
+            s = _narrower(s, run if lacking else "that is, another process has none")
+            continue
+        ready = time.perf_counter()
+        copied = replicate(jax.tree.map(jnp.copy, state), s.mesh)
+        came = _if_it_fits(s, _finished, run, s, copied, given)
+        if not isinstance(came, memory.TooLargeError):
+            after, (reports, seen) = came
+            spent = time.perf_counter() - ready
+            return FinishedBlock(s, after, given, reports, seen, ready - began, spent), run
+        if several:
+            raise memory.TooLargeError(
+                f"The device has no memory for chunks of {max(map(max, s.chunk))} clients, and the "
+                f"other processes are waiting for it: start again with a smaller `chunk`. ({came})"
+            )
+        s = _narrower(s, came)
+
+
+def _if_it_fits(s: Simulation, function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args) if s.engine == "python" else memory.if_it_fits(function, *args)
+
+
+def _narrower(s: Simulation, lack: object) -> Simulation:
+    """The simulation in chunks of half the width, after a warning."""
+    if max(map(max, s.chunk)) == 1:
+        raise memory.TooLargeError(
+            "The device has no memory to train one client at a time: take a smaller model or "
+            f"batch_size, or put fewer examples on the device. ({lack})"
+        )
+    narrow = with_chunks(s, [chunk_width.narrower(chunks) for chunks in s.layout.chunks])
+    warnings.warn(
+        f"The device has no memory for chunks of {max(map(max, s.chunk))} clients: going on with "
+        f"{max(map(max, narrow.chunk))}. Ask for that by `chunk` to save the attempt.",
+        stacklevel=2,
+    )
+    return narrow
+
+
+def _finished(run: BlockFn, s: Simulation, state: State, given: BlockInputs) -> Any:
+    """What came of a block."""
+    return jax.block_until_ready(_run(run, s, state, given))
+
+
+def _run(run: BlockFn, s: Simulation, state: State, given: BlockInputs) -> Any:
+    """Starts a block; the result may not be there yet."""
+    return run(state, given.resident, pools_of(s), given.placements, np.int32(given.start))
+
+
+def _compiled(s: Simulation, state: State, given: BlockInputs) -> BlockFn:
+    """The program of one block of rounds, or its counterpart in plain Python."""
+    if s.engine == "python":
+        return _python_block(s)
+    # The next block, compiled once, takes the state where this one leaves it.
+    program = jax.jit(block_of(s), donate_argnums=0, out_shardings=everywhere(s.mesh))
+    lowered = program.lower(state, given.resident, pools_of(s), given.placements, np.int32(0))
+    compiled = lowered.compile()
+    memory.check_fits(compiled)
+    return compiled
+
+
+def block_of(s: Simulation) -> BlockFn:
+    """One block of rounds as a pure function, to be jitted.
+
+    The algorithms and the seed of the simulation may be traced: then a block is a function of them.
+    """
+    one_round, key = make_round(s.groups, s.layout, mesh=s.mesh), s.key("rounds")
+    look = evaluation_of(s) if s.block > s.eval_every else None
+
+    def block(
+        state: State, resident: Resident, pools: Pools, placements: Any, start: Array
+    ) -> tuple[State, tuple[Report, Evaluation | None]]:
+        def one(state: State, now: tuple[Array, Any]) -> tuple[State, Report]:
+            number, placements = now
+            return one_round(jax.random.fold_in(key, number), state, resident, placements, number)
+
+        def several(state: State, now: Any) -> tuple[State, tuple[Report, Evaluation | None]]:
+            state, reports = jax.lax.scan(one, state, now)
+            return state, (reports, None if look is None else look(state, pools))
+
+        now = (start + jnp.arange(s.block, dtype=jnp.int32), placements)
+        if look is None:
+            return several(state, now)
+        now = jax.tree.map(lambda a: a.reshape(-1, s.eval_every, *a.shape[1:]), now)
+        state, (reports, seen) = jax.lax.scan(several, state, now)
+        return state, (jax.tree.map(lambda a: a.reshape(s.block, *a.shape[2:]), reports), seen)
+
+    return block
+
+
+def _python_block(s: Simulation) -> BlockFn:
+    """The same block for the debug engine: a loop over rounds."""
+    one_round, key = make_debug_round(s.groups, s.layout), s.key("rounds")
+    look = evaluation_of(s) if s.block > s.eval_every else None
+
+    def block(state: State, resident: Resident, pools: Pools, placements: Any, start: Array) -> Any:
+        reports, seen = [], []
+        for i in range(s.block):
+            number = jnp.int32(int(start) + i)
+            places = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), placements)
+            state, report = one_round(
+                jax.random.fold_in(key, number), state, resident, places, number
+            )
+            reports.append(report)
+            if look is not None and (i + 1) % s.eval_every == 0:
+                seen.append(look(state, pools))
+        return state, (_stacked(reports), _stacked(seen) if seen else None)
+
+    return block
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)

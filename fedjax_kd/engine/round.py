@@ -1,0 +1,114 @@
+"""One round of a federation as one traceable function: the clients, then the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from fedjax_kd import tree
+from fedjax_kd.core import Algorithm, Client, Key, Metrics, Pool, PyTree, Round, State, mean
+from fedjax_kd.data.window import Window
+from fedjax_kd.engine import aggregation
+from fedjax_kd.engine.clients import CohortResult, RoundInputs, RunCohort, run_cohort
+from fedjax_kd.engine.schedule import Layout, Placement
+
+
+class Report(NamedTuple):
+    """What a round tells about itself."""
+
+    metrics: Metrics  # weighted means over the uploads that were used
+    used: Float[Array, " G"]  # uploads in the aggregate, a group
+    rejected: Float[Array, " G"]  # uploads left out because they were not finite, a group
+
+
+class Resident(NamedTuple):
+    """What lies on the device throughout a run."""
+
+    pool: Pool | Window
+    public: PyTree = None  # what belongs to no client
+
+
+RoundFn = Callable[[Key, State, Resident, Sequence[Placement], Array], tuple[State, Report]]
+"""(key, state, resident data, placement of each group, round number) -> (state, report)"""
+
+
+def make_round(
+    groups: Sequence[Algorithm],
+    layout: Layout,
+    *,
+    mesh: Mesh | None = None,
+    run: RunCohort | None = None,
+) -> RoundFn:
+    """Builds the round function of a federation; `fedjax_kd.train.train` is the usual caller.
+
+    Args:
+      groups: an algorithm a group of clients; the server functions of the first are used.
+      layout: how cohorts are placed, from `fedjax_kd.engine.schedule.lay_out`.
+      mesh: devices to divide the cohort over, along the axis ``clients``.
+      run: how a group's clients are run; the default is `run_cohort` on ``mesh``.
+
+    Returns:
+      A pure function, to be jitted. Placements come from ``layout.place``.
+    """
+    run_group = partial(run_cohort, mesh=mesh) if run is None else run
+
+    def group_result(
+        g: int, inputs: RoundInputs, everyone: Client, placement: Placement
+    ) -> CohortResult:
+        where = _state_rows(layout, g, placement.slots)
+        clients = jax.tree.map(lambda a: a.at[where].get(mode="clip"), everyone)
+        result = run_group(groups[g], layout.chunks[g].widths, inputs, clients, placement)
+        kept = jax.tree.map(
+            lambda a, new: a.at[where].set(new, mode="drop"), everyone, result.clients
+        )
+        return result._replace(clients=kept)
+
+    def round_fn(
+        key: Key, state: State, resident: Resident, placements: Sequence[Placement], number: Array
+    ) -> tuple[State, Report]:
+        key_clients, key_server = jax.random.split(key)
+        asked = jnp.concatenate([placement.slots for placement in placements])
+        expected = (asked < layout.population).astype(jnp.float32)
+        round = Round(number, asked, expected, layout.population, resident.public)
+        inputs = RoundInputs(key_clients, state.server, resident.pool, round)
+        cohorts = [group_result(g, inputs, state.clients[g], p) for g, p in enumerate(placements)]
+        return _close_round(groups, key_server, inputs, cohorts)
+
+    return round_fn
+
+
+def _close_round(
+    groups: Sequence[Algorithm], key: Key, inputs: RoundInputs, cohorts: Sequence[CohortResult]
+) -> tuple[State, Report]:
+    """Reduces the uploads over all groups and lets the server act on them."""
+    used = jnp.concatenate([p.used for p in cohorts]).astype(jnp.float32)
+    update = aggregation.finalise(
+        *aggregation.merge([a.aggregate for a in groups], [p.sums for p in cohorts])
+    )
+    metrics = aggregation.finalise(
+        *aggregation.merge([mean] * len(groups), [p.metrics for p in cohorts])
+    )
+    round = inputs.round._replace(present=used)
+    server = groups[0].server_update(key, inputs.server, update, round)
+    # A round in which nobody's upload could be used leaves the server as it was.
+    server = tree.where(used.sum() > 0, server, inputs.server)
+    counts = [jnp.stack([p.used.sum(), p.rejected.sum()]).astype(jnp.float32) for p in cohorts]
+    report = Report(metrics, *jnp.stack(counts, axis=1))
+    return State(server, tuple(p.clients for p in cohorts)), report
+
+
+def _state_rows(layout: Layout, group: int, slots: Int[Array, " K"]) -> Int[Array, " K"]:
+    """The rows of these slots' clients in their group's state; past its end if they have none."""
+    members = layout.members[group]
+    if len(members) == layout.population:
+        return slots
+    rows = np.full(layout.population + 1, len(members), np.int32)
+    rows[members] = np.arange(len(members), dtype=np.int32)
+    return jnp.asarray(rows)[slots]

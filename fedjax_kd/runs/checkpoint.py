@@ -1,0 +1,219 @@
+"""Checkpoints of a federation between two rounds, written by Orbax."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from fedjax_kd.core import PyTree, State
+from fedjax_kd.engine.schedule import Chunks
+from fedjax_kd.engine.simulation import Simulation, initial_state
+from fedjax_kd.engine.validation import check_same_type
+
+FORMAT = 1
+
+_KEEP = 2
+
+
+def save(
+    folder: Path,
+    state: State,
+    finished: int,
+    chunks: Sequence[Chunks] = (),
+    points: Sequence[int] = (),
+) -> None:
+    """Writes the state after ``finished`` rounds; the two newest checkpoints are kept.
+
+    The checkpoint appears under its final name only when it is complete, so that a process may be
+    killed at any moment. A leaf is stored under its path in the tree, which restores named tuples,
+    optimiser states and empty clients exactly.
+
+    Args:
+      folder: of all checkpoints of one run; made if it does not exist.
+      state: of the federation.
+      finished: rounds, >= 0.
+      chunks: that the run is cut into, for `chunks_of`; sums are rounded by them.
+      points: of a sweep, whose states the leading axis of every leaf counts, for `points_of`.
+
+    Raises:
+      OSError: if the folder cannot be written to.
+    """
+    import orbax.checkpoint as ocp
+
+    leaves = {path: _to_numpy(leaf) for path, leaf in _leaves(state).items()}
+    kinds = {p: _kind(a) for p, a in leaves.items()}
+    about = {
+        "format": FORMAT,
+        "leaves": kinds,
+        "chunks": [c._asdict() for c in chunks],
+        "points": list(points),
+    }
+    # Orbax stores no empty arrays; their type says all about them.
+    stored = {path: array for path, array in leaves.items() if array.size}
+    parts = ocp.args.Composite(state=ocp.args.StandardSave(stored), about=ocp.args.JsonSave(about))
+    try:
+        with _manager(folder) as manager:
+            manager.save(finished, args=parts, force=True)
+    except ValueError as error:
+        # Tensorstore reports a full disk as a ValueError, whose last part says what is wrong.
+        reason = str(error).rsplit(": ", 1)[-1]
+        raise OSError(
+            f"The checkpoint {folder / str(finished)} cannot be written ({reason}): make "
+            "room, and go on with `fedjax-kd resume RUN`."
+        ) from error
+
+
+def finished_rounds(folder: Path) -> list[int]:
+    """Rounds after which there is a complete checkpoint, ascending; empty if there is none."""
+    if not folder.is_dir():
+        return []
+    with _manager(folder) as manager:
+        return sorted(manager.all_steps())
+
+
+def drop(folder: Path, after: int) -> None:
+    """Removes the checkpoints of later rounds than ``after``."""
+    for finished in finished_rounds(folder):
+        if finished > after:
+            with _manager(folder) as manager:
+                manager.delete(finished)
+
+
+def restore(
+    folder: Path, simulation: Simulation, finished: int | None = None, num_points: int | None = None
+) -> tuple[State, int]:
+    """The newest checkpoint of a run, or the one after ``finished`` rounds.
+
+    Args:
+      folder: that `save` wrote to.
+      simulation: whose state is expected; it decides the types.
+      finished: rounds; the newest checkpoint if None.
+      num_points: of a sweep, whose states were saved together; None for a single run.
+
+    Returns:
+      The state, and the number of finished rounds.
+
+    Raises:
+      ValueError: if there is no such checkpoint, it is damaged, or of another format.
+      TypeError: if it belongs to another model or method; the message names the first difference.
+    """
+    known = finished_rounds(folder)
+    if not known or (finished is not None and finished not in known):
+        raise ValueError(
+            f"{folder} holds no checkpoint{'' if finished is None else f' of round {finished}'}: "
+            "`fedjax-kd resume` starts such a run from its beginning."
+        )
+    step = known[-1] if finished is None else finished
+    expected = jax.eval_shape(lambda: initial_state(simulation))
+    if num_points is not None:
+        expected = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((num_points, *a.shape), a.dtype), expected
+        )
+    types = {path: _stored_type(leaf) for path, leaf in _leaves(expected).items()}
+    about = _read(folder, step, "about", None)
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"The checkpoint {folder / str(step)} has format {about.get('format')!r}, but this "
+            f"version of fedjax_kd reads format {FORMAT}: use the version that wrote it."
+        )
+    found = {path: _type_named(kind) for path, kind in about["leaves"].items()}
+    rule = (
+        f"{folder / str(step)} fits only the configuration that wrote it (was config.json changed?)"
+    )
+    check_same_type(types, found, rule)
+    stored = _read(folder, step, "state", {p: t for p, t in types.items() if t.size})
+    arrays = {p: stored[p] if t.size else np.zeros(t.shape, t.dtype) for p, t in types.items()}
+    leaves = [_from_numpy(arrays[p], like) for p, like in _leaves(expected).items()]
+    return jax.tree.unflatten(jax.tree.structure(expected), leaves), step
+
+
+def chunks_of(folder: Path, finished: int) -> tuple[Chunks, ...]:
+    """The chunks that a run was cut into; empty if the checkpoint does not tell."""
+    about = _read(folder, finished, "about", None)
+    return tuple(
+        Chunks(tuple(group["widths"]), tuple(group["costs"])) for group in about.get("chunks", ())
+    )
+
+
+def points_of(folder: Path, finished: int) -> list[int]:
+    """The points of a sweep whose states a checkpoint holds."""
+    return list(_read(folder, finished, "about", None).get("points", ()))
+
+
+def _manager(folder: Path) -> Any:
+    """Orbax's view of the folder; importing Orbax takes seconds, so it waits until here."""
+    import orbax.checkpoint as ocp
+
+    # Its threads log tracebacks of errors that reach the caller anyway.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    folder.mkdir(parents=True, exist_ok=True)
+    here = jax.process_index()
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=_KEEP,
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        # Of several processes one alone writes and reads: it must not wait for the others.
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+        ),
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def _read(folder: Path, step: int, part: str, like: PyTree) -> Any:
+    """One part of a checkpoint; whatever Orbax stumbles over means that it is damaged."""
+    import orbax.checkpoint as ocp
+
+    how = ocp.args.JsonRestore() if like is None else ocp.args.StandardRestore(like)
+    try:
+        with _manager(folder) as manager:
+            return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
+    except Exception as error:
+        raise ValueError(
+            f"The checkpoint {folder / str(step)} is damaged ({type(error).__name__}: {error}): "
+            "remove that folder, and `fedjax-kd resume` goes on from the one before, or from the "
+            "beginning."
+        ) from error
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their path."""
+    return {
+        jax.tree_util.keystr(path).lstrip("."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_numpy(leaf: Any) -> NDArray[Any]:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _from_numpy(array: NDArray[Any], like: Any) -> jax.Array:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.asarray(array))
+    return jnp.asarray(array)
+
+
+def _stored_type(leaf: Any) -> jax.ShapeDtypeStruct:
+    stored = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype)
+
+
+def _kind(array: NDArray[Any]) -> list[Any]:
+    return [str(array.dtype), *array.shape]
+
+
+def _type_named(kind: list[Any]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(kind[1:]), jnp.dtype(kind[0]))

@@ -1,0 +1,86 @@
+"""Several networks in one federation: which they are, and which clients have which."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedjax_kd.models import MODELS
+from fedjax_kd.options import check_options, named, options
+from fedjax_kd.runs.option_values import parse_value
+
+TURNS, BLOCKS = "turns", "blocks"
+
+
+def parse_model(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a model from words like ``mlp:hidden=64x32``.
+
+    Raises:
+      ValueError: if there is no such model or option, or a value none that it can have.
+
+    Example:
+      >>> parse_model("resnet8:norm=batch")
+      ('resnet8', {'norm': 'batch'})
+      >>> parse_model("mlp:hidden=64x32")
+      ('mlp', {'hidden': (64, 32)})
+    """
+    name, _, rest = text.partition(":")
+    known = {o.name: o for o in options(named("model", name, MODELS))}
+    given: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, equals, value = part.partition("=")
+        option = option.replace("-", "_")
+        if not equals:
+            raise ValueError(
+                f"{part!r} in the model {text!r} has no value: write it as "
+                "NAME:OPTION=VALUE,OPTION=VALUE."
+            )
+        check_options(f"model {name}", {option: value}, list(known.values()))
+        given[option] = parse_value(known[option], value, option, f"in the model {text!r}")
+    return name, given
+
+
+def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArray[np.int64]:
+    """The number of each client's model, ``[C]``.
+
+    Args:
+      model_of: "turns" (client c has model c modulo their number), "blocks" (equal runs of client
+        numbers), or a JSON file with a list of C numbers from 0 on.
+      num_models: how many there are.
+      num_clients: C.
+
+    Raises:
+      ValueError: if the file cannot be read, or says nothing of some client or model.
+
+    Example:
+      >>> model_of_clients("turns", 2, 5).tolist(), owners("blocks", 2, 5).tolist()
+      ([0, 1, 0, 1, 0], [0, 0, 0, 1, 1])
+    """
+    clients = np.arange(num_clients)
+    if num_models > num_clients:
+        raise ValueError(
+            f"There are {num_models} models but {num_clients} clients: every model needs a client."
+        )
+    if model_of == TURNS:
+        return clients % num_models
+    if model_of == BLOCKS:
+        return clients * num_models // num_clients
+    if not Path(model_of).is_file():
+        raise ValueError(
+            f"model_of is {model_of!r}, but must be 'turns', 'blocks', or a JSON file with the "
+            "number of each client's model: there is no such file."
+        )
+    try:
+        given = np.asarray(json.loads(Path(model_of).read_text()))
+    except ValueError as error:
+        raise ValueError(f"{model_of} is no JSON file: {error}. Write a list of numbers.") from None
+    if given.shape != (num_clients,) or set(given.tolist()) != set(range(num_models)):
+        raise ValueError(
+            f"{model_of} holds an array of shape {given.shape}, but must list {num_clients} "
+            f"numbers, one a client, from 0 to {num_models - 1}, each at least once."
+        )
+    return given.astype(np.int64)

@@ -1,0 +1,67 @@
+"""Values of options from text or from numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+from fedjax_kd.options import Option
+
+_NO = object()
+
+
+def parse_value(option: Option, value: Any, name: str, where: str = "in this sweep") -> Any:
+    """A value of the option's kind from text or from a number; "64x32" is a tuple of numbers.
+
+    Raises:
+      ValueError: if it is of another kind.
+
+    Example:
+      >>> parse_value(Option("epochs", int, 1, ""), "5", "epochs")
+      5
+      >>> parse_value(Option("hidden", tuple[int, ...], (), ""), "64x32", "hidden")
+      (64, 32)
+    """
+    whole = get_origin(option.type) in (Literal, tuple)
+    members = (option.type,) if whole else get_args(option.type) or (option.type,)
+    for member in members:
+        found = _as(member, value)
+        if found is not _NO:
+            return found
+    kinds = " or ".join(_named(member) for member in members)
+    raise ValueError(f"{name} is {value!r} {where}, but must be {kinds}: give such a value.")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """A value as one of a kind, or `_NO`."""
+    if get_origin(kind) is tuple:
+        return _numbers(get_args(kind)[0], value)
+    if kind in (int, float):
+        return _number(kind, value)
+    fitting: dict[Any, dict[str, Any]] = {
+        bool: {"true": True, "false": False},
+        type(None): {"none": None},
+        str: {str(value).lower(): value} if isinstance(value, str) else {},
+    }
+    words = fitting.get(kind, {str(choice).lower(): choice for choice in get_args(kind)})
+    return words.get(str(value).lower(), _NO)
+
+
+def _numbers(kind: type, value: Any) -> Any:
+    parts = value if isinstance(value, list | tuple) else str(value).split("x")
+    numbers = tuple(_number(kind, part) for part in parts)
+    return _NO if _NO in numbers else numbers
+
+
+def _number(kind: type, value: Any) -> Any:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return _NO
+    return number if kind is float else int(number) if number.is_integer() else _NO
+
+
+def _named(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(kind)))
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+    return words.get(kind, "none" if kind is type(None) else "numbers such as 64x32")

@@ -1,0 +1,1 @@
+"""Functions from an algorithm to an algorithm, one file each."""

@@ -18,7 +18,7 @@ from flax import nnx
 from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd import tree
 from fedjax_kd.core import Batch, Key, Variables
-from fedjax_kd.local import gradient
+from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models import MODELS
 from fedjax_kd.task import Task, from_nnx
 

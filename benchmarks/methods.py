@@ -83,11 +83,12 @@ def of_a_round(algorithm: Algorithm, federation: Federation, cohort: int, turns:
     population = federation.num_clients
     number = jnp.int32(0)
     ids = jnp.arange(cohort, dtype=jnp.int32)
-    round = Round(number, ids, jnp.ones(cohort), population, federation.public)
+    ones = jnp.ones(cohort)
+    round = Round(number, ids, ones, ones, population, federation.public)
     key, data = jax.random.key(0), federation.train.of(number)
 
     def client(server: Any, own: Any) -> Any:
-        message = algorithm.broadcast(server, number)
+        message = algorithm.broadcast(server, number, round)
         return algorithm.client_update(key, message, own, data, round)
 
     def many(kind: Any, stacked: bool) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ class Data(NamedTuple):
     rows: Int[Array, " R"]
     start: Int[Array, ""]
     size: Int[Array, ""]
+    client: Int[Array, ""] | int = -1  # its number; -1 if these are no client's
 
     @classmethod
     def all_of(cls, x: PyTree, y: PyTree = ()) -> Data:
@@ -85,7 +86,7 @@ class Pool(NamedTuple):
         """What client number ``client`` holds; nothing if there is no such client."""
         start = self.starts.at[client].get(mode="clip")
         size = self.sizes.at[client].get(mode="fill", fill_value=0)
-        return Data(self.x, self.y, self.rows, start, size)
+        return Data(self.x, self.y, self.rows, start, size, client)
 
 
 class Round(NamedTuple):
@@ -94,20 +95,29 @@ class Round(NamedTuple):
     number: Int[Array, ""]  # rounds are counted from 0
     cohort: Int[Array, " K"]  # client numbers; an empty place holds the number ``population``
     present: Float[Array, " K"]  # 1 where a usable upload arrived from this place, else 0
+    votes: Float[Array, " K"]  # the weights of these uploads; 0 before they have arrived
     population: int
     public: PyTree  # what belongs to no client, a `fedjax_kd.data.public_inputs.Public`; or None
 
 
-class Upload(NamedTuple):
-    """What ONE client returns: ``message`` is exactly what crosses the wire.
+class Wire(NamedTuple):
+    """Bytes of ONE client's messages in a round, where their static types do not tell them.
 
-    Where it would cross in fewer numbers than its static shape has, the metrics ``share_up`` and
-    ``share_down`` say what part of the messages' bytes counts (`fedjax_kd.components.low_rank`).
+    Shapes are static, so a message that is cut in rank or sparse keeps its shape; how many bytes
+    its encoding has is said here. None leaves a direction to the types.
     """
+
+    up: Array | int | None = None
+    down: Array | int | None = None
+
+
+class Upload(NamedTuple):
+    """What ONE client returns: ``message`` is exactly what crosses the wire."""
 
     message: Message
     weight: Float[Array, ""]  # this client's vote in `mean`
     metrics: Metrics
+    wire: Wire = Wire()  # summed over the clients of a round
 
 
 @dataclass(frozen=True)
@@ -163,17 +173,19 @@ def keep(key: Key, server: Server, client: Client, data: Data) -> Client:
     return client
 
 
-def examples(sizes: Array) -> Array:
+def examples(sizes: Any, clients: Any, round: Any) -> Any:
     """The default ``work``: clients work in proportion to their examples."""
+    del clients, round
     return sizes
 
 
 class Algorithm(NamedTuple):
-    """A federated algorithm: eight pure functions and two declarations.
+    """A federated algorithm: nine pure functions and two declarations.
 
     Every function is written for ONE client and must be traceable by JAX. Keys are consumed. A
     variant is ``base._replace(...)`` with the functions that differ; ``algorithms/fedavg.py`` shows
-    the whole round in one file. ``work`` changes the speed alone: it is how clients are seated.
+    the whole round in one file. ``work`` changes the speed alone: it is how clients are placed.
+    ``personalise`` may return another type than ``client_init``; ``predict`` must take both.
     """
 
     server_init: Callable[[Key], Server]
@@ -181,8 +193,8 @@ class Algorithm(NamedTuple):
         [Key, Server], Client
     ]  # what ONE client keeps between rounds; () if nothing
     broadcast: Callable[
-        [Server, Array], Message
-    ]  # (server, client number): what ONE client receives
+        [Server, Array, Round], Message
+    ]  # (server, client number, round): what ONE client receives
     client_update: Callable[[Key, Message, Client, Data, Round], tuple[Upload, Client]]
     aggregate: PyTree  # a `Reducer`, or a tree prefix of reducers over ``Upload.message``
     server_update: Callable[[Key, Server, PyTree, Round], Server]
@@ -190,7 +202,10 @@ class Algorithm(NamedTuple):
         [Server, Client, PyTree], Array
     ]  # logits of the model that this client would use
     personalise: Callable[[Key, Server, Client, Data], Client] = keep  # before evaluation only
-    work: Callable[[Any], Any] = examples  # examples of clients [k] -> their local steps, any unit
+    # (examples of clients [k], their numbers [k], round number) -> their local steps, in any unit
+    work: Callable[[Any, Any, Any], Any] = examples
+    # whose models tell how good the method is: the server's, or the clients' own
+    judged_by: Literal["server", "clients"] = "server"
 
 
 class State(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,22 +12,15 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.batching import LastBatch, check_last_batch, draw, over_rows, steps_per_epochs
-from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.options import check_choice
-
-Objective = Callable[[Variables, Batch, Key], tuple[Array, PyTree]]
-"""(model, batch, key) -> (loss, new stats): what a client minimises. It may close over anything."""
-
-ReceivedObjective = Callable[[Variables], Objective]
-"""received model -> local objective"""
+from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
+from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
+from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
+from fedjax_kd.options import check_choice, check_range
 
 Optimiser = Callable[[Scalar], optax.GradientTransformation]
 """A learning rate to an optax optimiser, as ``optax.sgd`` or ``optax.adam``."""
 
 Weighting = Literal["examples", "uniform"]
-
-_MICROBATCH = 64  # whole-batch gradients are summed over pieces of this size
 
 
 class Fitted(NamedTuple):
@@ -48,14 +41,33 @@ class Fit(NamedTuple):
     """Local training, ready to be called: ``fit(key, model, data, objective, round)``."""
 
     run: Callable[[Key, Variables, Data, Objective, Round], Fitted]
-    steps: Callable[[Any], Any]  # examples of clients -> gradients that each of them computes
+    # (examples of clients, their numbers, round number) -> gradients that each of them computes
+    steps: Callable[[Any, Any, Any], Any]
     batch_size: int = 0  # examples in a step; 0 if all of a client's, or unknown
+    options: Mapping[str, Any] | None = None  # of `local_training`; None if it was not made by that
 
     def __call__(
         self, key: Key, model: Variables, data: Data, objective: Objective, round: Round
     ) -> Fitted:
         """Trains ``model`` on ``data``; the key is consumed."""
         return self.run(key, model, data, objective, round)
+
+    def but(self, **options: Any) -> Fit:
+        """The same local training with other options of `local_training`.
+
+        Raises:
+          ValueError: if it was not made by `local_training`, or an option is out of its range.
+
+        Example:
+          >>> local_training(batch_size=8, epochs=2).but(batch_size=4).options["epochs"]
+          2
+        """
+        if self.options is None:
+            raise ValueError(
+                f"This local training was not made by `local_training`, so {', '.join(options)} "
+                "cannot be changed: make it with these options."
+            )
+        return local_training(**{**self.options, **options})
 
 
 def voting(weighting: Weighting) -> Callable[[Data], Array]:
@@ -71,14 +83,33 @@ def voting(weighting: Weighting) -> Callable[[Data], Array]:
     )
 
 
-def plus(loss: Objective, penalty: Callable[[Variables], Array]) -> Objective:
-    """The objective ``loss + penalty(model)``."""
+def local_change(
+    fit: Fit, weighting: Weighting = "examples"
+) -> Callable[[Key, Variables, Data, Objective, Round], tuple[Upload, Fitted]]:
+    """Local training as most clients do it: they train what they received and send its change.
 
-    def objective(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-        value, stats = loss(model, batch, key)
-        return value + penalty(model), stats
+    For methods whose objective needs more than the received model: what the client keeps, its data,
+    or the round.
 
-    return objective
+    Args:
+      fit: local training, from `local_training`.
+      weighting: whether a client votes by its number of examples or all clients vote alike.
+
+    Returns:
+      ``(key, received, data, objective, round) -> (upload, fitted client)``.
+
+    Raises:
+      ValueError: if ``weighting`` is unknown.
+    """
+    vote = voting(weighting)
+
+    def change(
+        key: Key, received: Variables, data: Data, objective: Objective, round: Round
+    ) -> tuple[Upload, Fitted]:
+        fitted = fit(key, received, data, objective, round)
+        return Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics), fitted
+
+    return change
 
 
 def optimiser_named(name: str) -> Optimiser:
@@ -103,12 +134,13 @@ def local_training(
     client_lr: Scalar | Callable[[Array], Array] = 0.1,
     batch_size: int = 20,
     epochs: int = 1,
-    steps: int | None = None,
+    steps: int | Callable[[Any, Any], Any] | None = None,
     client_opt: str | Optimiser = "sgd",
     client_momentum: Scalar | None = None,
     weight_decay: Scalar | None = None,
     clip_norm: Scalar | None = None,
     lr_decay: Scalar = 1.0,
+    lr_end: Scalar | None = None,
     last_batch: LastBatch = "partial",
 ) -> Fit:
     """Minibatch training of one client, as every FedAvg-like method uses it.
@@ -120,13 +152,16 @@ def local_training(
       client_lr: learning rate, > 0; in Python also a schedule ``round number -> learning rate``.
       batch_size: examples in a minibatch; 0 means all examples of the client in one step.
       epochs: passes over the client's own examples, >= 1.
-      steps: if given, exactly so many local steps for everyone, instead of ``epochs``.
+      steps: if given, exactly so many local steps for everyone, instead of ``epochs``; in Python
+        also a function of client and round number, of NumPy's and JAX's integers alike.
       client_opt: name of an optax optimiser (sgd, adam, adamw, ...); in Python also a function of
         the learning rate.
       client_momentum: heavy-ball momentum in [0, 1); none if not given.
       weight_decay: strength of L2 regularisation, >= 0; none if not given.
       clip_norm: largest allowed norm of a minibatch gradient, > 0; no clipping if not given.
       lr_decay: factor on the learning rate after each round, in (0, 1].
+      lr_end: share of the learning rate, in [0, 1], towards which it falls linearly in each round,
+        which step ``S`` of S would have; it stays as it is if not given.
       last_batch: what becomes of an incomplete last batch: "partial" keeps it smaller, "drop"
         leaves it out, "wrap" fills it from the next epoch.
 
@@ -136,7 +171,8 @@ def local_training(
     Raises:
       ValueError: if an argument is out of its range, or the optimiser is unknown.
     """
-    _check(batch_size, epochs, steps, last_batch)
+    options = dict(locals())
+    _check(batch_size, epochs, steps, last_batch, lr_end)
     base = optimiser_named(client_opt) if isinstance(client_opt, str) else client_opt
 
     def learning_rate(round: Round) -> Array:
@@ -151,38 +187,51 @@ def local_training(
             base(lr),
         )
 
-    def length(size: Any) -> Any:
+    def length(size: Any, client: Any, round: Any) -> Any:
+        if callable(steps):
+            return (size > 0) * steps(client, round)
         if steps is not None or not batch_size:
             return (size > 0).astype(size.dtype) * (epochs if steps is None else steps)
         return steps_per_epochs(size, batch_size, epochs, last_batch)
 
-    def gradients(sizes: Any) -> Any:
-        return length(sizes) if batch_size else length(sizes) * -(-sizes // _MICROBATCH)
+    def gradients(sizes: Any, clients: Any, round: Any) -> Any:
+        count = length(sizes, clients, round)
+        return count if batch_size else count * -(-sizes // MICROBATCH)
 
     def fit(key: Key, model: Variables, data: Data, objective: Objective, round: Round) -> Fitted:
         lr = learning_rate(round)
-        opt = optimiser(lr)
         key_order, key_steps = jax.random.split(key)
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
-        count = length(data.size)
+        count = length(data.size, data.client, round.number)
 
         def step(i: Array, carry: tuple) -> tuple:
             model, opt_state, losses = carry
+            opt = optimiser(lr if lr_end is None else lr * _falling(i, count, lr_end))
             key_step = jax.random.fold_in(key_steps, i)
             if batch_size:
                 batch = data.take(*draw(seed, i, data.size, batch_size, last_batch))
-                loss, stats, grads = gradient(objective, model, batch, key_step)
+                loss, stats, grads = gradient(at_step(objective, i), model, batch, key_step)
             else:
-                loss, stats, grads = whole_gradient(objective, model, data, key_step)
+                loss, stats, grads = whole_gradient(at_step(objective, i), model, data, key_step)
             params, opt_state = stepped(opt, model.params, grads, opt_state)
             return Variables(params, stats), opt_state, losses + loss.astype(jnp.float32)
 
-        start = (model, opt.init(model.params), jnp.zeros((), jnp.float32))
+        start = (model, optimiser(lr).init(model.params), jnp.zeros((), jnp.float32))
         model, _, losses = jax.lax.fori_loop(0, count, step, start)
         loss = losses / jnp.maximum(count, 1).astype(losses.dtype)
-        return Fitted(model, loss, count, count.astype(lr.dtype) * lr)
+        # Falling from 1 to `lr_end`, S rates add up to (S (1 + lr_end) + 1 - lr_end) / 2.
+        rates = count.astype(lr.dtype)
+        if lr_end is not None:
+            rates = (rates * (1 + lr_end) + (1 - lr_end)) / 2 * (count > 0).astype(lr.dtype)
+        return Fitted(model, loss, count, rates * lr)
 
-    return Fit(fit, gradients, batch_size)
+    return Fit(fit, gradients, batch_size, options)
+
+
+def _falling(step: Any, count: Array, end: Scalar) -> Array:
+    """The share of the learning rate that holds in a step, from 1 on towards ``end``."""
+    gone = jnp.asarray(step, jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32)
+    return 1 - gone * (1 - end)
 
 
 def stepped(
@@ -194,75 +243,14 @@ def stepped(
     return optax.apply_updates(params, updates), state
 
 
-def gradient(
-    objective: Objective, model: Variables, batch: Batch, key: Key
-) -> tuple[Array, PyTree, PyTree]:
-    """``(loss, new stats, gradient of the loss by params)`` on one batch."""
-
-    def loss_of(params: PyTree) -> tuple[Array, PyTree]:
-        return objective(Variables(params, model.stats), batch, key)
-
-    (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(model.params)
-    return loss, stats, grads
-
-
-def sum_of(
-    term: Callable[[PyTree, PyTree], Array], params: PyTree, each: PyTree
-) -> Float[Array, ""]:
-    """The sum of ``term(params, one)`` over the first axis of ``each``, for use within a loss.
-
-    Each term's gradient by ``params`` is taken at once, so that what one term remembers for it is
-    gone before the next one starts. Gradients by anything else are zero, and so are second ones.
-
-    Example:
-      >>> jax.value_and_grad(lambda w: sum_of(jnp.multiply, w, jnp.array([1.0, 2.0])))(3.0)
-      (Array(9., dtype=float32), Array(3., dtype=float32, weak_type=True))
-    """
-    start = jax.lax.stop_gradient(params)
-
-    def add(carry: tuple[Array, PyTree], one: PyTree) -> tuple[tuple[Array, PyTree], None]:
-        found = jax.value_and_grad(term)(start, one)
-        return tree.add(carry, jax.lax.stop_gradient(found)), None
-
-    first = jax.eval_shape(term, start, jax.tree.map(lambda a: a[0], each))
-    zero = jnp.zeros((), first.dtype), tree.zeros_like(start)
-    (value, slope), _ = jax.lax.scan(add, zero, jax.lax.stop_gradient(each))
-    moved = tree.dot(slope, params)
-    return value + (moved - jax.lax.stop_gradient(moved)).astype(value.dtype)
-
-
-def whole_gradient(
-    objective: Objective, model: Variables, data: Data, key: Key
-) -> tuple[Array, PyTree, PyTree]:
-    """Like `gradient`, on all examples of a client at once, in memory of one small batch."""
-
-    def add(carry: tuple, batch: Batch, i: Array) -> tuple:
-        loss_sum, stats, grad_sum = carry
-        current = Variables(model.params, stats)
-        loss, stats, grads = gradient(objective, current, batch, jax.random.fold_in(key, i))
-        share = batch.mask.sum() / jnp.maximum(data.size, 1).astype(batch.mask.dtype)
-        return (
-            loss_sum + share.astype(loss.dtype) * loss,
-            stats,
-            tree.add_scaled(grad_sum, share, grads),
-        )
-
-    example = jax.eval_shape(lambda: gradient(objective, model, data.take(*_first()), key))
-    start = (jnp.zeros((), example[0].dtype), model.stats, tree.zeros_like(model.params))
-    return over_rows(data, _MICROBATCH, add, start)
-
-
-def _first() -> tuple[Array, Array]:
-    """Positions and mask of some batch, for shapes only."""
-    return jnp.zeros(_MICROBATCH, jnp.int32), jnp.ones(_MICROBATCH, jnp.float32)
-
-
-def _check(batch_size: int, epochs: int, steps: int | None, last_batch: str) -> None:
+def _check(batch_size: int, epochs: int, steps: Any, last_batch: str, lr_end: Any) -> None:
     if batch_size < 0:
         raise ValueError(
             f"batch_size is {batch_size}, but must be >= 1, or 0 for all examples of a client."
         )
-    for name, value in {"epochs": epochs, "steps": 1 if steps is None else steps}.items():
+    given = 1 if steps is None or callable(steps) else steps
+    for name, value in {"epochs": epochs, "steps": given}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}, but a client must train for at least 1.")
     check_last_batch(last_batch)
+    check_range("lr_end", lr_end, "it is a share of the learning rate.", most=1)

@@ -71,6 +71,9 @@ class Task(NamedTuple):
     norm_kinds: Callable[[], Variables] | None = None
     block: LastBlock | None = None  # the last one, if the network has a method for it
     unaugmented: Task | None = None  # for inputs that went through `augment`, if it does anything
+    # For inputs that are made as the model sees them: without `augment` and `prepare`, if they do
+    # anything.
+    on_prepared: Task | None = None
 
 
 def from_nnx(
@@ -260,6 +263,9 @@ def _task(
     task = Task(init, apply, features, example_loss, loss, augmented, features_and_logits, classify)
     if callable(getattr(module, "last_block", None)):
         task = task._replace(block=LastBlock(passed, alone))
+    if prepare is not None or augment is not None:
+        bare = _task(init, call, None, None, example_loss, module=module)
+        task = task._replace(on_prepared=bare)
     if augment is None:
         return task
     return task._replace(unaugmented=_task(init, call, prepare, None, example_loss, module=module))

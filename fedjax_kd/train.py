@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd import metrics
-from fedjax_kd.core import Algorithm, State
+from fedjax_kd.core import Algorithm, State, Wire
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.block_inputs import BlockInputs
 from fedjax_kd.engine.blocks import run_blocks
@@ -22,6 +22,7 @@ from fedjax_kd.engine.evaluation import Evaluation, evaluation_of, make_evaluati
 from fedjax_kd.engine.mesh import replicate
 from fedjax_kd.engine.round import Report
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
+from fedjax_kd.engine.validation import Types
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
@@ -157,7 +158,11 @@ def columns_of(s: Simulation) -> list[str]:
     """The columns that training and evaluation fill, found out without running them."""
     trained = [f"train_{name}" for name in sorted(s.types[0].upload.metrics)]
     seen = jax.eval_shape(lambda: evaluation_of(s)(initial_state(s), pools_of(s)))
-    return [*trained, *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen))]
+    return [
+        *s.facts,
+        *trained,
+        *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen)),
+    ]
 
 
 def rows_of(
@@ -174,9 +179,8 @@ def rows_of(
     finished = min(given.start + s.block, s.num_rounds)
     rows = []
     for i in range(finished - given.start):
-        down = sum(int(n) * t.bytes_down for n, t in zip(given.asked[i], s.types, strict=True))
         sent = reports.used[i] + reports.rejected[i]
-        up = sum(float(n) * t.bytes_up for n, t in zip(sent, s.types, strict=True))
+        wires = [jax.tree.map(lambda a, i=i: a[i], wire) for wire in reports.wire]
         some = bool(reports.used[i].any())
         told = {name: float(v[i]) if some else math.nan for name, v in reports.metrics.items()}
         rows.append(
@@ -184,10 +188,11 @@ def rows_of(
                 "round": given.start + i + 1,
                 "clients": float(reports.used[i].sum()),
                 "rejected": float(reports.rejected[i].sum()),
-                "bytes_down": _travelled(down, told.get("share_down")),
-                "bytes_up": _travelled(up, told.get("share_up")),
+                "bytes_down": _bytes(given.asked[i], "down", s.types, wires),
+                "bytes_up": _bytes(sent, "up", s.types, wires),
                 "steps": given.work[i].needed,
                 "steps_computed": given.work[i].computed,
+                **given.facts[i],
                 **{f"train_{name}": value for name, value in told.items()},
             }
         )
@@ -200,9 +205,21 @@ def rows_of(
     return rows
 
 
-def _travelled(size: float, share: float | None) -> float:
-    """Bytes on the wire of messages of this size, if a method tells which share of it travels."""
-    return size if share is None or math.isnan(share) else round(size * share)
+def _bytes(
+    messages: Any,
+    way: Literal["up", "down"],
+    types: Sequence[Types],
+    wires: Sequence[Wire],
+) -> int:
+    """Bytes of a round one way: what clients count themselves, else messages times their size."""
+    total = 0
+    for count, of_group, wire in zip(messages, types, wires, strict=True):
+        counted = getattr(wire, way)
+        if counted is None:
+            total += int(count) * getattr(of_group, f"bytes_{way}")
+        else:
+            total += int(np.sum(counted, dtype=np.float64))
+    return total
 
 
 def evaluates_after(s: Simulation, finished: int) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from fedjax_kd import losses
-from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, State, Variables
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Round, State, Variables
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.data.public_inputs import Public, Stored
@@ -194,6 +194,13 @@ def play(*args: Any, **options: Any) -> tuple[State, list[Report]]:
     """The state after the last of `rounds`, and the report of each."""
     played = list(rounds(*args, **options))
     return played[-1][0], [report for _, report in played]
+
+
+def in_round(number: int = 0, clients: int = 1, population: int = len(SIZES)) -> Round:
+    """A round with the first clients, all of them present."""
+    there = jnp.ones(clients)
+    ids = jnp.arange(clients, dtype=jnp.int32)
+    return Round(jnp.int32(number), ids, there, there, population, public())
 
 
 def gap(a: Any, b: Any) -> float:

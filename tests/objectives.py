@@ -12,7 +12,8 @@ from federations import task_of
 
 from fedjax_kd import tree
 from fedjax_kd.core import Algorithm, Data, Key, Round, Variables
-from fedjax_kd.local import Fitted, Objective, gradient
+from fedjax_kd.local import Fitted
+from fedjax_kd.losses.objectives import Objective, gradient
 from fedjax_kd.task import Task
 
 FILLING = 3  # rows of a batch that count nothing
@@ -42,7 +43,7 @@ def local_loss(
         moved = Variables(tree.sub(start.params, grads), stats)
         return Fitted(moved, value, jnp.int32(1), jnp.float32(1))
 
-    round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), 1, None)
+    round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 1, None)
     update = jax.jit(lambda *args: make(look).client_update(*args, round)[0])
     upload = update(jax.random.key(3), received, client, data)
     return upload.metrics["loss"], tree.neg(upload.message.params)

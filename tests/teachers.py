@@ -26,7 +26,9 @@ def stored() -> Stored:
 
 
 def in_round(inputs: Any, validation: Data | None = None) -> Round:
-    return Round(jnp.int32(0), jnp.arange(3), jnp.ones(3), 6, Public(inputs, validation))
+    return Round(
+        jnp.int32(0), jnp.arange(3), jnp.ones(3), jnp.ones(3), 6, Public(inputs, validation)
+    )
 
 
 def models(task: Task, count: int = 3) -> Variables:

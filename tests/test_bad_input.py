@@ -158,7 +158,7 @@ def test_a_full_disk_is_said(
         (folder / "metrics.csv").symlink_to("/dev/full")
         append(folder, *args)
 
-    monkeypatch.setattr(_training.runs, "append_rows", append_to_full)
+    monkeypatch.setattr(_training.run_folder, "append_rows", append_to_full)
     assert command("run", "fedavg", *SMALL, "--out", str(tmp_path / "run")) == 2
     shown = capsys.readouterr().err
     assert "No space left on device" in shown

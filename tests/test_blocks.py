@@ -17,7 +17,7 @@ from fedjax_kd.data import open_store, pack
 from fedjax_kd.data.federation import streamed
 from fedjax_kd.engine import blocks as engine_blocks
 from fedjax_kd.engine import memory
-from fedjax_kd.engine.block_inputs import draw_inputs, window_capacity
+from fedjax_kd.engine.block_inputs import draw_inputs, largest_window
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import initial_state, simulate
 from fedjax_kd.local import local_training
@@ -135,7 +135,7 @@ def test_too_little_memory_narrows_the_chunks(monkeypatch: pytest.MonkeyPatch, f
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
         return real(program, s, state, given)
 
-    monkeypatch.setattr(memory, "check", check)
+    monkeypatch.setattr(memory, "check_fits", check)
     monkeypatch.setattr(engine_blocks, "_run", run)
     with pytest.warns(UserWarning, match="no memory for chunks of .* going on with"):
         result = train(scaffold(logistic(), FIT), federation(), **options, chunk=6)
@@ -146,7 +146,7 @@ def test_no_memory_for_a_single_client_is_an_error(monkeypatch: pytest.MonkeyPat
     def check(program: Any) -> None:
         raise memory.TooLargeError("no room")
 
-    monkeypatch.setattr(memory, "check", check)
+    monkeypatch.setattr(memory, "check_fits", check)
     with pytest.raises(memory.TooLargeError, match="no memory to train one client at a time"):
         train(fedavg(logistic(), FIT), federation(), num_rounds=1, cohort_size=2, chunk=1)
 
@@ -155,7 +155,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
     def check(program: Any) -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setattr(memory, "check", check)
+    monkeypatch.setattr(memory, "check_fits", check)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         train(fedavg(logistic(), FIT), federation(), num_rounds=1, cohort_size=2, chunk=2)
 
@@ -177,8 +177,8 @@ def test_each_device_is_given_its_own_clients(tmp_path: Path, chunk: Any):
     alone = simulate(scaffold(logistic(), FIT), stream, **options)
     divided = options | {"mesh": make_mesh(2), "chunk": chunk}
     both = simulate(scaffold(logistic(), FIT), stream, **divided)
-    room = window_capacity(both, 0)
-    assert room.rows < window_capacity(alone, 0).rows
+    room = largest_window(both, 0)
+    assert room.rows < largest_window(alone, 0).rows
     given = draw_inputs(both, 0, room)
     slots = np.split(np.asarray(given.placements[0].slots), 2, axis=1)
     windows = given.resident.pool

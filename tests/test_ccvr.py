@@ -129,8 +129,8 @@ def test_features_are_those_of_evaluation():
     z, y = np.asarray(task.features(start, data.train.x)), np.asarray(data.train.y)
     for label in range(CLASSES):
         mine = z[y == label]
-        np.testing.assert_allclose(state.server.features.means[label], mine.mean(0), atol=1e-6)
-        covariance = covariances(state.server.features)[label]
+        np.testing.assert_allclose(state.server.extra.means[label], mine.mean(0), atol=1e-6)
+        covariance = covariances(state.server.extra)[label]
         np.testing.assert_allclose(covariance, np.cov(mine.T), atol=1e-5)
     loss = task.example_loss(task.apply(start, data.train.x)[0], data.train.y).mean()
     np.testing.assert_allclose(report.metrics["loss"], loss, rtol=1e-5)
@@ -152,13 +152,10 @@ def test_around_scaffold():
     before, after = (state.server.base.base.model for state in (trained, once))
     assert gap(after.params[0], before.params[0]) == 0
     assert gap(after.params[1], before.params[1]) > 1e-3
-    assert float(once.server.features.counts.sum()) == 12 + 5
-    sent, described = 2 * num_bytes(before), num_bytes(once.server.features)
-    shares = [
-        (float(r.metrics["share_up"]), float(r.metrics["share_down"])) for r in (first, second)
-    ]
-    total = sent + described
-    np.testing.assert_allclose(shares, [(sent / total, 1), (described / total, 0.5)], rtol=1e-6)
+    assert float(once.server.extra.counts.sum()) == 12 + 5
+    sent, described = 2 * num_bytes(before), num_bytes(once.server.extra)
+    wires = [np.stack([r.wire[0].up, r.wire[0].down])[:, :2] for r in (first, second)]
+    np.testing.assert_array_equal(wires, [[[sent] * 2] * 2, [[described] * 2, [sent / 2] * 2]])
 
 
 def test_a_class_of_one_feature_is_left_out():

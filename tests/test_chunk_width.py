@@ -43,8 +43,8 @@ def test_measuring_gives_seconds_at_growing_widths():
 def test_a_measurement_takes_a_few_steps_of_each_client(local: dict[str, Any]):
     load = workload(**local)
     sizes = chunk_width._short_clients(load)
-    work = np.asarray(load.algorithm.work(sizes))
-    shortest = np.asarray(load.algorithm.work(np.array([1]))).item()
+    work = np.asarray(load.algorithm.work(sizes, np.arange(len(sizes)), 0))
+    shortest = np.asarray(load.algorithm.work(np.array([1]), np.array([0]), 0)).item()
     assert work.max() <= max(chunk_width._STEPS, shortest)
 
 
@@ -112,7 +112,7 @@ def test_long_runs_are_measured_once_and_short_ones_never(
         measured.append(load.largest)
         return {1: 1.0, 2: 1.1}
 
-    monkeypatch.setattr(chunk_width, "measure", measure)
+    monkeypatch.setattr(chunk_width, "measure_costs", measure)
     load = workload(batch_size=4)
     rule = chunk_width.choose_chunks(load)
     assert not measured

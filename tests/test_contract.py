@@ -18,6 +18,7 @@ from federations import (
     SIZES,
     federation,
     gap,
+    in_round,
     play,
     public,
     rounds,
@@ -74,12 +75,12 @@ BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
     "fedper": (BODY, BODY, HEAD),
     "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
     "fedkd": (BODY + HEAD + 4, BODY + HEAD, BODY + HEAD + 4 * 2 * 2),  # a number; W_h
-    "pfedhn": (MODEL + 4, MODEL, 4),  # the client's number
-    "pfedhn_pc": (BODY + 4, BODY, HEAD + 4),
+    "pfedhn": (MODEL, MODEL, 4),  # the client's number
+    "pfedhn_pc": (BODY, BODY, HEAD + 4),
     "moon": (BODY + HEAD, BODY + HEAD, BODY + HEAD + 1),
     # Down the generator: (noise + classes) x 4 weights, 4 x 4 of its norm, an output of 2 features.
-    "fedgen": (BODY + HEAD + 4 * (20 + 16 + 10 + CLASSES), BODY + HEAD + 4 * (CLASSES + 1), 0),
-    "feddf": (BODY + HEAD, BODY + HEAD + 4, 0),  # up a vote
+    "fedgen": (BODY + HEAD + 4 * (20 + 16 + 10 + CLASSES), BODY + HEAD + 4 * CLASSES, 0),
+    "feddf": (BODY + HEAD, BODY + HEAD, 0),
     "fedmd": (4 * 6 * CLASSES + 9, 4 * 6 * CLASSES, MODEL + 1),  # two seeds and a boolean
     # Of 12 rows: down logits; up two features, logits and a label.
     "fedgkt": (4 * 12 * CLASSES + 1, 4 * (12 * (2 + CLASSES + 1) + 1), BODY + HEAD),
@@ -224,7 +225,9 @@ def test_declared_bytes(name: str):
     types = check_algorithm(algorithm, federation().train, public())
     declared = (types.bytes_down, types.bytes_up, tree.num_bytes(types.client))
     assert declared == BYTES.get(name, (MODEL, MODEL, 0))
-    message = algorithm.broadcast(algorithm.server_init(jax.random.key(0)), jnp.int32(0))
+    message = algorithm.broadcast(
+        algorithm.server_init(jax.random.key(0)), jnp.int32(0), in_round()
+    )
     check_same_type(types.message, message, "what is sent must be what was declared")
 
 

@@ -19,7 +19,8 @@ from fedjax_kd.data.public_inputs import Public, Stored
 from fedjax_kd.engine.debug import StageError
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import initial_state, simulate
-from fedjax_kd.local import gradient, local_training
+from fedjax_kd.local import local_training
+from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.task import Task, from_nnx
 from fedjax_kd.train import blocks, train
 
@@ -46,7 +47,7 @@ def distilling(task: Task, model: str) -> Algorithm:
             "heads": jnp.zeros(3),
         },
         client_init=lambda key, server: task.init(key),
-        broadcast=lambda server, number: server["logits"],
+        broadcast=lambda server, number, round: server["logits"],
         client_update=client_update,
         aggregate={"logits": mean, model: stack},
         server_update=lambda key, server, update, round: {
@@ -127,7 +128,7 @@ def voter(places: int) -> Algorithm:
             jnp.zeros(places, jnp.int32),
         ),
         client_init=lambda key, server: (),
-        broadcast=lambda server, number: (),
+        broadcast=lambda server, number, round: (),
         client_update=client_update,
         aggregate=REDUCERS,
         server_update=lambda key, server, update, round: (update, round.present, round.cohort),
@@ -198,7 +199,7 @@ def test_debug_engine_says_where_it_failed(stage: str):
 def test_debug_engine_shows_values():
     seen = []
 
-    def broadcast(server: Any, number: jax.Array) -> Any:
+    def broadcast(server: Any, number: jax.Array, round: Any) -> Any:
         seen.append(int(number))
         return server.model
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import FEATURES, SIZES, federation, gap, logistic, normed, play, task_of
+from federations import FEATURES, SIZES, federation, gap, in_round, logistic, normed, play, task_of
 from vectors import golden
 
 from fedjax_kd.algorithms import fedavg, fedbn
@@ -54,7 +54,7 @@ def aggregated(method: Any, how: str, shares: Any) -> Any:
     rows = jnp.arange(len(owner), dtype=jnp.int32)
     pool = Pool(jnp.asarray(owner), jnp.asarray(owner), rows, starts, jnp.asarray(sizes))
     weighting = "uniform" if how == "uniform" else "examples"
-    algorithm = method(task, Fit(trained, lambda sizes: sizes), weighting=weighting)
+    algorithm = method(task, Fit(trained, lambda sizes, *_: sizes), weighting=weighting)
     return play(algorithm, pool, [range(CLIENTS)])[0]
 
 
@@ -92,7 +92,7 @@ def test_what_travels_and_what_stays():
     task, pool = normed(), federation().train
     algorithm = fedbn(task, FIT)
     state, _ = play(algorithm, pool, [(0, 4), (4, 5)])
-    sent = algorithm.broadcast(state.server, jnp.int32(0))
+    sent = algorithm.broadcast(state.server, jnp.int32(0), in_round())
     assert [a.shape for a in jax.tree.leaves(sent)] == [(3,), (FEATURES, 3)]
     own = state.clients[0]
     start = algorithm.client_init(jax.random.key(3), state.server)

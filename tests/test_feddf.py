@@ -125,12 +125,12 @@ def test_a_generator_makes_the_student_disagree():
     task, source = logistic(2), generator()
     how = server_distillation(distil_batch=64, eta=0.1, distil_steps=20, adversarial=1)
     student, teachers = task.init(KEY), taught_by(task)
-    lesson = server_distillation._Lesson(how, task, teachers, source, KEY)
-    start = server_distillation._Progress(
+    lesson = fusion._Lesson(how, task, teachers, source, KEY)
+    start = fusion._Progress(
         student,
-        server_distillation._OPT.init(student.params),
+        fusion._OPT.init(student.params),
         (),
-        (source.params, server_distillation._OPT.init(source.params)),
+        (source.params, fusion._OPT.init(source.params)),
     )
 
     def apart(params: Any) -> float:
@@ -138,9 +138,7 @@ def test_a_generator_makes_the_student_disagree():
         logits = task.apply(student, x)[0]
         return float(losses.ensemble_divergence(logits, teachers.teach(x)).mean())
 
-    still = jax.jit(
-        lambda i, now: server_distillation._step(lesson, i, now)._replace(student=student)
-    )
+    still = jax.jit(lambda i, now: fusion._step(lesson, i, now)._replace(student=student))
     now = start
     for i in range(5):
         now = still(jnp.int32(i), now)

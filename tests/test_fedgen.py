@@ -25,7 +25,8 @@ from fedjax_kd.components.generator import (
 )
 from fedjax_kd.components.model_parts import nonempty_head, partition
 from fedjax_kd.core import Batch, Key, Round, Variables
-from fedjax_kd.local import gradient, local_training
+from fedjax_kd.local import local_training
+from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.task import from_nnx
 
 KEY = jax.random.key(3)
@@ -133,7 +134,7 @@ def test_golden_client(monkeypatch: pytest.MonkeyPatch):
     theirs = FeatureGenerator(lambda key: None, lambda *given: None, lambda *given: drawn)
     objective = generator.with_generated(task, theirs, generated=8, **CLIENT)
     number = vectors["in_glob_iter"]
-    round = Round(number, jnp.zeros(1, int), jnp.ones(1), 1, None)
+    round = Round(number, jnp.zeros(1, int), jnp.ones(1), jnp.ones(1), 1, None)
     names = [f"{layer}.{kind}" for layer in ("body", "fc") for kind in ("weight", "bias")]
     model = Variables({name: vectors[f"in_model_{name}"] for name in names})
     batch = Batch(vectors["in_X"], vectors["in_y"], jnp.ones(8))
@@ -199,8 +200,8 @@ def test_held_labels_are_as_likely():
     body, head = partition(nonempty_head(task), server.base.model)
     heads = jax.tree.map(lambda a: jnp.zeros((2, *a.shape)), head)
     counts = jnp.array([[0.0, 4.0, 1.0], [0.0, 9.0, 0.0]])
-    round = Round(jnp.int32(0), jnp.arange(2), jnp.ones(2), 2, None)
-    update = (tree.zeros_like(body), heads, counts, jnp.ones(2))
+    round = Round(jnp.int32(0), jnp.arange(2), jnp.ones(2), jnp.ones(2), 2, None)
+    update = (tree.zeros_like(body), heads, counts)
     after = jax.jit(lambda server: algorithm.server_update(KEY, server, update, round))(server)
     np.testing.assert_allclose(after.shares, [0, 0.5, 0.5])
     assert gap(after.base, server.base) == 0

@@ -22,7 +22,8 @@ from fedjax_kd.components.split_client import Exchange
 from fedjax_kd.components.split_server import Answers, Upper
 from fedjax_kd.core import Data, Key, Pool, Round, Variables
 from fedjax_kd.engine.validation import check_algorithm
-from fedjax_kd.local import Fitted, Objective, gradient, local_training
+from fedjax_kd.local import Fitted, local_training
+from fedjax_kd.losses.objectives import Objective, gradient
 from fedjax_kd.task import Task, from_nnx
 
 FIT = local_training(client_lr=0.1, batch_size=4)
@@ -38,7 +39,9 @@ def by_heart(rows: int, classes: int) -> Task:
 
 
 def a_round(clients: int) -> Round:
-    return Round(jnp.int32(0), jnp.arange(clients), jnp.ones(clients), clients, None)
+    return Round(
+        jnp.int32(0), jnp.arange(clients), jnp.ones(clients), jnp.ones(clients), clients, None
+    )
 
 
 @jax.jit
@@ -107,7 +110,14 @@ def taught(cohorts: Sequence[tuple[int, ...]], **options: Any) -> list[Upper]:
     servers, update = [algorithm.server_init(jax.random.key(0))], jax.jit(algorithm.server_update)
     for n, cohort in enumerate(cohorts):
         present = (np.array(SIZES)[list(cohort)] > 0).astype(np.float32)
-        round = Round(jnp.int32(n), jnp.array(cohort), jnp.asarray(present), len(SIZES), None)
+        round = Round(
+            jnp.int32(n),
+            jnp.array(cohort),
+            jnp.asarray(present),
+            jnp.asarray(present),
+            len(SIZES),
+            None,
+        )
         sent = sent_by(pool, cohort)
         servers.append(update(jax.random.key(1), servers[-1], sent, round))
     return servers

@@ -18,11 +18,12 @@ from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
 from fedjax_kd.components.low_rank import LowRank, cut
 from fedjax_kd.components.mutual_learning import Private
-from fedjax_kd.core import Data, Key, Round, Variables
+from fedjax_kd.core import Data, Key, Round, Variables, Wire
 from fedjax_kd.engine.evaluation import has_personal_model
 from fedjax_kd.engine.round import Report
 from fedjax_kd.engine.validation import check_algorithm, check_groups
-from fedjax_kd.local import Fitted, Objective, gradient, local_training
+from fedjax_kd.local import Fitted, local_training
+from fedjax_kd.losses.objectives import Objective, gradient
 from fedjax_kd.task import Task, from_nnx
 from fedjax_kd.train import rows_of
 
@@ -35,9 +36,9 @@ def one_step(algorithm: Any, student: Variables, own: Private, x: Any, y: Any) -
     """What a client sends, and how its own models change, in a step of size 1 on all rows."""
     numbers = jnp.arange(len(y), dtype=jnp.int32)
     data = Data(x, y, numbers, jnp.int32(0), jnp.int32(len(y)))
-    round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), 1, None)
+    round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 1, None)
     update = jax.jit(lambda *args: algorithm.client_update(*args, round))
-    received = LowRank(student, jnp.float32(1))
+    received = LowRank(student, jnp.int32(tree.num_bytes(student)))
     upload, after = update(jax.random.key(3), received, own, data)
     return upload, tree.sub(after, own)
 
@@ -129,27 +130,27 @@ def test_what_travels():
     whole, part = (one_step(a, student, own, pool.x, pool.y)[0] for a in algorithms)
     expected = cut(whole.message, 0.4 + 0.2 / 100)
     assert gap(part.message, expected.base) < 1e-6
-    assert float(part.metrics["share_up"]) == pytest.approx(float(expected.share))
-    assert (float(whole.metrics["share_up"]), float(part.metrics["share_down"])) == (1, 1)
+    everything = tree.num_bytes(student)
+    assert int(part.wire.up) == int(expected.size) < everything
+    assert (int(whole.wire.up), int(part.wire.down)) == (everything, everything + 4)
     server = algorithms[1].server_init(key)
-    round = Round(jnp.int32(99), jnp.zeros(1, jnp.int32), jnp.ones(1), 1, None)
+    round = Round(jnp.int32(99), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 1, None)
     after = algorithms[1].server_update(key, server, whole.message, round)
     last = cut(whole.message, 0.6)
     assert gap(tree.sub(after.base.model, student), last.base) < 1e-6
-    assert float(after.share) == pytest.approx(float(last.share))
-    assert float(last.share) < 1
+    assert int(after.size) == int(last.size) < everything
 
 
-def test_bytes_are_those_of_the_numbers_that_travel():
-    """Whole messages times the shares that the round reports; without a usable upload, whole."""
-    metrics = {"share_up": np.array([0.25, 0.0]), "share_down": np.array([1.0, 0.0])}
-    reports = Report(metrics, np.array([[2.0], [0.0]]), np.array([[1.0], [0.0]]))
-    effort = [SimpleNamespace(needed=1, computed=1)] * 2
-    given: Any = SimpleNamespace(start=0, asked=np.array([[4], [4]]), effort=effort)
+def test_bytes_are_summed_over_clients():
+    """Each client's own count, whatever its vote; without one, the types' bytes a message."""
+    wire = Wire(up=np.array([[100, 25, 0, 7], [0, 0, 0, 0]]))
+    reports = Report({}, np.array([[2.0], [0.0]]), np.array([[1.0], [0.0]]), (wire,))
+    work = [SimpleNamespace(needed=1, computed=1)] * 2
+    given: Any = SimpleNamespace(start=0, asked=np.array([[4], [4]]), work=work, facts=[{}, {}])
     types = [SimpleNamespace(bytes_down=104, bytes_up=100)]
     s: Any = SimpleNamespace(block=2, num_rounds=2, types=types)
     first, second = rows_of(s, given, reports, None)
-    assert (first["bytes_down"], first["bytes_up"]) == (4 * 104, 3 * 100 * 0.25)
+    assert (first["bytes_down"], first["bytes_up"]) == (4 * 104, 132)
     assert (second["bytes_down"], second["bytes_up"]) == (4 * 104, 0)
 
 

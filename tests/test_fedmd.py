@@ -25,7 +25,7 @@ FIT = local_training(client_lr=0.1, batch_size=0)
 # All inputs are in one step: what a client does depends on no key.
 ONE_STEP = {"classes": CLASSES, "alignment": 6, "public_batch": 10, "public_lr": 0.05}
 KEY, GROUP_OF = jax.random.key(7), np.array([0, 0, 0, 1, 1, 1])
-ROUND = Round(jnp.int32(1), jnp.zeros(1, jnp.int32), jnp.ones(1), 6, public())
+ROUND = Round(jnp.int32(1), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 6, public())
 
 
 def tasks() -> tuple[Task, Task]:

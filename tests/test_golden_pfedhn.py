@@ -11,12 +11,13 @@ from federations import task_of
 from vectors import golden
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms._generated import HypernetServer, MadeModel
+from fedjax_kd.algorithms._generated import HypernetServer, OwnPart
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.components.hypernet import Dense, Hypernet, HypernetState, pulled_back
 from fedjax_kd.core import Data, Key, Round, Variables
-from fedjax_kd.local import Fitted, Objective, gradient, local_training
+from fedjax_kd.local import Fitted, local_training
+from fedjax_kd.losses.objectives import Objective, gradient
 from fedjax_kd.task import Task
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # torch sums convolutions in another order
@@ -138,8 +139,8 @@ def replay(algorithm: Any, vectors: dict[str, np.ndarray], clients: list[Any], s
             size * number,
             jnp.int32(size),
         )
-        round = Round(jnp.int32(0), number[None], jnp.ones(1), NODES, None)
-        sent = algorithm.broadcast(server, number)
+        round = Round(jnp.int32(0), number[None], jnp.ones(1), jnp.ones(1), NODES, None)
+        sent = algorithm.broadcast(server, number, round)
         upload, client = algorithm.client_update(jax.random.key(0), sent, client, data, round)
         update = Variables(
             jax.tree.map(lambda a: a[None], upload.message.params), upload.message.stats
@@ -175,7 +176,7 @@ def test_golden_steps_of_pfedhn():
     )
     algorithm = pfedhn(torch_task(), fit, population=NODES, hidden=6)
     nothing = zeros_of(algorithm).initial
-    replay(algorithm, vectors, [MadeModel(nothing, np.int32(-1))] * NODES, ())
+    replay(algorithm, vectors, [OwnPart(nothing, np.int32(-1))] * NODES, ())
 
 
 def two_optimisers(key: Key, model: Variables, data: Data, loss: Objective, round: Round) -> Fitted:
@@ -213,7 +214,7 @@ def test_golden_steps_of_pfedhn_pc():
 
     every = zeros_of(algorithm).initial.params
     clients = [
-        MadeModel(Variables(every | client("in", k), head), np.int32(-1)) for k in range(NODES)
+        OwnPart(Variables(every | client("in", k), head), np.int32(-1)) for k in range(NODES)
     ]
     shared = dict.fromkeys(head)
     for k, after in enumerate(replay(algorithm, vectors, clients, shared)):

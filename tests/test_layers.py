@@ -37,7 +37,7 @@ BELOW_METHODS = {
     *("core", "options", "prng", "tree", "batching", "nn", "losses"),
     *("metrics", "data", "local", "task", "components"),
 }
-MAY_IMPORT = {"algorithms": BELOW_METHODS | {"wrappers"}, "wrappers": BELOW_METHODS}
+MAY_IMPORT = {"algorithms": BELOW_METHODS | {"wrappers"}, "wrappers": BELOW_METHODS | {"engine"}}
 MODULES_AT_THE_TOP = 12
 # Of every command; of every format of a file; and the server optimisers, which are the methods.
 EVERYWHERE = {"main", "HELP", "FORMAT", "fedavgm", "fedadagrad", "fedadam", "fedyogi"}

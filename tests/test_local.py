@@ -12,19 +12,12 @@ from federations import SIZES, federation, gap, logistic, play
 
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.core import Data, Round, Variables
-from fedjax_kd.local import (
-    Fitted,
-    gradient,
-    local_training,
-    optimiser_named,
-    sum_of,
-    voting,
-    whole_gradient,
-)
+from fedjax_kd.local import Fitted, local_training, optimiser_named, voting
+from fedjax_kd.losses.objectives import gradient, sum_of, whole_gradient
 
 TASK, KEY = logistic(), jax.random.key(3)
 MODEL = TASK.init(jax.random.key(0))
-ROUND = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), 10, None)
+ROUND = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 10, None)
 
 
 def client(size: int, rows: int = 200, spoilt: bool = False) -> Data:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedjax_kd import metrics
+from fedjax_kd.core import Pool
 from fedjax_kd.engine import evaluation
 
 
@@ -39,7 +40,7 @@ def by_hand(logits: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 def test_summary_is_what_the_formulas_say():
     logits, y = predictions()
-    seen = metrics.summary(metrics.total(metrics.tally(logits, y, jnp.ones(len(y)))))
+    seen = metrics.summary(metrics.total_of(metrics.tally(logits, y, jnp.ones(len(y)))))
     assert seen == pytest.approx(by_hand(np.asarray(logits), np.asarray(y)), rel=1e-4)
 
 
@@ -50,7 +51,7 @@ def test_masked_rows_count_nothing_and_parts_add_up(mask: list[int], cut: int):
     kept = np.array(mask) == 1
     rows = metrics.tally(logits, y, jnp.asarray(mask, jnp.float32))
     halves = ((a[:cut], a[cut:]) for a in map(np.asarray, rows))
-    parts = [metrics.total(metrics.Tally(*half)) for half in zip(*halves, strict=True)]
+    parts = [metrics.total_of(metrics.Tally(*half)) for half in zip(*halves, strict=True)]
     seen = metrics.summary(jax.tree.map(np.add, *parts))
     if kept.any():
         expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
@@ -66,14 +67,14 @@ def test_sequences_leave_out_positions_without_label():
     kept = np.asarray((holes >= 0).at[2].set(False)).reshape(-1)
     assert rows.counted.tolist() == kept.reshape(4, 6).sum(1).tolist()
     expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
-    assert metrics.summary(metrics.total(rows)) == pytest.approx(expected, rel=1e-4)
+    assert metrics.summary(metrics.total_of(rows)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_spread_over_clients():
     labels = jnp.array([10.0] * 20 + [0.0])
     correct = jnp.array([*np.arange(20) / 2, 0.0], jnp.float32)
     many = jax.tree.map(lambda a: jnp.broadcast_to(a, (21, *a.shape)), metrics.empty())
-    many = many._replace(labels=labels, correct=correct)
+    many = many._replace(counted=labels, correct=correct)
     accuracy = np.arange(20) / 20
     assert np.isnan(metrics.client_accuracy(many)[-1])
     spread = metrics.over_clients(many)
@@ -82,7 +83,7 @@ def test_spread_over_clients():
     assert spread["q05"] == pytest.approx(np.quantile(accuracy, 0.05))
     assert spread["q75"] == pytest.approx(np.quantile(accuracy, 0.75))
     assert spread["worst_decile"] == pytest.approx(accuracy[:2].mean())
-    nobody = many._replace(labels=jnp.zeros(21))
+    nobody = many._replace(counted=jnp.zeros(21))
     assert np.isnan(list(metrics.over_clients(nobody).values())).all()
 
 
@@ -95,18 +96,20 @@ def test_evaluation_goes_over_every_row_and_client():
     logits = np.asarray(task.apply(model, data.train.x)[0])
     right = logits.argmax(1) == np.asarray(data.train.y)
     assert clients.correct.tolist() == [float(right[part].sum()) for part in data.parts]
-    assert metrics.summary(metrics.total(rows)) == pytest.approx(
+    assert metrics.summary(metrics.total_of(rows)) == pytest.approx(
         by_hand(logits, np.asarray(data.train.y)), rel=1e-4
     )
 
 
-@pytest.mark.parametrize("positions", [(), (3,)])
-def test_classes_are_counted_by_their_labels(positions: tuple[int, ...]):
+def test_classes_are_counted_by_their_labels():
     random = np.random.default_rng(0)
-    logits = random.normal(size=(6, *positions, 4)).astype(np.float32)
-    y = random.integers(-1, 3, (6, *positions)).astype(np.int32)
+    logits = random.normal(size=(6, 4)).astype(np.float32)
+    y = random.integers(-1, 3, 6).astype(np.int32)
     mask = np.array([1, 1, 0, 1, 1, 0], np.float32)
-    sums = metrics.class_tally(jnp.asarray(logits), jnp.asarray(y), jnp.asarray(mask))
+    rows = metrics.tally(jnp.asarray(logits), jnp.asarray(y), jnp.asarray(mask))
+    order = np.arange(6, dtype=np.int32)
+    pool = Pool((), jnp.asarray(y), jnp.asarray(order), jnp.zeros(1, int), jnp.full(1, 6))
+    sums = evaluation.by_class(rows, pool, 4)
     kept, guesses = y[mask == 1], logits.argmax(-1)[mask == 1]
     seen = metrics.class_accuracy(sums)
     for label in range(3):

@@ -38,7 +38,7 @@ def alone_groups(tasks: list[Task], fit: Fit, *, population: int) -> tuple[Algor
         return Algorithm(
             server_init=lambda key: jnp.zeros(population),
             client_init=lambda key, server: task.init(key),
-            broadcast=lambda server, number: server,
+            broadcast=lambda server, number, round: server,
             client_update=client_update,
             aggregate=mean,
             server_update=lambda key, server, update, round: server + update["there"],

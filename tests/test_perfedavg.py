@@ -15,7 +15,8 @@ from fedjax_kd.algorithms._maml import maml_objective
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.core import Batch, Variables
-from fedjax_kd.local import gradient, local_training
+from fedjax_kd.local import local_training
+from fedjax_kd.losses.objectives import gradient
 
 ALPHA, BETA, DELTA = 0.1, 0.05, 1e-3  # of the vectors
 FIT = local_training(client_lr=0.1, batch_size=4)

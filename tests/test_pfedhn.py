@@ -40,7 +40,14 @@ def stepped(options: dict[str, Any], changes: Any, cohort: Any) -> tuple[Hyperne
     """A hypernetwork before and after a step, and how the models that it makes have moved."""
     net = hypernet_learner(**SMALL, **options)
     before = net.init(jax.random.key(0), jax.tree.map(lambda a: a[0], changes))
-    round = Round(jnp.int32(0), cohort, (cohort < 6).astype(jnp.float32), 6, None)
+    round = Round(
+        jnp.int32(0),
+        cohort,
+        (cohort < 6).astype(jnp.float32),
+        (cohort < 6).astype(jnp.float32),
+        6,
+        None,
+    )
     after = net.learn(before, changes, round)
     moved = tree.sub(make_parameters(after.net, cohort), make_parameters(before.net, cohort))
     return before.net, after.net, moved
@@ -95,13 +102,13 @@ def test_who_is_evaluated_with_what():
     """Who was there has a model of its own, the others that of the mean embedding."""
     pool, task, key = federation().train, logistic(2), jax.random.key(0)
     algorithm = pfedhn_pc(task, FIT, **SMALL)
-    round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), 6, None)
+    round = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 6, None)
 
     @jax.jit
     def run() -> Any:
         server, number = algorithm.server_init(key), jnp.int32(4)
         newcomer = algorithm.client_init(key, server)
-        sent = algorithm.broadcast(server, number)
+        sent = algorithm.broadcast(server, number, round)
         _, client = algorithm.client_update(key, sent, newcomer, pool.of(number), round)
         net = server.learning.net
         mean = net._replace(embeddings=net.embeddings.mean(0, keepdims=True))
@@ -120,12 +127,18 @@ def test_who_is_evaluated_with_what():
 
 def test_statistics_of_normalisation_are_averaged():
     algorithm, key = pfedhn(normed(), FIT, **SMALL), jax.random.key(0)
-    pool, round = federation().train, Round(jnp.int32(0), jnp.array([4]), jnp.ones(1), 6, None)
+    pool, round = (
+        federation().train,
+        Round(jnp.int32(0), jnp.array([4]), jnp.ones(1), jnp.ones(1), 6, None),
+    )
 
     @jax.jit
     def run() -> tuple[Any, Any, Any]:
         server, number = algorithm.server_init(key), jnp.int32(4)
-        client, sent = algorithm.client_init(key, server), algorithm.broadcast(server, number)
+        client, sent = (
+            algorithm.client_init(key, server),
+            algorithm.broadcast(server, number, round),
+        )
         upload, _ = algorithm.client_update(key, sent, client, pool.of(number), round)
         stacked = jax.tree.map(lambda a: a[None], upload.message.params)
         update = upload.message._replace(params=stacked)

@@ -84,7 +84,9 @@ def test_tallies_are_mean_squared_errors(digits: Federation) -> None:
     rows = tally_rows(lambda x: jnp.full(x.shape, guess), pool)
     errors = ((np.asarray(pool.x, float)[pool.rows] / 255 - guess) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(rows.loss, errors, rtol=1e-5)
-    assert metrics.summary(metrics.total(rows)) == {"loss": pytest.approx(errors.mean(), rel=1e-5)}
+    assert metrics.summary(metrics.total_of(rows)) == {
+        "loss": pytest.approx(errors.mean(), rel=1e-5)
+    }
     clients = by_client(rows, pool)
     assert clients.counted.tolist() == pool.sizes.tolist()
     ends = np.cumsum(pool.sizes)
@@ -98,7 +100,7 @@ def test_tallies_are_mean_squared_errors(digits: Federation) -> None:
 
 def test_rows_with_mask_zero_count_nothing() -> None:
     tally = metrics.tally(jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.array([1.0, 0.0, 1.0]))
-    assert metrics.summary(metrics.total(tally)) == {"loss": 1.0}
+    assert metrics.summary(metrics.total_of(tally)) == {"loss": 1.0}
     assert tally.counted.tolist() == tally.loss.tolist() == [1, 0, 1]
     assert np.isnan(metrics.summary(metrics.empty(of_labels=False))["loss"])
 

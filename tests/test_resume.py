@@ -96,7 +96,7 @@ def test_ctrl_c_keeps_the_run_and_suggests_resume(scaffold: Path, tmp_path: Path
 @pytest.mark.parametrize("asking", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_ctrl_c_or_sigterm_stops_at_once(asking: signal.Signals) -> None:
     code = (
-        "import time\nfrom fedjax_kd.interrupt import asked_to_stop\n"
+        "import time\nfrom fedjax_kd.runs.interrupt import asked_to_stop\n"
         "with asked_to_stop():\n  print('ready', flush=True)\n"
         "  end = time.monotonic() + 60\n  while time.monotonic() < end: pass\n"
     )

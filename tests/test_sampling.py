@@ -54,8 +54,9 @@ def test_cohorts_that_cannot_be(ids: list[int], match: str):
 
 def test_dropout_takes_its_share():
     everyone = sampling.uniform(50, 50)
-    came = [len(sampling.participants(everyone, 50, 1, n, dropout_rate=0.3)) for n in range(100)]
-    assert abs(np.mean(came) / 50 - 0.7) < 0.03
+    drawn = [sampling.participants(everyone, 50, 1, n, dropout_rate=0.3) for n in range(100)]
+    assert abs(np.mean([len(cohort.ids) for cohort in drawn]) / 50 - 0.7) < 0.03
+    assert all(len(c.ids) + c.facts["no_answer"] == 50 for c in drawn)
 
 
 def test_samplers_by_name(tmp_path: Path):

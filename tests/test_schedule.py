@@ -25,7 +25,7 @@ def chunks_of(widths: list[int]) -> Chunks:
 def single(clients: int, cohort_size: int, *widths: int) -> Layout:
     """The layout of one group on one device."""
     chunks = chunks_of(list(widths))
-    return lay_out([range(clients)], clients, cohort_size, [chunks], work=[lambda n: n])
+    return lay_out([range(clients)], clients, cohort_size, [chunks], work=[lambda n, *_: n])
 
 
 @st.composite
@@ -41,7 +41,7 @@ def placements(draw: Any) -> tuple[Layout, np.ndarray, np.ndarray, np.ndarray]:
         population,
         size,
         [chunks_of(draw(WIDTHS)) for _ in range(groups)],
-        work=[lambda n: -(-n // 3)] * groups,
+        work=[lambda n, *_: -(-n // 3)] * groups,
         devices=draw(st.integers(1, 4)),
     )
     return layout, group_of, ids, np.array(draw_list(draw, population, 20))

@@ -173,7 +173,7 @@ def test_no_memory_for_one_point(monkeypatch: pytest.MonkeyPatch):
 def test_states_wait_on_the_host_where_the_device_is_small(monkeypatch: pytest.MonkeyPatch):
     usual = list(rounds.train_points(family(), range(4), Width(2), until=7))
     monkeypatch.setattr(memory, "free", lambda: 100)
-    monkeypatch.setattr(memory, "check", lambda program: None)
+    monkeypatch.setattr(memory, "check_fits", lambda program: None)
     parked = list(rounds.train_points(family(), range(4), Width(2), until=7))
     assert parked[-1].rows == usual[-1].rows
     leaves = jax.tree.leaves(parked[-1].states())

@@ -19,7 +19,8 @@ from fedjax_kd import losses, tree
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedlsd, fedntd
 from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Variables
 from fedjax_kd.engine.validation import check_algorithm
-from fedjax_kd.local import Fitted, Objective, local_training
+from fedjax_kd.local import Fitted, local_training
+from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.task import from_nnx
 
 TORCH = {"rtol": 1e-5, "atol": 1e-6}  # the authors' code ran in float32

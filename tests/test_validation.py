@@ -58,8 +58,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "predict": ({"predict": lambda server, own, x: x @ x}, "predict cannot be traced"),
     "personalise": (
-        {"personalise": lambda key, server, own, data: ()},
-        "personalise must return a client state .*is absent instead of float32",
+        {"personalise": lambda key, server, own, data: 1 / 0},
+        "personalise cannot be traced: ZeroDiv",
     ),
 }
 
@@ -79,7 +79,7 @@ def test_population_is_a_number_and_may_size_arrays():
     algorithm = Algorithm(
         server_init=lambda key: jnp.zeros(federation().num_clients),
         client_init=lambda key, server: (),
-        broadcast=lambda server, number: (),
+        broadcast=lambda server, number, round: (),
         client_update=client_update,
         aggregate=mean,
         server_update=lambda key, server, update, round: update,

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedjax_kd.data import (
-    Capacity,
     ClientStore,
-    capacity,
+    WindowSize,
     make_window,
     open_store,
     pack,
+    window_size,
     write_store,
 )
 from fedjax_kd.data.window import _rounded_up
@@ -48,7 +48,7 @@ def test_a_window_is_a_pool(tmp_path: Path, sizes: tuple[int, ...]):
         lambda data: [np.asarray(part) for part in federation(sizes).parts],
     )
     everyone = np.arange(len(sizes))
-    room = capacity(store, [everyone])
+    room = window_size(store, [everyone])
     window = jax.tree.map(jnp.asarray, make_window(store, everyone[::-1], room))
     for client in range(len(sizes)):
         here, there = window.of(jnp.int32(client)), pool.of(jnp.int32(client))
@@ -62,7 +62,7 @@ def test_a_window_holds_those_that_were_asked_for(tmp_path: Path):
     sizes = [3, 1, 0, 4, 2]
     store = written(tmp_path / "s", sizes)
     slots = np.array([[3, 5], [0, 3], [2, 5]], np.int32)  # 5 is an empty place
-    window = make_window(store, slots, Capacity(rows=10, clients=6))
+    window = make_window(store, slots, WindowSize(rows=10, clients=6))
     assert window.ids.tolist() == [0, 2, 3, NOBODY, NOBODY, NOBODY]
     assert {a.dtype for a in window[2:]} == {np.dtype(np.int32)}
     of = jax.jit(jax.vmap(lambda client: window_of(window, client).size))
@@ -76,15 +76,15 @@ def window_of(window: Any, client: jax.Array) -> Any:
 
 def test_a_full_window_knows_who_is_missing(tmp_path: Path):
     store = written(tmp_path / "s", [3, 1, 2])
-    window = make_window(store, [0, 1], Capacity(rows=4, clients=2))
+    window = make_window(store, [0, 1], WindowSize(rows=4, clients=2))
     assert [int(window_of(window, jnp.int32(c)).size) for c in (0, 1, 2, 3)] == [3, 1, 0, 0]
 
 
 def test_windows_of_one_capacity_share_a_program(tmp_path: Path):
     store = written(tmp_path / "s", [3, 1, 2, 9, 4])
     blocks = [np.array([0, 1]), np.array([3, 4, 5]), np.array([2])]
-    room = capacity(store, blocks)
-    assert room == Capacity(rows=14, clients=2)
+    room = window_size(store, blocks)
+    assert room == WindowSize(rows=14, clients=2)
     traced = []
 
     @jax.jit
@@ -107,11 +107,11 @@ def test_the_ladder_wastes_less_than_a_quarter(least: int):
 def test_windows_without_room(tmp_path: Path):
     store = written(tmp_path / "s", [3, 1, 2])
     with pytest.raises(ValueError, match=r"capacity is 3 rows, but the 2 clients have 4"):
-        make_window(store, [0, 1], Capacity(3, 2))
+        make_window(store, [0, 1], WindowSize(3, 2))
     with pytest.raises(ValueError, match="room for 1 clients, but 2 take part"):
-        make_window(store, [0, 1], Capacity(4, 1))
+        make_window(store, [0, 1], WindowSize(4, 1))
     with pytest.raises(ValueError, match="counted in 32 bits"):
-        make_window(store, [0, 1], Capacity(2**31, 2))
+        make_window(store, [0, 1], WindowSize(2**31, 2))
 
 
 def test_sampling_a_large_store_takes_the_memory_of_its_window(tmp_path: Path):
@@ -127,7 +127,7 @@ def test_sampling_a_large_store_takes_the_memory_of_its_window(tmp_path: Path):
     ids = np.random.default_rng(0).choice(number, 3000, replace=False)
     tracemalloc.start()
     store = open_store(tmp_path / "s")
-    window = make_window(store, ids, capacity(store, [ids]))
+    window = make_window(store, ids, window_size(store, [ids]))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert store.num_clients == number

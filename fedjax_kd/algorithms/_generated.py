@@ -34,8 +34,8 @@ class HypernetServer(NamedTuple):
     initial: Variables
 
 
-class MadeModel(NamedTuple):
-    """A model, or the part of it that a client keeps; and the client's number, -1 if unknown."""
+class OwnPart(NamedTuple):
+    """The part of a model that a client keeps, and its number; -1 before its first cohort."""
 
     model: Variables
     number: Int[Array, ""]
@@ -44,8 +44,7 @@ class MadeModel(NamedTuple):
 def fedavg_of_made_models(task: Task, fit: Fit, part: Part, net: HypernetLearner) -> Algorithm:
     """FedAvg whose server makes a model for each client, but for the part that clients keep.
 
-    Down: the model without the part, and the client's number. Up: its change. Keeps: the part, and
-    the number.
+    Down: the model without the part. Up: its change. Keeps: the part, and the client's number.
 
     A client that was in no cohort yet is evaluated with the model of the mean embedding, and so is
     a newcomer; the part it has is that of the initial model. Statistics are averaged as values.
@@ -62,18 +61,17 @@ def fedavg_of_made_models(task: Task, fit: Fit, part: Part, net: HypernetLearner
         model, own = partition(part, task.init(key))
         return HypernetServer(net.init(key, model.params), model.stats, own)
 
-    def broadcast(server: HypernetServer, number: Array) -> MadeModel:
-        return MadeModel(Variables(net.make(server.learning, number), server.stats), number)
+    def made(server: HypernetServer, number: Array) -> Variables:
+        return Variables(net.make(server.learning, number), server.stats)
 
     def client_update(
-        key: Key, received: MadeModel, kept: MadeModel, data: Data, round: Round
-    ) -> tuple[Upload, MadeModel]:
-        model = combine(received.model, kept.model)
+        key: Key, received: Variables, own: OwnPart, data: Data, round: Round
+    ) -> tuple[Upload, OwnPart]:
+        model = combine(received, own.model)
         upload, _ = base.client_update(key, model, (), data, round)
         shared, change = partition(part, upload.message)
-        return upload._replace(message=shared), MadeModel(
-            tree.add(kept.model, change), received.number
-        )
+        kept = OwnPart(tree.add(own.model, change), jnp.asarray(data.client, jnp.int32))
+        return upload._replace(message=shared), kept
 
     def server_update(
         key: Key, server: HypernetServer, update: Variables, round: Round
@@ -81,15 +79,16 @@ def fedavg_of_made_models(task: Task, fit: Fit, part: Part, net: HypernetLearner
         learning = net.learn(server.learning, update.params, round)
         return server._replace(learning=learning, stats=tree.add(server.stats, update.stats))
 
-    def predict(server: HypernetServer, kept: MadeModel, x: PyTree) -> Array:
-        return task.apply(combine(broadcast(server, kept.number).model, kept.model), x)[0]
+    def predict(server: HypernetServer, own: OwnPart, x: PyTree) -> Array:
+        return task.apply(combine(made(server, own.number), own.model), x)[0]
 
     return base._replace(
         server_init=server_init,
-        client_init=lambda key, server: MadeModel(server.initial, jnp.int32(-1)),
-        broadcast=broadcast,
+        client_init=lambda key, server: OwnPart(server.initial, jnp.int32(-1)),
+        broadcast=lambda server, number, round: made(server, number),
         client_update=client_update,
         aggregate=Variables(stack, uniform_mean),
         server_update=server_update,
         predict=predict,
+        judged_by="clients",
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Objective, gradient
+from fedjax_kd.losses.objectives import Objective, gradient
 
 Hessian = Literal["FO", "HF", "exact"]
 

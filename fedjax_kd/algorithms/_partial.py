@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array
 
 from fedjax_kd import tree
@@ -56,8 +57,9 @@ def fedavg_without(task: Task, fit: Fit, part: Part, **options: Any) -> Algorith
     return base._replace(
         server_init=lambda key: Shared(base.server_init(key), partition(part, task.init(key))[1]),
         client_init=lambda key, server: server.initial,
-        broadcast=lambda server, number: server.base.model,
+        broadcast=lambda server, number, round: server.base.model,
         client_update=client_update,
         server_update=server_update,
         predict=predict,
+        judged_by="clients" if any(jax.tree.leaves(part)) else "server",
     )

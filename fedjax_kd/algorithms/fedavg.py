@@ -20,7 +20,8 @@ from fedjax_kd.core import (
     examples,
     mean,
 )
-from fedjax_kd.local import Fit, Optimiser, ReceivedObjective, Weighting, voting
+from fedjax_kd.local import Fit, Optimiser, Weighting, local_change
+from fedjax_kd.losses.objectives import ReceivedObjective
 from fedjax_kd.task import Task
 
 
@@ -65,7 +66,7 @@ def fedavg(
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017, arXiv:1602.05629.
     """
     check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
-    vote, opt = voting(weighting), server_opt(server_lr)
+    change, opt = local_change(fit, weighting), server_opt(server_lr)
 
     def server_init(key: Key) -> GlobalModel:
         model = task.init(key)
@@ -75,8 +76,8 @@ def fedavg(
         key: Key, received: Variables, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
         local_loss = task.loss if objective is None else objective(received)
-        fitted = fit(key, received, data, local_loss, round)
-        return Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics), client
+        upload, _ = change(key, received, data, local_loss, round)
+        return upload, client
 
     def server_update(key: Key, server: GlobalModel, delta: Variables, round: Round) -> GlobalModel:
         step, opt_state = opt.update(tree.neg(delta.params), server.opt, server.model.params)
@@ -86,7 +87,7 @@ def fedavg(
     return Algorithm(
         server_init=server_init,
         client_init=lambda key, server: (),
-        broadcast=lambda server, number: server.model,
+        broadcast=lambda server, number, round: server.model,
         client_update=client_update,
         aggregate=mean,
         server_update=server_update,

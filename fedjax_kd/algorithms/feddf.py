@@ -9,7 +9,7 @@ import jax
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
-from fedjax_kd.components.ensembles import Uploads
+from fedjax_kd.components.ensembles import uploads_of
 from fedjax_kd.components.server_distillation import described, distil, elected, server_distillation
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, stack
 from fedjax_kd.local import Fit, Weighting
@@ -38,9 +38,8 @@ def feddf_groups(
         return tuple(base.server_init(k) for base, k in zip(bases, keys, strict=True))
 
     def server_update(key: Key, servers: Any, update: PyTree, round: Round) -> tuple:
-        uploads = [
-            Uploads(task, servers[g].model, *update[f"group_{g}"]) for g, task in enumerate(tasks)
-        ]
+        changes = [update[f"group_{g}"] for g in range(len(tasks))]
+        uploads = uploads_of(tasks, [server.model for server in servers], changes, round.votes)
         teachers, votes = elected(how, uploads, round)
         after = []
         for g, (upload, vote) in enumerate(zip(uploads, votes, strict=True)):
@@ -57,11 +56,11 @@ def feddf_groups(
             key: Key, received: Variables, client: PyTree, data: Data, round: Round
         ) -> tuple[Upload, PyTree]:
             upload, client = base.client_update(key, received, client, data, round)
-            return upload._replace(message={f"group_{g}": (upload.message, upload.weight)}), client
+            return upload._replace(message={f"group_{g}": upload.message}), client
 
         return base._replace(
             server_init=server_init,
-            broadcast=lambda servers, number: servers[g].model,
+            broadcast=lambda servers, number, round: servers[g].model,
             client_update=client_update,
             aggregate=stack,
             server_update=server_update,
@@ -76,7 +75,7 @@ def feddf(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """FedDF: the average learns what the clients' models say together (Lin et al., 2020).
 
     Against FedAvg: the server keeps all uploads of a round, and trains the average further.
-    Down: the model. Up: its change, and the client's vote, a number. Keeps: nothing.
+    Down: the model. Up: its change. Keeps: nothing.
 
         w_k = w + Delta_k;  w = w + server_lr * sum_k v_k Delta_k / sum_k v_k
         p = softmax(mean_k f(x; w_k) / tau)               on public inputs x, k in the cohort

@@ -14,7 +14,7 @@ from fedjax_kd.components.class_statistics import label_counts
 from fedjax_kd.components.generator import feature_generator, lesson_of, with_generated
 from fedjax_kd.components.model_parts import combine, head_types, nonempty_head, partition
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, mean, stack
-from fedjax_kd.local import Fit
+from fedjax_kd.local import Fit, local_change
 from fedjax_kd.options import check_choice, extends, options_of
 from fedjax_kd.task import Task
 
@@ -35,7 +35,7 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
 
     Against FedAvg: the local loss; the server trains a generator G, by the heads of the cohort.
     Down: the model, G's, and shares p of the classes [L]. Up: the change of the model, label counts
-    [L], a vote; the server sees every head, but the mean body only. Keeps: nothing.
+    [L]; the server sees every head, but the mean body only. Keeps: nothing.
 
         G = argmin E_{y ~ p} CE(mean_k head_k(G(y)), y) + diversity * losses.diversity(noise, G(y))
         loss_k(w) + alpha * E_{y ~ p} CE(head(G(y)), y)
@@ -64,6 +64,7 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
     own, others = options_of(with_generated, others)
     objective = with_generated(task, generator, **own)
     base = fedavg(task, fit, **others)
+    change = local_change(fit, others.get("weighting", "examples"))
 
     def server_init(key: Key) -> Taught:
         learner = generator.init(jax.random.fold_in(key, 1))
@@ -73,28 +74,27 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
         key: Key, received: Taught, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
         loss = objective(received.generator, received.shares, round)
-        local = fedavg(task, fit, objective=lambda model: loss, **others)
-        upload, client = local.client_update(key, received.base, client, data, round)
-        message = (*partition(part, upload.message), label_counts(data, classes), upload.weight)
+        upload, _ = change(key, received.base, data, loss, round)
+        message = (*partition(part, upload.message), label_counts(data, classes))
         return upload._replace(message=message), client
 
     def server_update(key: Key, server: Taught, update: tuple, round: Round) -> Taught:
-        body, heads, counts, votes = update
+        body, heads, counts = update
         lesson = lesson_of(task, server.base.model, heads, counts, round.present)
         held = counts.sum(0).clip(max=None if labels == "counts" else 1)
         shares = held / jnp.maximum(held.sum(), 1)
         learner = generator.train(jax.random.fold_in(key, 1), server.generator, lesson, shares)
-        change = tree.weighted_mean(heads, votes)
+        change = tree.weighted_mean(heads, round.votes)
         after = base.server_update(key, server.base, combine(body, change), round)
         return Taught(after, learner, shares)
 
     return base._replace(
         server_init=server_init,
-        broadcast=lambda server, number: Taught(
+        broadcast=lambda server, number, round: Taught(
             server.base.model, server.generator.model, server.shares
         ),
         client_update=client_update,
-        aggregate=(mean, stack, stack, stack),
+        aggregate=(mean, stack, stack),
         server_update=server_update,
         predict=lambda server, client, x: base.predict(server.base, (), x),
     )

@@ -83,12 +83,13 @@ def fedgkt(
     return Algorithm(
         server_init=top.init,
         client_init=lambda key, server: task.init(jax.random.wrap_key_data(server.start)),
-        broadcast=answer_to,
+        broadcast=lambda server, number, round: answer_to(server, number),
         client_update=client_update,
         aggregate=stack,
         server_update=server_update,
         predict=lambda server, model, x: top.apply(server, task.features(model, x)),
         work=getattr(fit, "steps", examples),
+        judged_by="clients",
     )
 
 

@@ -12,7 +12,8 @@ from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.model_parts import classifier
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Fit, Objective, sum_of
+from fedjax_kd.local import Fit
+from fedjax_kd.losses.objectives import Objective, sum_of
 from fedjax_kd.nn.narrow import check_separate, check_width, narrow
 from fedjax_kd.nn.resize import check_sides, dealt, resized
 from fedjax_kd.options import check_range, extends

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
+from jaxtyping import Array
 
-from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import mutual_learning
-from fedjax_kd.components.low_rank import LowRank, cut, rising
-from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload
-from fedjax_kd.local import Fit, Weighting, voting
+from fedjax_kd.components.low_rank import LowRank, cut, rising, whole
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Scalar, Upload, Wire
+from fedjax_kd.local import Fit, Weighting, local_change
 from fedjax_kd.losses.mutual import MutualVariant
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
@@ -44,8 +43,7 @@ def fedkd(
         w = w + server_lr * cut(mean_k cut(w_k - w, T), T)
 
     Equals FedAvg when ``beta == 0`` and ``t_min == t_max == 1``, given the same ``weighting``.
-    Shapes are static: what is cut keeps its shape, and the metrics ``share_up`` and ``share_down``,
-    by which bytes are scaled, say how much travels (down, to those who were there the last time).
+    What is cut keeps its shape; the bytes of its factors are counted.
 
     Args:
       task: the student, a classifier with ``features``.
@@ -68,32 +66,35 @@ def fedkd(
     Source: Wu, Wu, Lyu, Huang, Xie, Nature Communications 2022, arXiv:2108.13323.
     """
     check_choice("evaluate", evaluate, mutual_learning.Evaluated)
-    base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
+    base = fedavg(task, fit, weighting=weighting, **options)
+    change, by_mentor = local_change(fit, weighting), evaluate == "mentor"
     energy, teacher = rising(t_min, t_max, rounds), mentor or task
     objective = mutual_learning.mutual_objective(task, teacher, hidden, beta, variant)
 
     def client_update(
         key: Key, received: LowRank, own: mutual_learning.Private, data: Data, round: Round
     ) -> tuple[Upload, mutual_learning.Private]:
-        fitted = fit(key, mutual_learning.together(received.base, own), data, objective, round)
-        student, own = mutual_learning.apart(fitted.model)
-        sent, share = cut(tree.sub(student, received.base), energy(round.number))
-        shares = {"share_up": share, "share_down": received.share}
-        return Upload(sent, vote(data), fitted.metrics | shares), own
+        joint = mutual_learning.together(received.base, own)
+        upload, fitted = change(key, joint, data, objective, round)
+        sent = cut(mutual_learning.apart(upload.message)[0], energy(round.number))
+        wire = Wire(up=sent.size, down=received.size + received.size.itemsize)
+        own = mutual_learning.apart(fitted.model)[1]
+        return upload._replace(message=sent.base, wire=wire), own
 
     def server_update(key: Key, server: LowRank, update: Any, round: Round) -> LowRank:
-        change, share = cut(update, energy(round.number))
-        return LowRank(base.server_update(key, server.base, change, round), share)
+        kept = cut(update, energy(round.number))
+        return LowRank(base.server_update(key, server.base, kept.base, round), kept.size)
+
+    def predict(server: LowRank, own: mutual_learning.Private, x: PyTree) -> Array:
+        used, model = (teacher, own.mentor) if by_mentor else (task, server.base.model)
+        return used.apply(model, x)[0]
 
     return base._replace(
-        server_init=lambda key: LowRank(base.server_init(key), jnp.float32(1)),
+        server_init=lambda key: whole(server := base.server_init(key), server.model),
         client_init=lambda key, server: mutual_learning.start_of(task, teacher, hidden, key),
-        broadcast=lambda server, number: LowRank(server.base.model, server.share),
+        broadcast=lambda server, number, round: LowRank(server.base.model, server.size),
         client_update=client_update,
         server_update=server_update,
-        predict=lambda server, own, x: (
-            teacher.apply(own.mentor, x)[0]
-            if evaluate == "mentor"
-            else base.predict(server.base, (), x)
-        ),
+        predict=predict,
+        judged_by="clients" if by_mentor else "server",
     )

@@ -77,12 +77,13 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
     return Algorithm(
         server_init=lessons.nothing,
         client_init=lambda key, server: Own(task.init(key), jnp.bool_(False)),
-        broadcast=lambda server, number: server,
+        broadcast=lambda server, number, round: server,
         client_update=client_update,
         aggregate={"logits": mean},
         server_update=server_update,
         predict=lambda server, own, x: task.apply(own.model, x)[0],
         work=getattr(fit, "steps", examples),
+        judged_by="clients",
     )
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Fit, Objective
+from fedjax_kd.local import Fit
+from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 

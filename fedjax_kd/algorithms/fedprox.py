@@ -9,7 +9,8 @@ from jaxtyping import Array
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Scalar, Variables
-from fedjax_kd.local import Fit, Objective, plus
+from fedjax_kd.local import Fit
+from fedjax_kd.losses.objectives import Objective, plus
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 

@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from fedjax_kd import losses, tree
+from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.model_parts import in_one_pass
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
-from fedjax_kd.local import Fit, Weighting, voting
+from fedjax_kd.local import Fit, Weighting, local_change
 from fedjax_kd.options import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
@@ -70,7 +70,7 @@ def moon(
     check_range("mu", mu, "it weighs the contrast.")
     losses.check_temperature(tau)
     check_choice("newcomers", newcomers, Newcomers)
-    both, vote = in_one_pass(task, "MOON"), voting(weighting)
+    both, change = in_one_pass(task, "MOON"), local_change(fit, weighting)
 
     def client_update(
         key: Key, received: Variables, past: Past, data: Data, round: Round
@@ -85,8 +85,7 @@ def moon(
             supervised = losses.batch_mean(task.example_loss(logits, batch.y), batch)
             return supervised + jnp.where(known, mu * contrast, 0), stats
 
-        fitted = fit(key, received, data, loss, round)
-        upload = Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics)
+        upload, fitted = change(key, received, data, loss, round)
         return upload, Past(fitted.model, jnp.bool_(True))
 
     def client_init(key: Key, server: Any) -> Past:

@@ -13,7 +13,8 @@ from fedjax_kd.algorithms._maml import Hessian, maml_objective
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.batching import draw
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.local import Fit, Fitted, Objective, Weighting, whole_gradient
+from fedjax_kd.local import Fit, Fitted, Weighting
+from fedjax_kd.losses.objectives import Objective, whole_gradient
 from fedjax_kd.options import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
@@ -74,5 +75,5 @@ def perfedavg(
     def predict(server: GlobalModel, client: PyTree, x: PyTree) -> Array:
         return task.apply(client if isinstance(client, Variables) else server.model, x)[0]
 
-    base = fedavg(task, fit._replace(run=run), weighting=weighting, **options)
-    return base._replace(personalise=personalise, predict=predict)
+    base = fedavg(task, fit._replace(run=run, options=None), weighting=weighting, **options)
+    return base._replace(personalise=personalise, predict=predict, judged_by="clients")

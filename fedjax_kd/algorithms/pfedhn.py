@@ -19,8 +19,8 @@ def pfedhn(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """pFedHN: personal models from a hypernetwork, which never travels (Shamsian et al., 2021).
 
     Against FedAvg: the server has no model, but a network that makes one for each client.
-    Down: a model of the client's own, and its number. Up: the model's change, all of them kept
-    apart. Keeps: the number; the server keeps the network phi and the embeddings V ``[C, E]``.
+    Down: a model of the client's own. Up: the model's change, all of them kept apart. Keeps: the
+    client's number; the server keeps the network phi and the embeddings V ``[C, E]``.
 
         theta_k = h(v_k; phi)
         Delta_k = theta_k - fit(theta_k, client k)

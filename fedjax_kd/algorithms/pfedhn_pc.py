@@ -28,8 +28,8 @@ def pfedhn_pc(
     """pFedHN-PC: a hypernetwork makes the body of each client's model (Shamsian et al., 2021).
 
     Against FedAvg: a network of the server makes a body for each client; heads stay at home.
-    Down: a body of the client's own, which is what ``features`` uses, and its number. Up: the
-    body's change, all of them kept apart. Keeps: the head, and the number.
+    Down: a body of the client's own, which is what ``features`` uses. Up: the body's change, all of
+    them kept apart. Keeps: the head, and the client's number.
 
         theta_k = h(v_k; phi)
         theta'_k, omega_k = fit((theta_k, omega_k), client k)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, total
-from fedjax_kd.local import Fit, Weighting, plus, voting, whole_gradient
+from fedjax_kd.local import Fit, Weighting, local_change
+from fedjax_kd.losses.objectives import plus, whole_gradient
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
@@ -60,7 +61,8 @@ def scaffold(
     Source: Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, ICML 2020, arXiv:1910.06378.
     """
     check_choice("option", option, ControlOption)
-    base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
+    base = fedavg(task, fit, weighting=weighting, **options)
+    change_by = local_change(fit, weighting)
 
     def server_init(key: Key) -> Controlled:
         server = base.server_init(key)
@@ -72,15 +74,13 @@ def scaffold(
         drift = tree.sub(received.control, control)
         # The gradient of a linear term is the correction, whatever the local optimiser is.
         corrected = plus(task.loss, lambda model: tree.dot(drift, model.params))
-        fitted = fit(key, received.base, data, corrected, round)
-        delta = tree.sub(fitted.model, received.base)
+        upload, fitted = change_by(key, received.base, data, corrected, round)
         if option == "I":
             _, _, new = whole_gradient(task.loss, received.base, data, jax.random.fold_in(key, 1))
         else:
             travel = jnp.where(fitted.travel == 0, 1, fitted.travel)
-            new = tree.sub(tree.neg(drift), tree.scale(1 / travel, delta.params))
-        message = Controlled(delta, tree.sub(new, control))
-        return Upload(message, vote(data), fitted.metrics), new
+            new = tree.sub(tree.neg(drift), tree.scale(1 / travel, upload.message.params))
+        return upload._replace(message=Controlled(upload.message, tree.sub(new, control))), new
 
     def server_update(key: Key, server: Controlled, update: Controlled, round: Round) -> Controlled:
         moved = base.server_update(key, server.base, update.base, round)
@@ -90,7 +90,7 @@ def scaffold(
     return base._replace(
         server_init=server_init,
         client_init=lambda key, server: tree.zeros_like(server.control),
-        broadcast=lambda server, number: Controlled(server.base.model, server.control),
+        broadcast=lambda server, number, round: Controlled(server.base.model, server.control),
         client_update=client_update,
         aggregate=Controlled(mean, total),
         server_update=server_update,

@@ -169,7 +169,7 @@ def _columns(simulation: Simulation, rows: Sequence[Row]) -> list[str]:
     """The columns of metrics.csv, known since the evaluation of the initial model."""
     trained = [f"train_{name}" for name in sorted(simulation.types[0].upload.metrics)]
     evaluated = [name for name in rows[0] if name not in ("round", "seconds")]
-    return [*run_folder.COUNTS, *trained, *evaluated, "seconds"]
+    return [*run_folder.COUNTS, *simulation.facts, *trained, *evaluated, "seconds"]
 
 
 def _seconds(folder: Path) -> Seconds:

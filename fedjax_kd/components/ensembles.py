@@ -49,6 +49,18 @@ class Uploads(NamedTuple):
         return jax.tree.map(lambda w, change: w[None] + change, self.received, self.changes)
 
 
+def uploads_of(
+    tasks: Sequence[Task],
+    received: Sequence[Variables],
+    changes: Sequence[Variables],
+    votes: Float[Array, " K"],
+) -> list[Uploads]:
+    """What came from the clients of each architecture, whose votes stand one after another."""
+    sizes = [len(jax.tree.leaves(change)[0]) for change in changes]
+    by_group = jnp.split(votes, np.cumsum(sizes)[:-1])
+    return [Uploads(*of) for of in zip(tasks, received, changes, by_group, strict=True)]
+
+
 def ensemble(models: Sequence[tuple[Task, Variables]]) -> Teach:
     """Teachers of one or of several architectures, in evaluation mode.
 

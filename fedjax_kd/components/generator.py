@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import losses, tree
 from fedjax_kd.components.model_parts import classifier, combine, head, partition
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.local import Objective, stepped
+from fedjax_kd.local import stepped
+from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import check_choice, check_range
 from fedjax_kd.prng import cheap
 from fedjax_kd.task import Task

@@ -14,16 +14,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fedjax_kd import tree
 from fedjax_kd.core import PyTree, Scalar
 from fedjax_kd.nn.decompositions import eigh
 from fedjax_kd.options import check_range
 
 
 class LowRank(NamedTuple):
-    """What a receiver has, and how much of it had to travel."""
+    """What a receiver has, and the bytes that had to travel for it."""
 
     base: Any
-    share: Float[Array, ""]  # numbers that travelled, of all numbers
+    size: Int[Array, ""]  # bytes of the factors
 
 
 def rising(start: Scalar, end: Scalar, rounds: Scalar) -> Callable[[Array], Array]:
@@ -48,6 +49,11 @@ def rising(start: Scalar, end: Scalar, rounds: Scalar) -> Callable[[Array], Arra
     return energy
 
 
+def whole(base: Any, message: PyTree) -> LowRank:
+    """What has to travel as it is: all bytes of a message."""
+    return LowRank(base, jnp.int32(tree.num_bytes(message)))
+
+
 def cut(change: PyTree, energy: Scalar) -> LowRank:
     """Every matrix of a change by its fewest singular vectors that hold a share of its energy.
 
@@ -61,20 +67,19 @@ def cut(change: PyTree, energy: Scalar) -> LowRank:
 
     Example:
       >>> flat = jnp.outer(jnp.ones(20), jnp.ones(9))
-      >>> cut({"w": flat, "b": jnp.ones(10)}, 0.95).share  # (20 + 9 + 1) + 10 of 190
-      Array(0.211, dtype=float32)
+      >>> cut({"w": flat, "b": jnp.ones(10)}, 0.95).size  # of (20 + 9 + 1) + 10 numbers
+      Array(160, dtype=int32)
     """
     leaves, structure = jax.tree.flatten(change)
     cuts = [_leaf(leaf, energy) for leaf in leaves]
-    whole = sum(leaf.size for leaf in leaves)
-    sent = jnp.stack([number for _, number in cuts]).sum() if cuts else jnp.float32(0)
-    return LowRank(jax.tree.unflatten(structure, [leaf for leaf, _ in cuts]), sent / max(whole, 1))
+    size = sum((count * kept.dtype.itemsize for kept, count in cuts), jnp.int32(0))
+    return LowRank(jax.tree.unflatten(structure, [kept for kept, _ in cuts]), size)
 
 
-def _leaf(leaf: Array, energy: Scalar) -> tuple[Array, Float[Array, ""]]:
+def _leaf(leaf: Array, energy: Scalar) -> tuple[Array, Int[Array, ""]]:
     """One array as its receiver has it, and how many numbers travelled for it."""
     if leaf.ndim < 2 or not leaf.size:
-        return leaf, jnp.float32(leaf.size)
+        return leaf, jnp.int32(leaf.size)
     matrix = leaf.reshape(-1, leaf.shape[-1])
     kept, rank = truncated(matrix, energy)
     return kept.reshape(leaf.shape).astype(leaf.dtype), factor_numbers(matrix.shape, rank)
@@ -119,13 +124,13 @@ def truncated(
     return jnp.where(whole, matrix, approximation.astype(matrix.dtype)), rank
 
 
-def factor_numbers(shape: tuple[int, ...], rank: Int[Array, ""]) -> Float[Array, ""]:
+def factor_numbers(shape: tuple[int, ...], rank: Int[Array, ""]) -> Int[Array, ""]:
     """How many numbers travel for a matrix: those of its factors, or of itself if that is less.
 
     Example:
-      >>> factor_numbers((20, 9), jnp.int32(1)), numbers((2, 3), jnp.int32(2))
-      (Array(30., dtype=float32), Array(6., dtype=float32))
+      >>> factor_numbers((20, 9), jnp.int32(1)), factor_numbers((2, 3), jnp.int32(2))
+      (Array(30, dtype=int32), Array(6, dtype=int32))
     """
     rows, columns = shape
-    factors = rank.astype(jnp.float32) * (rows + columns + 1)
+    factors = rank * (rows + columns + 1)
     return jnp.minimum(factors, rows * columns)

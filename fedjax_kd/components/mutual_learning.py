@@ -11,8 +11,8 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.components.model_parts import in_one_pass
 from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Objective
 from fedjax_kd.losses.mutual import MutualVariant
+from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import check_choice, check_range
 from fedjax_kd.task import Task
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Data, Key, PyTree, Scalar, Variables
-from fedjax_kd.local import Objective
 from fedjax_kd.losses.mutual import MutualVariant
+from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import check_choice
 from fedjax_kd.task import Task
 
@@ -52,8 +52,9 @@ def own_examples(data: Data, capacity: int) -> Data:
       Array([6, 7, 6], dtype=int32)
     """
     numbers = jnp.arange(capacity, dtype=jnp.int32)
-    x, y, _ = data.take(numbers % jnp.maximum(data.size, 1), jnp.ones(capacity, jnp.float32))
-    return Data(x, y, numbers, jnp.int32(0), jnp.minimum(data.size, capacity))
+    own = data.take(numbers % jnp.maximum(data.size, 1), jnp.ones(capacity, jnp.float32))
+    size = jnp.minimum(data.size, capacity)
+    return Data(own.x, own.y, numbers, jnp.int32(0), size, data.client)
 
 
 def exchange(both: Both, model: Variables, own: Data) -> Exchange:
@@ -63,9 +64,9 @@ def exchange(both: Both, model: Variables, own: Data) -> Exchange:
 
     def look(first: Array) -> tuple[Array, tuple[Array, Array, Array]]:
         positions = first + jnp.arange(at_once, dtype=jnp.int32)
-        x, y, _ = own.take(positions % jnp.maximum(own.size, 1), jnp.ones(at_once, jnp.float32))
-        features, logits, _ = both(model, x)
-        return jnp.where(positions < own.size, positions, capacity), (features, logits, y)
+        shown = own.take(positions % jnp.maximum(own.size, 1), jnp.ones(at_once, jnp.float32))
+        features, logits, _ = both(model, shown.x)
+        return jnp.where(positions < own.size, positions, capacity), (features, logits, shown.y)
 
     def piece(i: Array, kept: tuple) -> tuple:
         where, seen = look(i * at_once)

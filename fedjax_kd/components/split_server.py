@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.components.split_client import AnsweringObjective, Exchange
 from fedjax_kd.core import Batch, Key, Round, Scalar, Variables
-from fedjax_kd.local import Optimiser, gradient, stepped
+from fedjax_kd.local import Optimiser, stepped
+from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.options import check_range
 from fedjax_kd.task import Task, from_nnx

@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Ids = NDArray[np.int64]
-Sampler = Callable[[np.random.Generator, int], Ids]
-"""(random generator of this round, round number) -> numbers of the clients asked to take part."""
+
+
+class Cohort(NamedTuple):
+    """The clients of a round, and what else is known of it on the host.
+
+    ``facts`` become columns of the round's row: simulated seconds, how many were asked in vain. A
+    sampler tells the same ones in every round.
+    """
+
+    ids: Ids
+    facts: Mapping[str, float] = MappingProxyType({})
+
+
+Sampler = Callable[[np.random.Generator, int], Ids | Cohort]
+"""(random generator of this round, round number) -> the clients asked to take part: their numbers,
+or a `Cohort` with facts."""
 
 
 def uniform(population: int, cohort_size: int) -> Sampler:
@@ -101,11 +117,19 @@ def check_cohort(population: int, cohort_size: int) -> None:
 
 def participants(
     sampler: Sampler, population: int, seed: int, number: int, dropout_rate: float = 0.0
-) -> Ids:
-    """The clients that take part in round ``number``, dropout taken off."""
+) -> Cohort:
+    """The clients that take part in round ``number``, dropout taken off.
+
+    Where clients may drop out, the fact ``no_answer`` tells how many did.
+    """
     rng = np.random.default_rng([seed, number])
-    ids = check_ids(np.asarray(sampler(rng, number), np.int64), population)
-    return ids[rng.random(len(ids)) >= dropout_rate]
+    drawn = sampler(rng, number)
+    ids, facts = drawn if isinstance(drawn, Cohort) else (drawn, {})
+    ids = check_ids(np.asarray(ids, np.int64), population)
+    answered = ids[rng.random(len(ids)) >= dropout_rate]
+    if not dropout_rate:
+        return Cohort(answered, facts)
+    return Cohort(answered, {**facts, "no_answer": float(len(ids) - len(answered))})
 
 
 def check_ids(ids: Ids, population: int) -> Ids:

@@ -35,7 +35,7 @@ class Window(NamedTuple):
         met = self.ids.at[place].get(mode="clip") == client
         start = self.starts.at[place].get(mode="clip")
         size = self.sizes.at[place].get(mode="clip")
-        return Data(self.x, self.y, self.rows, start, jnp.where(met, size, 0))
+        return Data(self.x, self.y, self.rows, start, jnp.where(met, size, 0), client)
 
 
 class WindowSize(NamedTuple):

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from fedjax_kd.data import sampling
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.data.window import Window, WindowSize, make_window, window_size
 from fedjax_kd.engine import schedule
@@ -26,6 +25,7 @@ class BlockInputs(NamedTuple):
     start: int
     asked: Int[np.ndarray, "R G"]  # clients of each group
     work: list[Work]  # of each round
+    facts: list[dict[str, float]]  # of each round, from the sampler
     placements: tuple[Placement, ...]  # on the devices where the clients sit
     resident: Resident
 
@@ -45,13 +45,26 @@ def draw_inputs(s: Simulation, start: int, size: WindowSize | None) -> BlockInpu
         last=s.num_rounds,
         dropout_rate=s.dropout_rate,
     )
+    _check_facts(s.facts, drawn.facts[: max(s.num_rounds - start, 0)])
     slots = [group.slots for group in drawn.groups]
     asked = np.stack([(a < s.layout.population).sum(axis=1) for a in slots], axis=1)
     store = s.federation.store
     resident = Resident(s.federation.train, s.federation.public)
     if store is not None and size is not None:
         resident = resident._replace(pool=_window(s, store, slots, size))
-    return BlockInputs(start, asked, drawn.work, divide(drawn.groups, s.mesh), resident)
+    return BlockInputs(
+        start, asked, drawn.work, drawn.facts, divide(drawn.groups, s.mesh), resident
+    )
+
+
+def _check_facts(names: tuple[str, ...], told: list[dict[str, float]]) -> None:
+    """Raises ValueError if a sampler tells other facts than in the first round."""
+    for facts in told:
+        if set(facts) != set(names):
+            raise ValueError(
+                f"The sampler tells {sorted(facts)} of a round, but {sorted(names)} of the first "
+                "one: these are columns, so let it tell the same facts of every round."
+            )
 
 
 def largest_window(s: Simulation, first: int) -> WindowSize | None:
@@ -63,11 +76,11 @@ def largest_window(s: Simulation, first: int) -> WindowSize | None:
         # From round 0 on, so that a resumed run has the same program.
         for start in range(first % s.block, s.num_rounds, s.block):
             rounds = range(start, min(start + s.block, s.num_rounds))
-            dealt = [s.layout.deal(ids, s.federation.sizes_of(ids)) for ids in map(asked, rounds)]
+            dealt = [s.layout.deal(asked(n), s.federation.sizes_of(asked(n)), n) for n in rounds]
             yield from map(np.concatenate, zip(*dealt, strict=True))
 
     def asked(number: int) -> NDArray[np.int64]:
-        return sampling.participants(s.sampler, s.layout.population, s.seed, number, s.dropout_rate)
+        return s.cohort(number).ids
 
     return window_size(s.federation.store, each())
 

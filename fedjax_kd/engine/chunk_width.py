@@ -193,7 +193,7 @@ def measure_costs(load: Workload, flops: float) -> dict[int, float]:
     """Seconds of a local step at growing widths, until wider chunks stop to pay or to fit."""
     costs: dict[int, float] = {}
     sizes = _short_clients(load)
-    work = float(np.max(np.asarray(load.algorithm.work(sizes))))
+    work = float(np.max(np.asarray(load.algorithm.work(sizes, np.arange(len(sizes)), 0))))
     room, used = memory.free(), 0
     every = ladder(load.largest, _WIDEST)
     for width in [*every[:-1:2], every[-1]]:
@@ -221,7 +221,7 @@ def _short_clients(load: Workload) -> np.ndarray:
     """The sizes of the pool's clients, cut down so that each takes a few steps only."""
     sizes = np.asarray(load.pool.sizes, np.int64)
     some = np.arange(1, max(int(sizes.max()), 1) + 1)
-    work = np.asarray(load.algorithm.work(some), np.float64)
+    work = np.asarray(load.algorithm.work(some, np.zeros_like(some), 0), np.float64)
     return np.minimum(sizes, some[work <= max(_STEPS, work[0])][-1])
 
 
@@ -241,7 +241,7 @@ def _probe(load: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[f
 
     def phase(server: PyTree, clients: PyTree, pool: Pool, public: PyTree, slots: jax.Array) -> Any:
         there = jnp.ones(width * turns, jnp.float32)
-        round = Round(jnp.int32(0), slots, there, len(sizes), public)
+        round = Round(jnp.int32(0), slots, there, jnp.zeros_like(there), len(sizes), public)
         inputs = RoundInputs(key, server, pool, round)
         return run_cohort(
             algorithm, (width,), inputs, clients, Placement(slots, jnp.ones(1, jnp.int32))

@@ -27,6 +27,7 @@ from fedjax_kd.core import (
     PyTree,
     Round,
     Server,
+    Wire,
     mean,
 )
 from fedjax_kd.data.window import Window
@@ -41,6 +42,7 @@ class ClientResult(NamedTuple):
     message: Message
     weight: Float[Array, ""]
     metrics: Metrics
+    wire: Wire
     client: Client
     present: Bool[Array, ""]  # whether this client has data, or is a client at all
 
@@ -62,6 +64,8 @@ class CohortResult(NamedTuple):
     clients: Client
     used: Bool[Array, " K"]
     rejected: Bool[Array, " K"]
+    votes: Float[Array, " K"]  # weights of the uploads that are used
+    wire: Wire  # of each client, leaves [K]; zeros where nothing was sent
 
 
 RunCohort = Callable[[Algorithm, Sequence[int], RoundInputs, Client, Placement], CohortResult]
@@ -106,7 +110,7 @@ def run_cohort(
         on_device,
         mesh=mesh,
         in_specs=(given, split, split),
-        out_specs=CohortResult._make((sums, whole, split, split, split)),
+        out_specs=CohortResult._make((sums, whole, split, split, split, split, split)),
         check_vma=False,
     )(inputs, clients, placement)
 
@@ -166,9 +170,10 @@ def _empty_result(
     summed = aggregation.select(algorithm.aggregate, like.sums, stacked=False)
     kept = jax.tree.map(lambda s: jnp.zeros((num_slots, *s.shape[1:]), s.dtype), kept)
     summed, metrics = tree.zeros_like((summed, like.metrics))
-    unused = jnp.zeros(num_slots, bool)
     sums = aggregation.join(algorithm.aggregate, summed, kept)
-    return CohortResult(sums, metrics, clients, unused, unused)
+    flags, votes = jnp.zeros(num_slots, bool), jnp.zeros(num_slots)
+    wire = jax.tree.map(lambda s: jnp.zeros(num_slots, s.dtype), like.wire)
+    return CohortResult(sums, metrics, clients, flags, flags, votes, wire)
 
 
 def _put_chunk(
@@ -190,6 +195,8 @@ def _put_chunk(
         put(result.clients, chunk.clients),
         put(result.used, chunk.used),
         put(result.rejected, chunk.rejected),
+        put(result.votes, chunk.votes),
+        put(result.wire, chunk.wire),
     )
 
 
@@ -198,11 +205,20 @@ def run_client(
 ) -> ClientResult:
     """One client's round."""
     data = inputs.pool.of(number)
-    message = algorithm.broadcast(inputs.server, number)
+    message = algorithm.broadcast(inputs.server, number, inputs.round)
     key = jax.random.fold_in(inputs.key, number)
     upload, new = algorithm.client_update(key, message, client, data, inputs.round)
-    weight = jnp.asarray(upload.weight, jnp.float32)
-    return ClientResult(upload.message, weight, upload.metrics, new, data.size > 0)
+    weight, has_data = jnp.asarray(upload.weight, jnp.float32), data.size > 0
+    # Who has no data is asked, but sends nothing; an empty slot is not even asked.
+    wire = Wire(
+        _bytes_if(has_data, upload.wire.up),
+        _bytes_if(number < inputs.round.population, upload.wire.down),
+    )
+    return ClientResult(upload.message, weight, upload.metrics, wire, new, has_data)
+
+
+def _bytes_if(condition: Array, count: Any) -> Array | None:
+    return None if count is None else jnp.where(condition, count, 0)
 
 
 def reduce_results(algorithm: Algorithm, results: ClientResult, before: Client) -> CohortResult:
@@ -254,6 +270,8 @@ def _reduced(
         _either(used, results.client, before),
         used,
         results.present & ~used,
+        weight,
+        results.wire,
     )
 
 

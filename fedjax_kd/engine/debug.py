@@ -67,8 +67,9 @@ def _run_in_python(
 
 def _staged(algorithm: Algorithm, where: str) -> Algorithm:
     """The algorithm, with errors that say where they arose."""
-    functions = {name: f for name, f in algorithm._asdict().items() if name != "aggregate"}
-    return algorithm._replace(**{name: _named(f, where, name) for name, f in functions.items()})
+    functions = {name: f for name, f in algorithm._asdict().items() if callable(f)}
+    staged: dict[str, Any] = {n: _named(f, where, n) for n, f in functions.items()}
+    return algorithm._replace(**staged)
 
 
 def _named(function: Callable[..., Any], where: str, stage: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Client, Key, Metrics, Pool, PyTree, Round, State, mean
+from fedjax_kd.core import Algorithm, Client, Key, Metrics, Pool, PyTree, Round, State, Wire, mean
 from fedjax_kd.data.window import Window
 from fedjax_kd.engine import aggregation
 from fedjax_kd.engine.clients import CohortResult, RoundInputs, RunCohort, run_cohort
@@ -26,6 +26,7 @@ class Report(NamedTuple):
     metrics: Metrics  # weighted means over the uploads that were used
     used: Float[Array, " G"]  # uploads in the aggregate, a group
     rejected: Float[Array, " G"]  # uploads left out because they were not finite, a group
+    wire: tuple[Wire, ...] = ()  # of each group's clients, leaves [K]; summed on the host, exactly
 
 
 class Resident(NamedTuple):
@@ -76,7 +77,8 @@ def make_round(
         key_clients, key_server = jax.random.split(key)
         asked = jnp.concatenate([placement.slots for placement in placements])
         expected = (asked < layout.population).astype(jnp.float32)
-        round = Round(number, asked, expected, layout.population, resident.public)
+        unknown = jnp.zeros_like(expected)
+        round = Round(number, asked, expected, unknown, layout.population, resident.public)
         inputs = RoundInputs(key_clients, state.server, resident.pool, round)
         cohorts = [group_result(g, inputs, state.clients[g], p) for g, p in enumerate(placements)]
         return _close_round(groups, key_server, inputs, cohorts)
@@ -95,12 +97,14 @@ def _close_round(
     metrics = aggregation.finalise(
         *aggregation.merge([mean] * len(groups), [p.metrics for p in cohorts])
     )
-    round = inputs.round._replace(present=used)
+    votes = jnp.concatenate([p.votes for p in cohorts])
+    round = inputs.round._replace(present=used, votes=votes)
     server = groups[0].server_update(key, inputs.server, update, round)
     # A round in which nobody's upload could be used leaves the server as it was.
     server = tree.where(used.sum() > 0, server, inputs.server)
     counts = [jnp.stack([p.used.sum(), p.rejected.sum()]).astype(jnp.float32) for p in cohorts]
-    report = Report(metrics, *jnp.stack(counts, axis=1))
+    used_of, rejected_of = jnp.stack(counts, axis=1)
+    report = Report(metrics, used_of, rejected_of, tuple(p.wire for p in cohorts))
     return State(server, tuple(p.clients for p in cohorts)), report
 
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedjax_kd.data.sampling import Ids, Sampler, participants
+from fedjax_kd.data.sampling import Cohort, Ids, Sampler, participants
 
-StepsOf = Callable[[NDArray[np.int64]], ArrayLike]
-"""Examples of clients ``[k]`` -> their local steps ``[k]``, in any unit."""
+StepsOf = Callable[[NDArray[np.int64], Ids, int], ArrayLike]
+"""Examples of clients ``[k]``, their numbers ``[k]``, round number -> local steps, in any unit."""
 
 
 class Chunks(NamedTuple):
@@ -49,6 +49,7 @@ class Schedule(NamedTuple):
 
     groups: tuple[Placement, ...]  # leaves [R, ...]
     work: list[Work]  # [R]
+    facts: list[dict[str, float]]  # [R]: what the sampler tells of each cohort
 
 
 def even_width(clients: int, widest: int) -> int:
@@ -146,26 +147,29 @@ class Layout:
             return -(-capacity // widths[0]) * widths[0]
         return capacity + widths[-1] - 1  # wherever the last chunk begins, it must end inside
 
-    def place(self, ids: Ids, sizes: NDArray[np.int64]) -> tuple[tuple[Placement, ...], Work]:
+    def place(
+        self, ids: Ids, sizes: NDArray[np.int64], number: int = 0
+    ) -> tuple[tuple[Placement, ...], Work]:
         """One cohort: the longest work first, dealt out to the devices in turn.
 
         Args:
           ids: the clients' numbers.
           sizes: the examples of each of them.
+          number: of the round.
         """
-        seated = [self._place_group(g, ids, sizes) for g in range(len(self.members))]
+        seated = [self._place_group(g, ids, sizes, number) for g in range(len(self.members))]
         each = [e for _, e in seated]
         total = Work(sum(e.needed for e in each), sum(e.computed for e in each))
         return tuple(placement for placement, _ in seated), total
 
-    def deal(self, ids: Ids, sizes: NDArray[np.int64]) -> list[Ids]:
+    def deal(self, ids: Ids, sizes: NDArray[np.int64], number: int) -> list[Ids]:
         """The clients of one cohort that sit on each device."""
         groups = range(len(self.members))
-        dealt = [[own for own, _ in self.deal_group(g, ids, sizes)] for g in groups]
+        dealt = [[own for own, _ in self.deal_group(g, ids, sizes, number)] for g in groups]
         return [np.concatenate(own) for own in zip(*dealt, strict=True)]
 
     def deal_group(
-        self, group: int, ids: Ids, sizes: NDArray[np.int64]
+        self, group: int, ids: Ids, sizes: NDArray[np.int64], number: int
     ) -> list[tuple[Ids, NDArray[np.float64]]]:
         """Each device's clients of one group, the longest work first, and their work."""
         members = self.members[group]
@@ -178,19 +182,19 @@ class Layout:
                 f"{self.capacity[group] * self.devices}: give a cohort_size as large as the "
                 "largest cohort of the sampler."
             )
-        work = np.asarray(self.work[group](sizes), np.float64)
+        work = np.asarray(self.work[group](sizes, ids, number), np.float64)
         order = np.lexsort((ids, -work))
         each = [order[device :: self.devices] for device in range(self.devices)]
         return [(ids[own], work[own]) for own in each]
 
     def _place_group(
-        self, group: int, ids: Ids, sizes: NDArray[np.int64]
+        self, group: int, ids: Ids, sizes: NDArray[np.int64], number: int
     ) -> tuple[Placement, Work]:
         chunks = self.chunks[group]
         slots = np.full((self.devices, self.num_slots(group)), self.population, np.int32)
         counts = np.zeros((self.devices, len(chunks.widths)), np.int32)
         each, needed, computed = Chunks(chunks.widths, chunks.widths), 0.0, 0.0
-        for device, (own, work) in enumerate(self.deal_group(group, ids, sizes)):
+        for device, (own, work) in enumerate(self.deal_group(group, ids, sizes, number)):
             longest = work.tolist()
             counts[device] = plan(longest, chunks)
             slots[device, : len(own)] = own
@@ -222,7 +226,7 @@ def lay_out(
       ValueError: if widths are not positive and ascending.
 
     Example:
-      >>> layout = lay_out([range(10)], 10, 5, [Chunks((2,), (1.0,))], work=[lambda n: n])
+      >>> layout = lay_out([range(10)], 10, 5, [Chunks((2,), (1.0,))], work=[lambda n, *_: n])
       >>> (placement,), needs = layout.place(np.array([4, 7, 1]), np.array([4, 7, 1]))
       >>> placement.slots
       array([ 7,  4,  1, 10, 10, 10], dtype=int32)
@@ -259,17 +263,21 @@ def schedule(
       last: number of rounds of the whole run.
       dropout_rate: in [0, 1).
     """
-    nobody = np.zeros(0, np.int64)
+    nobody = Cohort(np.zeros(0, np.int64))
 
-    def seated(number: int) -> tuple[tuple[Placement, ...], Work]:
+    def cohort_of(number: int) -> Cohort:
         if number >= last:
-            return layout.place(nobody, nobody)
-        ids = participants(sampler, layout.population, seed, number, dropout_rate)
-        return layout.place(ids, sizes_of(ids))
+            return nobody
+        return participants(sampler, layout.population, seed, number, dropout_rate)
 
-    drawn = [seated(number) for number in range(first, first + rounds)]
-    groups = zip(*(placements for placements, _ in drawn), strict=True)
+    numbers = range(first, first + rounds)
+    cohorts = [cohort_of(number) for number in numbers]
+    placed = [
+        layout.place(c.ids, sizes_of(c.ids), n) for c, n in zip(cohorts, numbers, strict=True)
+    ]
+    groups = zip(*(placements for placements, _ in placed), strict=True)
     return Schedule(
         tuple(Placement(*map(np.stack, zip(*group, strict=True))) for group in groups),
-        [needs for _, needs in drawn],
+        [work for _, work in placed],
+        [dict(cohort.facts) for cohort in cohorts],
     )

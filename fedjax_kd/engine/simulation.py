@@ -49,6 +49,22 @@ class Simulation:
     block: int  # rounds in one dispatch
     per_class: bool = False
 
+    def cohort(self, number: int) -> sampling.Cohort:
+        """Who takes part in a round; the same whenever it is asked."""
+        population = self.layout.population
+        return sampling.participants(self.sampler, population, self.seed, number, self.dropout_rate)
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The names of what the sampler tells of each round, which become columns."""
+        return tuple(self.cohort(0).facts)
+
+    @property
+    def judged_by(self) -> Literal["server", "clients"]:
+        """Whose models tell how good the method is; the server's if no client has test rows."""
+        by_clients = all(a.judged_by == "clients" for a in self.groups)
+        return "clients" if by_clients and self.federation.client_test is not None else "server"
+
     @property
     def chunk(self) -> tuple[tuple[int, ...], ...]:
         """The widths of each group's chunks."""
@@ -154,14 +170,13 @@ def _chunks_of(s: Simulation, chunk: int | Sequence[int] | None) -> tuple[Chunks
     if chunk is not None:
         widths = (chunk,) if isinstance(chunk, int) else tuple(chunk)
         return tuple(chunk_width.requested_chunks(widths, clients) for clients in s.layout.capacity)
-    cohorts = [
-        sampling.participants(s.sampler, s.layout.population, s.seed, n, s.dropout_rate)
-        for n in range(min(_LOOKED_AT, s.num_rounds))
-    ]
+    numbers = range(min(_LOOKED_AT, s.num_rounds))
+    cohorts = [s.cohort(n).ids for n in numbers]
     sizes = [s.federation.sizes_of(ids) for ids in cohorts]
 
     def load(group: int) -> Workload:
-        dealt = [s.layout.deal_group(group, *who) for who in zip(cohorts, sizes, strict=True)]
+        rounds = zip(cohorts, sizes, numbers, strict=True)
+        dealt = [s.layout.deal_group(group, *who) for who in rounds]
         return Workload(
             s.groups[group],
             s.types[group],

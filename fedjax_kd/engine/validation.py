@@ -78,7 +78,7 @@ def _types(algorithm: Algorithm, around: tuple) -> Types:
     key, number, data, round, in_round = around
     server = _run("server_init", algorithm.server_init, key)
     client = _run("client_init", algorithm.client_init, key, server)
-    message = _run("broadcast", algorithm.broadcast, server, number)
+    message = _run("broadcast", in_round(algorithm.broadcast), server, number, round)
     update = in_round(algorithm.client_update)
     upload, after = _run("client_update", update, key, message, client, data, round)
     _check_upload(upload)
@@ -86,8 +86,6 @@ def _types(algorithm: Algorithm, around: tuple) -> Types:
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), data.x)
     _run("predict", algorithm.predict, server, client, x)
     ready = _run("personalise", algorithm.personalise, key, server, client, data)
-    if jax.tree.leaves(client):
-        check_same_type(client, ready, "personalise must return a client state like the one it got")
     _run("predict", algorithm.predict, server, ready, x)
     return Types(server, client, message, upload)
 
@@ -133,7 +131,7 @@ def _surroundings(
     def some(pool: Pool, public: PyTree) -> tuple:
         number = jnp.int32(0)
         slots = jnp.zeros(groups * _PLACES, jnp.int32)
-        round = Round(number, slots, jnp.ones(len(slots)), 0, public)
+        round = Round(number, slots, jnp.ones(len(slots)), jnp.zeros(len(slots)), 0, public)
         return jax.random.key(0), number, pool.of(number), round
 
     def in_round(function: Callable) -> Callable:
@@ -170,6 +168,7 @@ def _check_upload(upload: Any) -> None:
             f"{type(upload).__name__}: wrap the message as Upload(message, weight, metrics)."
         )
     scalars = {"weight": upload.weight, **{f"metrics[{k!r}]": v for k, v in upload.metrics.items()}}
+    scalars |= {f"wire.{k}": v for k, v in upload.wire._asdict().items() if v is not None}
     for name, value in scalars.items():
         if jnp.shape(value) != ():
             raise TypeError(f"Upload.{name} must be a scalar a client, but is {_kind(value)}.")

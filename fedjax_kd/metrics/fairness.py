@@ -25,6 +25,9 @@ def over_clients(sums: Tally) -> dict[str, float]:
     of the clients (at least one).
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from fedjax_kd.metrics import empty
       >>> four = jax.tree.map(lambda a: jnp.broadcast_to(a, (4, *a.shape)), empty())
       >>> four = four._replace(counted=jnp.full(4, 10.0), correct=jnp.array([2.0, 4.0, 6.0, 8.0]))
       >>> {k: round(v, 2) for k, v in over_clients(four).items() if k in ("mean", "worst_decile")}

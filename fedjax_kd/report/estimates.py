@@ -86,7 +86,7 @@ def score_of(rows: Iterable[Record], metric: str, last: int = 1) -> float:
 
     Example:
       >>> rows = [{"round": 9, "test_loss": 3.0}, {"round": 10, "test_loss": 1.0}, {"round": 11}]
-      >>> score_of(rows, "test_loss"), score(rows, "test_loss", last=2)
+      >>> score_of(rows, "test_loss"), score_of(rows, "test_loss", last=2)
       (1.0, 2.0)
     """
     seen = [(number(row["round"]), row[metric]) for row in rows if row.get(metric) is not None]

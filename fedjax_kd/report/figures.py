@@ -45,7 +45,7 @@ def label_of(name: str) -> str:
     """A metric or a parameter in words.
 
     Example:
-      >>> label_of("test_accuracy"), spoken("batch_size")
+      >>> label_of("test_accuracy"), label_of("batch_size")
       ('accuracy on the test set', 'batch size')
     """
     return _NAMES.get(name, name.replace("_", " "))

@@ -99,7 +99,7 @@ def rounds_to_target(found: Reached) -> str:
     """The rounds to a target; "-" unless every seed reaches it.
 
     Example:
-      >>> rounds_to_target(Reached({0: 40, 1: 50})), rounds(Reached({0: 40, 1: None}))
+      >>> rounds_to_target(Reached({0: 40, 1: 50})), rounds_to_target(Reached({0: 40, 1: None}))
       ('45.0 ± 7.1', '-')
     """
     mean, deviation = found.rounds.mean, found.rounds.deviation

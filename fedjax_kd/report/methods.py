@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from fedjax_kd.algorithms import GROUPS, REGISTRY
 from fedjax_kd.core import Algorithm
@@ -30,12 +29,11 @@ _HEAD = """# Methods
 
 Made from the code by `fedjax-kd list methods --markdown`; a test keeps it current.
 
-*Replaces* names the functions of the contract (`fedjax_kd/core.py`) that a method has in place of
-FedAvg's, and where FedAvg's own ones are given something else: *objective*, another local loss;
-*fit*, another local training; *server_opt*, another optimiser of the server. *Bytes* are those of
-one client in a round, down and up, over FedAvg's with the same network: on the digits, a fully
-connected network with 64 hidden units ({others}). Methods marked * may have another architecture in
-each group of clients (`--models`).
+*Replaces* names the fields of the contract (`fedjax_kd/core.py`) that a method has in place of
+FedAvg's; a method with none of its own gives FedAvg another local loss, local training or server
+optimiser. *Bytes* are those of one client in a round, down and up, over FedAvg's with the same
+network: on the digits, a fully connected network with 64 hidden units ({others}). Methods marked *
+may have another architecture in each group of clients (`--models`).
 
 | method | against FedAvg | replaces | down | up | keeps | bytes down | bytes up |
 |---|---|---|---|---|---|---|---|
@@ -91,34 +89,21 @@ def _text(factory: Callable[..., Any]) -> str:
 
 
 def replaced(algorithm: Algorithm, base: Algorithm) -> list[str]:
-    """The functions that differ from those of ``base``, and what its own ones were given.
+    """The fields of the contract in which an algorithm differs from another one.
+
+    Functions are the same if the same lines made them, whatever they were made with.
 
     Example:
-      >>> import optax
       >>> from fedjax_kd.algorithms import fedavg
       >>> from fedjax_kd.local import local_training
-      >>> plain, fast = (
-      ...     fedavg(None, local_training(), server_opt=opt) for opt in (optax.sgd, optax.adam)
-      ... )
-      >>> replaced(fast._replace(predict=len), plain)
-      ['predict', 'server_opt']
+      >>> plain = fedavg(None, local_training())
+      >>> replaced(plain._replace(predict=len, judged_by="clients"), plain)
+      ['predict', 'judged_by']
     """
-    found = []
-    for name, function in algorithm._asdict().items():
-        own, other = _code(function), _code(getattr(base, name))
-        if own != other:
-            found.append(name)
-    if "client_update" not in found:
-        given, usual = _closure(algorithm.client_update), _closure(base.client_update)
-        found += ["objective"] * (given["objective"] is not None)
-        found += ["fit"] * (_code(given["fit"].run) != _code(usual["fit"].run))
-    if "server_update" not in found:
-        own, other = (
-            str(jax.tree.structure(_closure(a.server_update)["opt"].init(jnp.zeros(()))))
-            for a in (algorithm, base)
-        )
-        found += ["server_opt"] * (own != other)
-    return found
+    fields = algorithm._asdict()
+    return [
+        name for name, own in fields.items() if _known_by(own) != _known_by(getattr(base, name))
+    ]
 
 
 def _made(config: Config, federation: Federation) -> tuple[Algorithm, Types]:
@@ -145,13 +130,8 @@ def _row(
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
-def _code(function: Any) -> Any:
-    """What tells functions apart that were made by one factory in several calls."""
-    if not callable(function):
-        return jax.tree.structure(function), [r.name for r in jax.tree.leaves(function)]
-    return getattr(inspect.unwrap(function), "__code__", function)
-
-
-def _closure(function: Any) -> Mapping[str, Any]:
-    """What a function of FedAvg was made with."""
-    return inspect.getclosurevars(function).nonlocals
+def _known_by(field: Any) -> Any:
+    """By what a field of the contract is told from that of another method."""
+    if callable(field):
+        return field.__module__, field.__qualname__
+    return jax.tree.map(lambda leaf: getattr(leaf, "name", leaf), field)

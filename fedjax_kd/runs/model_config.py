@@ -57,7 +57,7 @@ def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArra
       ValueError: if the file cannot be read, or says nothing of some client or model.
 
     Example:
-      >>> model_of_clients("turns", 2, 5).tolist(), owners("blocks", 2, 5).tolist()
+      >>> model_of_clients("turns", 2, 5).tolist(), model_of_clients("blocks", 2, 5).tolist()
       ([0, 1, 0, 1, 0], [0, 0, 0, 1, 1])
     """
     clients = np.arange(num_clients)

@@ -16,7 +16,6 @@ from functools import partial
 import jax
 import numpy as np
 
-from fedjax_kd.data import sampling
 from fedjax_kd.engine import chunk_width, memory, schedule
 from fedjax_kd.engine.block_inputs import draw_inputs
 from fedjax_kd.engine.simulation import Simulation
@@ -45,8 +44,9 @@ def operations(family: Family, live: Collection[int], rounds: int) -> tuple[floa
     program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
     flops = float((program.cost_analysis() or {}).get("flops", 0.0))
     some = range(min(rounds, 8))
-    asked = [sampling.participants(s.sampler, s.layout.population, s.seed, n) for n in some]
-    work = [np.asarray(s.layout.work[0](federation.sizes_of(ids))).sum() for ids in asked]
+    asked = [(s.cohort(n).ids, n) for n in some]
+    steps_of = s.layout.work[0]
+    work = [np.asarray(steps_of(federation.sizes_of(ids), ids, n)).sum() for ids, n in asked]
     return flops, flops * float(np.mean(work)) * rounds * len(live)
 
 

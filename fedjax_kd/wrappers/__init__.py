@@ -1,1 +1,20 @@
-"""Functions from an algorithm to an algorithm, one file each."""
+"""Functions from an algorithm to an algorithm, one file each; they go around any method."""
+
+from collections.abc import Callable
+
+from fedjax_kd.core import Algorithm
+from fedjax_kd.wrappers.ccvr import with_ccvr
+from fedjax_kd.wrappers.ema import with_ema
+from fedjax_kd.wrappers.privacy import with_privacy
+from fedjax_kd.wrappers.robust import with_krum, with_median
+from fedjax_kd.wrappers.top_k import with_top_k
+
+WRAPPERS: dict[str, Callable[..., Algorithm]] = {
+    "top_k": with_top_k,
+    "privacy": with_privacy,
+    "median": with_median,
+    "krum": with_krum,
+    "ema": with_ema,
+    "ccvr": with_ccvr,
+}
+"""Every wrapper by its name. Beside the algorithm they may ask for ``task`` and ``federation``."""

@@ -36,25 +36,19 @@ from fedjax_kd.core import (
     Server,
     Upload,
     Variables,
-    keep,
+    Wire,
     stack,
     total,
 )
 from fedjax_kd.local import stepped
 from fedjax_kd.options import check_choice, check_range
 from fedjax_kd.task import Task
+from fedjax_kd.wrappers._beside import Beside, beside_server, wire_of
 
 Shares = Literal["counts", "equal"]
 
 ModelOf = Callable[[Server], Variables]
 WithModel = Callable[[Server, Variables], Server]
-
-
-class Calibrating(NamedTuple):
-    """The algorithm's server, and the features that clients have described so far."""
-
-    base: Server
-    features: Moments
 
 
 class Received(NamedTuple):
@@ -134,8 +128,10 @@ def with_ccvr(
     empty = class_statistics.nothing(logits.shape[-1], features.shape[-1], features.dtype)
     read, write, within = _places(algorithm, task, model_of, with_model)
 
-    def broadcast(server: Calibrating, number: Array) -> Received:
-        message = algorithm.broadcast(server.base, number)
+    base = beside_server(algorithm, lambda key, server: empty)
+
+    def broadcast(server: Beside, number: Array, round: Round) -> Received:
+        message = algorithm.broadcast(server.base, number, round)
         return Received(message, () if within else read(server.base))
 
     def client_update(
@@ -143,53 +139,41 @@ def with_ccvr(
     ) -> tuple[Upload, Client]:
         def learn() -> tuple[Upload, Client]:
             upload, new = algorithm.client_update(key, received.base, client, data, round)
-            message = WithMoments(upload.message, empty)
+            sent = WithMoments(upload.message, empty)
             weight = jnp.asarray(upload.weight, jnp.float32)
-            told = upload.metrics
-            up = told.get("share_up", 1.0) * _share(upload.message, message)
-            down = told.get("share_down", 1.0) * _share(received.base, received)
-            return Upload(message, weight, told | _shares(up, down)), new
+            wire = _counted(wire_of(received.base, upload))
+            return Upload(sent, weight, upload.metrics, wire), new
 
         def describe() -> tuple[Upload, Client]:
             resting, _ = tree.zeros_like(jax.eval_shape(learn))
             model: Any = within(received.base) if within else received.model
             found, loss = _described(task, model, data, empty, tukey)
             message, metrics = resting.message._replace(features=found), resting.metrics
-            metrics = metrics | _shares(_share(found, message), _share(model, received))
             if "loss" in metrics:
                 metrics = metrics | {"loss": loss.astype(metrics["loss"].dtype)}
-            return Upload(message, data.size.astype(jnp.float32), metrics), client
+            wire = _counted(Wire(up=tree.num_bytes(found), down=tree.num_bytes(model)))
+            return Upload(message, data.size.astype(jnp.float32), metrics, wire), client
 
         # The round's number is the same for all clients, so that only one branch runs.
         return jax.lax.cond(round.number < after, learn, describe)
 
-    def server_update(
-        key: Key, server: Calibrating, update: WithMoments, round: Round
-    ) -> Calibrating:
-        def calibrate() -> Calibrating:
+    def server_update(key: Key, server: Beside, update: WithMoments, round: Round) -> Beside:
+        def calibrate() -> Beside:
             everyone = class_statistics.pooled(*update.features)
-            known = class_statistics.merged(server.features, everyone)
+            known = class_statistics.merged(server.extra, everyone)
             model = retrained(key, task, read(server.base), known, how)
-            return Calibrating(write(server.base, model), known)
+            return Beside(write(server.base, model), known)
 
-        def go_on() -> Calibrating:
-            moved = algorithm.server_update(key, server.base, update.base, round)
-            return server._replace(base=moved)
+        def go_on() -> Beside:
+            return base.server_update(key, server, update.base, round)
 
         return jax.lax.cond(round.number < after, go_on, calibrate)
 
-    def personalise(key: Key, server: Calibrating, client: Client, data: Data) -> Client:
-        return algorithm.personalise(key, server.base, client, data)
-
-    return algorithm._replace(
-        server_init=lambda key: Calibrating(algorithm.server_init(key), empty),
-        client_init=lambda key, server: algorithm.client_init(key, server.base),
+    return base._replace(
         broadcast=broadcast,
         client_update=client_update,
         aggregate=WithMoments(algorithm.aggregate, Moments._make((stack, stack, total))),
         server_update=server_update,
-        predict=lambda server, client, x: algorithm.predict(server.base, client, x),
-        personalise=keep if algorithm.personalise is keep else personalise,
     )
 
 
@@ -256,13 +240,9 @@ def _power(z: Array, exponent: Scalar) -> Array:
     return jnp.sign(z) * jnp.abs(z) ** jnp.asarray(exponent, z.dtype)
 
 
-def _share(part: PyTree, message: PyTree) -> float:
-    """What part of a message's bytes has something to say in this round."""
-    return tree.num_bytes(part) / tree.num_bytes(message)
-
-
-def _shares(up: Any, down: Any) -> dict[str, Array]:
-    return {"share_up": jnp.float32(up), "share_down": jnp.float32(down)}
+def _counted(wire: Wire) -> Wire:
+    """Bytes as arrays of one type, whichever branch they come from."""
+    return Wire(*(jnp.asarray(size, jnp.int32) for size in wire))
 
 
 def _places(
@@ -279,7 +259,9 @@ def _places(
             f"The server of this algorithm holds {len(models(server))} models of the task's "
             "shapes, but CCVR calibrates one: say which by `model_of` and `with_model`."
         )
-    sent = models(jax.eval_shape(algorithm.broadcast, server, jnp.int32(0)))
+    nowhere = Round(jnp.int32(0), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones(1), 1, None)
+    message = jax.eval_shape(lambda s: algorithm.broadcast(s, jnp.int32(0), nowhere), server)
+    sent = models(message)
     within = (lambda message: models(message)[0]) if len(sent) == 1 else None
     return model_of or (lambda server: models(server)[0]), with_model or put, within
 

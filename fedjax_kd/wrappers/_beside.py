@@ -1,0 +1,111 @@
+"""What wrappers are made of: state beside that of the algorithm inside, and bytes on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_kd import tree
+from fedjax_kd.core import (
+    Algorithm,
+    Client,
+    Data,
+    Key,
+    Message,
+    PyTree,
+    Round,
+    Server,
+    Upload,
+    Wire,
+    keep,
+)
+
+
+class Beside(NamedTuple):
+    """The state of an algorithm, and what a wrapper keeps with it."""
+
+    base: Any
+    extra: Any
+
+
+def beside_server(algorithm: Algorithm, init: Callable[[Key, Server], PyTree]) -> Algorithm:
+    """The same algorithm on a server that is `Beside`; a wrapper replaces what it changes.
+
+    Args:
+      algorithm: to be wrapped.
+      init: ``(key, server) -> extra``, which stays as it is.
+    """
+
+    def server_init(key: Key) -> Beside:
+        server = algorithm.server_init(key)
+        return Beside(server, init(key, server))
+
+    def server_update(key: Key, server: Beside, update: PyTree, round: Round) -> Beside:
+        return server._replace(base=algorithm.server_update(key, server.base, update, round))
+
+    def personalise(key: Key, server: Beside, client: Client, data: Data) -> Client:
+        return algorithm.personalise(key, server.base, client, data)
+
+    return algorithm._replace(
+        server_init=server_init,
+        client_init=lambda key, server: algorithm.client_init(key, server.base),
+        broadcast=lambda server, number, round: algorithm.broadcast(server.base, number, round),
+        server_update=server_update,
+        predict=lambda server, client, x: algorithm.predict(server.base, client, x),
+        personalise=keep if algorithm.personalise is keep else personalise,
+    )
+
+
+def beside_client(algorithm: Algorithm, init: Callable[[Key, Server], PyTree]) -> Algorithm:
+    """The same algorithm on clients that are `Beside`; a wrapper replaces what it changes.
+
+    Args:
+      algorithm: to be wrapped.
+      init: ``(key, server) -> extra``, of one client, which stays as it is.
+    """
+
+    def client_update(
+        key: Key, message: Message, client: Beside, data: Data, round: Round
+    ) -> tuple[Upload, Beside]:
+        upload, base = algorithm.client_update(key, message, client.base, data, round)
+        return upload, client._replace(base=base)
+
+    def personalise(key: Key, server: Server, client: Beside, data: Data) -> Beside:
+        return client._replace(base=algorithm.personalise(key, server, client.base, data))
+
+    return algorithm._replace(
+        client_init=lambda key, server: Beside(
+            algorithm.client_init(key, server), init(key, server)
+        ),
+        client_update=client_update,
+        predict=lambda server, client, x: algorithm.predict(server, client.base, x),
+        personalise=keep if algorithm.personalise is keep else personalise,
+    )
+
+
+def wire_of(received: Message, upload: Upload) -> Wire:
+    """The bytes of both messages, by their types where the algorithm does not count them.
+
+    Example:
+      >>> upload = Upload(jnp.zeros(3), jnp.ones(()), {})
+      >>> wire_of(jnp.zeros(5), upload)
+      Wire(up=12, down=20)
+    """
+    up, down = upload.wire
+    return Wire(
+        tree.num_bytes(upload.message) if up is None else up,
+        tree.num_bytes(received) if down is None else down,
+    )
+
+
+def floats(message: Message) -> Message:
+    """The entries that can be compressed or noised: floats; None in place of the others."""
+    return jax.tree.map(lambda a: a if is_float(a) else None, message)
+
+
+def is_float(array: Any) -> bool:
+    """Whether an array, or what stands for one, holds floats."""
+    return jnp.issubdtype(array.dtype, jnp.floating)

@@ -1,0 +1,119 @@
+"""Central differential privacy: clipped uploads, Gaussian noise on their sum."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fedjax_kd import tree
+from fedjax_kd.components.model_parts import combine
+from fedjax_kd.core import (
+    Algorithm,
+    Client,
+    Data,
+    Key,
+    Message,
+    PyTree,
+    Reducer,
+    Round,
+    Scalar,
+    Server,
+    Upload,
+    mean,
+    uniform_mean,
+)
+from fedjax_kd.options import check_range
+from fedjax_kd.wrappers._beside import floats
+
+
+def with_privacy(
+    algorithm: Algorithm,
+    *,
+    clip: Scalar = 1.0,
+    noise: Scalar = 1.0,
+    denominator: Scalar | None = None,
+) -> Algorithm:
+    """The Gaussian mechanism on clipped uploads (McMahan, Ramage, Talwar, Zhang, 2018).
+
+    Against the algorithm inside: uploads are clipped, all clients vote alike, and the server sees
+    noisy sums.
+    Down, Up, Keeps: as before.
+
+        u_k = u_k * min(1, clip / ||u_k||)                     the norm over the whole upload
+        mean of u_k = (sum_k u_k + N(0, (noise * clip)^2 I)) / denominator
+
+    An entry that the server sums without a mean gets the noise of the sum; one that it looks at
+    client by client gets the same noise for each client. Statistics of normalisation are part of an
+    upload, too. Whole numbers are sent as they are, and so are the metrics: they are not private.
+
+    Equals the algorithm inside, with uniform votes, when ``noise == 0`` and ``clip`` is above all
+    norms.
+
+    Args:
+      algorithm: to be made private.
+      clip: largest norm of an upload, > 0.
+      noise: noise multiplier, >= 0: standard deviation of the noise on the sum over ``clip``.
+      denominator: what sums are divided by, > 0: the expected size of a cohort, which tells nothing
+        about who took part. By default the number of clients whose uploads are used.
+
+    Raises:
+      ValueError: if a number is out of its range.
+
+    Departs from the paper: privacy is not accounted for; Poisson sampling is a matter of the
+    sampler, and adaptive clipping is not offered.
+    Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963.
+    """
+    check_range("clip", clip, "it bounds what one client can change.", least=1e-12)
+    check_range("noise", noise, "it is the deviation of the noise, in units of clip.")
+    if isinstance(denominator, Real):
+        check_range("denominator", denominator, "sums are divided by it.", least=1e-12)
+
+    def client_update(
+        key: Key, message: Message, client: Client, data: Data, round: Round
+    ) -> tuple[Upload, Client]:
+        upload, client = algorithm.client_update(key, message, client, data, round)
+        clipped = combine(clipped_to(floats(upload.message), clip), upload.message)
+        return upload._replace(message=clipped, weight=jnp.float32(1)), client
+
+    def server_update(key: Key, server: Server, update: PyTree, round: Round) -> Server:
+        count = round.present.sum()
+        divided_by = count if denominator is None else denominator
+        ratio = jnp.asarray(count / divided_by, jnp.float32)
+        keys = iter(jax.random.split(jax.random.fold_in(key, 2), len(jax.tree.leaves(update))))
+
+        def noisy(rule: Reducer, entry: PyTree) -> PyTree:
+            averaged = rule.name in (mean.name, uniform_mean.name)
+
+            def one(value: Array) -> Array:
+                own = next(keys)
+                if not jnp.issubdtype(value.dtype, jnp.floating):
+                    return value
+                draw = (clip * noise * jax.random.normal(own, value.shape)).astype(value.dtype)
+                if averaged:
+                    scale, spread = (jnp.asarray(a, value.dtype) for a in (ratio, 1 / divided_by))
+                    return value * scale + draw * spread
+                if rule.stacked:  # nobody stands in an empty slot
+                    there = round.present.reshape(-1, *[1] * (value.ndim - 1))
+                    return value + draw * there.astype(value.dtype)
+                return value + draw
+
+            return jax.tree.map(one, entry)
+
+        update = jax.tree.map(noisy, algorithm.aggregate, update)
+        return algorithm.server_update(key, server, update, round)
+
+    return algorithm._replace(client_update=client_update, server_update=server_update)
+
+
+def clipped_to(update: PyTree, clip: Scalar) -> PyTree:
+    """An update scaled down to a norm of at most ``clip``, over all leaves together.
+
+    Example:
+      >>> clipped_to({"w": jnp.array([3.0, 4.0])}, 1.0)
+      {'w': Array([0.6, 0.8], dtype=float32)}
+    """
+    norm: Float[Array, ""] = jnp.sqrt(tree.sq_norm(update))
+    return tree.scale(jnp.minimum(1, clip / jnp.where(norm > 0, norm, 1)), update)

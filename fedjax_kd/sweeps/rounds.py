@@ -251,7 +251,7 @@ def _rows(family: Family, tile: Tile, feeds: TileInputs, came: BlockResult) -> P
         s = family.simulations[tile.seeds[i]]
         rows[point] = rows_of(s, feeds[s.seed], reports, inside)
         if after is not None:
-            rows[point][-1] |= evaluation_row(after)
+            rows[point][-1] |= evaluation_row(after, s.judged_by)
     return rows
 
 
@@ -267,7 +267,7 @@ def _initial_rows(ready: Prepared) -> PointRows:
         for i, j, point in places(load.tile):
             if keys[point] not in found:
                 own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
-                found[keys[point]] = evaluation_row(own)
+                found[keys[point]] = evaluation_row(own, ready.family.first.judged_by)
             rows[point] = [{"round": 0} | found[keys[point]]]
     return rows
 

@@ -145,11 +145,14 @@ def _about(study: Study, point: int) -> dict[str, Any]:
     return {"point": point, "config": config, "seed": study.seed(point), **setting}
 
 
+_FINAL = ("test_accuracy", "test_loss", "judged_accuracy", "judged_loss")
+
+
 def _summary(study: Study, rows: Sequence[Row], became: str) -> dict[str, Any]:
     """What points.csv says of a point beside what it is."""
     evaluated = [row for row in rows if "test_loss" in row]
     last = evaluated[-1] if evaluated else {}
-    shown = {f"final_{k}": v for k, v in last.items() if k in ("test_accuracy", "test_loss")}
+    shown = {f"final_{k}": v for k, v in last.items() if k in _FINAL}
     return {
         "status": became,
         "finished_rounds": int(rows[-1]["round"]),

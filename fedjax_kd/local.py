@@ -202,7 +202,7 @@ def local_training(
 
     def length(size: Any, client: Any, round: Any) -> Any:
         if callable(steps):
-            return (size > 0) * steps(client, round)
+            return (size > 0).astype(size.dtype) * steps(client, round)
         if steps is not None or not batch_size:
             return (size > 0).astype(size.dtype) * (epochs if steps is None else steps)
         return steps_per_epochs(size, batch_size, epochs, last_batch)

@@ -246,9 +246,18 @@ def check_options(owner: str, given: Mapping[str, Any], known: Sequence[Option])
 
 
 def check_range(
-    name: str, value: Any, advice: str, *, least: float = 0.0, most: float = math.inf
+    name: str,
+    value: Any,
+    advice: str,
+    *,
+    least: float = 0.0,
+    most: float = math.inf,
+    above: float | None = None,
+    below: float | None = None,
 ) -> None:
-    """Raises ValueError if a number is not in ``[least, most]``; a traced value passes.
+    """Raises ValueError if a number is not in its interval; a traced value passes.
+
+    The interval is ``[least, most]``; ``above`` and ``below`` are ends that do not belong to it.
 
     Example:
       >>> check_range("mu", -1.0, "it weighs a penalty.")
@@ -256,8 +265,17 @@ def check_range(
       ...
       ValueError: mu is -1.0, but must be >= 0: it weighs a penalty.
     """
-    if isinstance(value, Real) and not (math.isfinite(value) and least <= float(value) <= most):
-        allowed = f">= {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
+    if not isinstance(value, Real):
+        return
+    number, low = float(value), least if above is None else above
+    high = most if below is None else below
+    inside = (low <= number if above is None else low < number) and (
+        number <= high if below is None else number < high
+    )
+    if not (math.isfinite(number) and inside):
+        ends = f"{'[' if above is None else '('}{low:g}, {high:g}{']' if below is None else ')'}"
+        one_sided = f"{'>=' if above is None else '>'} {low:g}"
+        allowed = one_sided if high == math.inf else f"in {ends}"
         raise ValueError(f"{name} is {value}, but must be {allowed}: {advice}")
 
 

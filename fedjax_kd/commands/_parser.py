@@ -118,7 +118,7 @@ def _hint(default: Any) -> str:
     """What holds without the option; nothing for switches and for what is off or found out."""
     if default is REQUIRED:
         return "(required)"
-    if default is None or isinstance(default, bool):
+    if default is None or default == () or isinstance(default, bool):
         return "(this turns it off)" if default else ""
     typed = " ".join(map(str, default)) if isinstance(default, tuple) else default
     return f"(default: {typed})"

@@ -54,7 +54,7 @@ class Study:
     bases: Mapping[str, Config]
     settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
-    how: Score = field(default_factory=Score)
+    how: Score = field(default_factory=lambda: Score("judged_accuracy"))
     halving: Halving | None = None
     target: float | None = None
     shares: int = 1

@@ -51,7 +51,7 @@ def with_ema(
 
     Source: common practice; Polyak, Juditsky, SIAM J. Control Optim. 30(4), 1992, for the mean.
     """
-    check_range("beta", beta, "it is the share of the average that is kept.", most=1 - 1e-9)
+    check_range("beta", beta, "it is the share of the average that is kept.", below=1)
     check_choice("ema_start", ema_start, EmaStart)
     part = read_by_predictions(algorithm, federation)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -66,10 +64,9 @@ def with_privacy(
     sampler, and adaptive clipping is not offered.
     Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963.
     """
-    check_range("clip", clip, "it bounds what one client can change.", least=1e-12)
+    check_range("clip", clip, "it bounds what one client can change.", above=0)
     check_range("noise", noise, "it is the deviation of the noise, in units of clip.")
-    if isinstance(denominator, Real):
-        check_range("denominator", denominator, "sums are divided by it.", least=1e-12)
+    check_range("denominator", denominator, "sums are divided by it.", above=0)
 
     def client_update(
         key: Key, message: Message, client: Client, data: Data, round: Round
@@ -90,13 +87,12 @@ def with_privacy(
                 own = next(keys)
                 if not jnp.issubdtype(value.dtype, jnp.floating):
                     return value
+                if rule.stacked:
+                    return value + _noise_of_each(own, value, round, clip * noise)
                 draw = (clip * noise * jax.random.normal(own, value.shape)).astype(value.dtype)
                 if averaged:
                     many, divisor = (jnp.asarray(a, value.dtype) for a in (count, divided_by))
                     return (value * many + draw) / divisor
-                if rule.stacked:  # nobody stands in an empty slot
-                    there = round.present.reshape(-1, *[1] * (value.ndim - 1))
-                    return value + draw * there.astype(value.dtype)
                 return value + draw
 
             return jax.tree.map(one, entry)
@@ -105,6 +101,16 @@ def with_privacy(
         return algorithm.server_update(key, server, update, round)
 
     return algorithm._replace(client_update=client_update, server_update=server_update)
+
+
+def _noise_of_each(key: Key, values: Array, round: Round, deviation: Scalar) -> Array:
+    """Noise for each client of a cohort, by its number: the order of a cohort changes nothing."""
+
+    def one(client: Array, present: Array) -> Array:
+        own = jax.random.fold_in(key, client)
+        return deviation * present * jax.random.normal(own, values.shape[1:])
+
+    return jax.vmap(one)(round.cohort, round.present).astype(values.dtype)
 
 
 def clipped_to(update: PyTree, clip: Scalar) -> PyTree:

@@ -62,7 +62,7 @@ def with_top_k(
       >>> fk.train(sparse, federation, num_rounds=1, cohort_size=2).history[-1]["bytes_up"]
       528
     """
-    check_range("keep", keep, "it is the share of an upload that travels.", least=1e-9, most=1)
+    check_range("keep", keep, "it is the share of an upload that travels.", above=0, most=1)
     check_choice("scope", scope, Scope)
     types = check_algorithm(algorithm, federation.train, federation.public).upload.message
     base = beside_client(algorithm, lambda key, server: tree.zeros_like(floats(types)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from fedjax_kd.engine import autotune
 from fedjax_kd.runs.progress import stderr
 from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
@@ -60,9 +60,5 @@ def _speed() -> float:
     """Operations a second of a large matrix product, which no training exceeds."""
     square = jnp.ones((_SIDE, _SIDE), jnp.float32)
     product = jax.jit(jnp.matmul).lower(square, square).compile()
-    spent = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        product(square, square).block_until_ready()
-        spent.append(time.perf_counter() - began)
-    return 2 * _SIDE**3 / min(spent)
+    seconds = autotune.least_seconds(product, lambda: (square, square), _REPEATS)
+    return 2 * _SIDE**3 / seconds

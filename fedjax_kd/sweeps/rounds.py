@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -25,7 +24,7 @@ from fedjax_kd.engine.round import Report
 from fedjax_kd.sweeps.family import Family, Given, Point, given_of, placements_of, point_of
 from fedjax_kd.sweeps.halving import diverged
 from fedjax_kd.sweeps.program import Programs, alike_at_first, compiled, spread_over
-from fedjax_kd.sweeps.tiles import Tile, Width, places, shaped, tiles
+from fedjax_kd.sweeps.tiles import Tile, Width, halved_width, places, shaped, tiles
 from fedjax_kd.sweeps.widths import with_width
 from fedjax_kd.train import Row, Seconds, evaluates_after, evaluation_row, rows_of
 
@@ -149,11 +148,13 @@ def _ready(
     family: Family, live: Collection[int], width: Width, states: States | None, first: int
 ) -> Prepared:
     """Everything for the next rounds, with as many points at once as the device has memory for."""
-    while True:
-        ready = memory.if_it_fits(_attempt, family, live, width, states, first)
-        if not isinstance(ready, memory.TooLargeError):
-            return ready
-        width = _narrower(width, ready)
+    return memory.narrow_until_it_fits(
+        lambda width: _attempt(family, live, width, states, first),
+        width,
+        halved_width,
+        lanes=lambda width: width.lanes,
+        named="{} local trainings at once",
+    )
 
 
 def _attempt(
@@ -187,27 +188,6 @@ def _loads(
         state = programs.start(point) if states is None else _placed(family, tile, states)
         loads.append(TileState(tile, point, given, _parked(state, len(laid))))
     return loads
-
-
-def _narrower(width: Width, lack: memory.TooLargeError) -> Width:
-    """Half as many at once, after a warning."""
-    if width.lanes == 1:
-        raise memory.TooLargeError(
-            "The device has no memory to train one client of one point at a time: take a smaller "
-            f"model or batch_size. ({lack})"
-        )
-    if width.seeds > 1:
-        narrow = width._replace(seeds=width.seeds // 2)
-    elif width.clients > 1:
-        narrow = width._replace(clients=width.clients // 2)
-    else:
-        narrow = width._replace(configs=width.configs // 2)
-    warnings.warn(
-        f"The device has no memory for {width.lanes} local trainings at once: going on with "
-        f"{narrow.lanes}.",
-        stacklevel=2,
-    )
-    return narrow
 
 
 def _advanced(

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.options import nearest
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config, algorithm_of, build, task_of
 from fedjax_kd.runs.data_config import DataConfig, federation_of
 from fedjax_kd.sweeps import widths
@@ -41,7 +42,6 @@ from fedjax_kd.train import Row, Seconds, columns_of
 FederationLoader = Callable[[DataConfig], Federation]
 
 _LEAST_SECONDS = 30.0  # between two checkpoints
-_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
 
 
 class Shard(NamedTuple):
@@ -174,7 +174,7 @@ def _record(
 ) -> bool:
     """Writes what comes of each block of rounds; whether all were trained."""
     part, columns, earlier = job.part, _header(job.part), about["seconds"]
-    at, cost = time.monotonic(), 0.0
+    pacer = Pacer.starting(least_seconds=_LEAST_SECONDS)
     for step in steps:
         columns = columns or ["point", *run_folder.COUNTS, *columns_of(s)]
         new = [{"point": p, **row} for p, own in step.rows.items() for row in own]
@@ -187,11 +187,8 @@ def _record(
         if last and (job.until == s.num_rounds or not step.left):
             _note(part, about | {"finished": s.num_rounds})
             shutil.rmtree(part.folder / "checkpoints", ignore_errors=True)
-        elif last or stopping or time.monotonic() - at > max(_LEAST_SECONDS, cost / _LARGEST_SHARE):
-            began = time.monotonic()
-            _save(part, step)
-            _note(part, about)
-            at, cost = time.monotonic(), time.monotonic() - began
+        elif last or stopping or pacer.is_due(step.finished):
+            pacer = pacer.after(step.finished, partial(_save, part, step, about))
         if stopping:
             return False
     return True
@@ -225,11 +222,13 @@ def _note(part: Shard, about: dict[str, Any]) -> None:
     run_folder.write_json(part.folder / "part.json", about)
 
 
-def _save(part: Shard, step: Step) -> None:
+def _save(part: Shard, step: Step, about: dict[str, Any]) -> None:
+    """Writes a checkpoint, and only then that it is there."""
     states = step.states()
     points = sorted(states)
     whole = jax.tree.map(lambda *a: np.stack(a), *[states[p] for p in points])
     checkpoint.save(part.folder / "checkpoints", whole, step.finished, points=points)
+    _note(part, about)
 
 
 def _restored(folder: Path, family: Family, finished: int, live: Collection[int]) -> States:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedjax_kd.runs import folder as run_folder
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY, ACCENT = "#777777", "#D55E00"
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; yellow is too faint for lines.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
 
 _KINDS = (".png", ".pdf", ".svg")
 _STYLE = {
@@ -49,6 +53,15 @@ def label_of(name: str) -> str:
       ('accuracy on the test set', 'batch size')
     """
     return _NAMES.get(name, name.replace("_", " "))
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of line ``number`` of a picture; 28 lines can be told apart."""
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
+        "linewidth": 1.6,
+    }
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def _curves(study: StudyPoints, chosen: Chosen, target: float | None) -> list[Pi
     images = []
     for metric in (study.metric, *further):
         goal = target if metric == study.metric else None
-        figure = bands.draw_bands(lines, [metric], target=goal, size=(5.0, 3.4))
+        figure = bands.draw_curves(lines, [metric], target=goal, size=(5.0, 3.4))
         images.append(_image(figure, f"{figures.label_of(metric)} by round", study, chosen))
     note = f"Each {study.by} with its best configuration. " if study.is_sweep else ""
     if any(len(seeds) > 1 for seeds in lines.values()):

@@ -50,7 +50,7 @@ def run_blocks(s: Simulation, state: State, first: int) -> Iterator[FinishedBloc
     block, run = _first_block(s, state, first, size)
     yield block
     s, state = block.simulation, block.state
-    del block
+    del block  # its inputs, where examples are streamed, would be held during the whole run
     starts = range(first + s.block, s.num_rounds, s.block)
     with closing(prefetched(lambda start: draw_inputs(s, start, size), starts)) as inputs:
         for given in inputs:
@@ -140,7 +140,8 @@ def _program(s: Simulation, state: State, given: BlockInputs) -> BlockFn:
     """The program of one block of rounds, or its counterpart in plain Python."""
     if s.engine == "python":
         return _python_block(s)
-    # The next block, compiled once, takes the state where this one leaves it.
+    # A compiled program takes its state in one sharding only: a block must leave it in the one in
+    # which the next block expects it. Donated, it is held once and not twice.
     program = jax.jit(block_of(s), donate_argnums=0, out_shardings=everywhere(s.mesh))
     lowered = program.lower(state, given.resident, pools_of(s), given.placements, np.int32(0))
     compiled = lowered.compile()
@@ -154,7 +155,7 @@ def block_of(s: Simulation) -> BlockFn:
     The algorithms and the seed of the simulation may be traced: then a block is a function of them.
     """
     one_round, key = make_round(s.groups, s.layout, mesh=s.mesh), s.key("rounds")
-    look = evaluation_of(s) if s.block > s.eval_every else None
+    evaluate = evaluation_of(s) if s.block > s.eval_every else None
 
     def block(
         state: State, resident: Resident, pools: Pools, placements: Any, start: Array
@@ -165,11 +166,13 @@ def block_of(s: Simulation) -> BlockFn:
 
         def several(state: State, now: Any) -> tuple[State, tuple[Report, Evaluation | None]]:
             state, reports = jax.lax.scan(one, state, now)
-            return state, (reports, None if look is None else look(state, pools))
+            return state, (reports, None if evaluate is None else evaluate(state, pools))
 
         now = (start + jnp.arange(s.block, dtype=jnp.int32), placements)
-        if look is None:
+        if evaluate is None:
             return several(state, now)
+        # A scan over scans, and no condition in a single one: that would return an evaluation for
+        # every round, most of them empty.
         now = jax.tree.map(lambda a: a.reshape(-1, s.eval_every, *a.shape[1:]), now)
         state, (reports, seen) = jax.lax.scan(several, state, now)
         return state, (jax.tree.map(lambda a: a.reshape(s.block, *a.shape[2:]), reports), seen)
@@ -180,7 +183,7 @@ def block_of(s: Simulation) -> BlockFn:
 def _python_block(s: Simulation) -> BlockFn:
     """The same block for the debug engine: a loop over rounds."""
     one_round, key = make_debug_round(s.groups, s.layout), s.key("rounds")
-    look = evaluation_of(s) if s.block > s.eval_every else None
+    evaluate = evaluation_of(s) if s.block > s.eval_every else None
 
     def block(state: State, resident: Resident, pools: Pools, placements: Any, start: Array) -> Any:
         reports, seen = [], []
@@ -191,8 +194,8 @@ def _python_block(s: Simulation) -> BlockFn:
                 jax.random.fold_in(key, number), state, resident, places, number
             )
             reports.append(report)
-            if look is not None and (i + 1) % s.eval_every == 0:
-                seen.append(look(state, pools))
+            if evaluate is not None and (i + 1) % s.eval_every == 0:
+                seen.append(evaluate(state, pools))
         return state, (_stacked(reports), _stacked(seen) if seen else None)
 
     return block

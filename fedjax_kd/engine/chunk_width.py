@@ -30,8 +30,9 @@ _LOG = logging.getLogger("fedjax_kd")
 
 _MOST_WIDTHS = 3  # each of them is compiled
 _GAIN = 0.03  # of the cost, that a further width must save
-_WASTE, _PRICE = 1.15, 0.1  # share of computed steps to aim at, and what it may cost
-# A tax on every lane of a chunk, in units of what a lane costs, and the gain that counts then.
+_WASTE, _PRICE = 1.15, 0.1  # computed over needed steps to aim at, and the extra cost allowed
+# A tax on every lane of a chunk, in units of what a lane costs, and the gain that a further width
+# must bring under it. A tax is no real cost, so any gain under it is a step towards less waste.
 _TAXES = ((0.0, _GAIN), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0))
 
 # Runs of fewer operations than this are over before a second width has paid for its compilation.
@@ -46,7 +47,7 @@ _PROBE, _LARGEST_PROBE = 1e10, 1e12  # operations of one repeat: aimed at, and a
 
 
 class Workload(NamedTuple):
-    """What the clients of one group do, and on what."""
+    """One group's algorithm, its data, and the work of its cohorts in some rounds."""
 
     algorithm: Algorithm
     types: Types
@@ -61,25 +62,25 @@ class Workload(NamedTuple):
         return max(map(len, self.cohorts), default=0)
 
 
-def choose_chunks(load: Workload) -> Chunks:
+def choose_chunks(workload: Workload) -> Chunks:
     """The widths of chunks for a group of clients.
 
     Long runs are worth a measurement, which is remembered beside the compilation cache; others
     follow a rule.
     """
-    program = lowered_update(load.algorithm, load.types, load.pool, load.public)
+    program = lowered_update(workload.algorithm, workload.types, workload.pool, workload.public)
     flops = autotune.operations_of(program)
-    steps = sum(map(sum, load.cohorts)) / max(len(load.cohorts), 1) * load.rounds
-    costs = assumed_costs(flops, load.largest)
+    steps = sum(map(sum, workload.cohorts)) / max(len(workload.cohorts), 1) * workload.rounds
+    costs = assumed_costs(flops, workload.largest)
     # Several processes must choose alike, and each would measure something else.
     if autotune.is_worth_measuring(flops * steps) and jax.process_count() == 1:
-        name = autotune.measurement_name(program, load.pool, load.largest)
-        costs = autotune.remembered_costs(name, partial(measure_costs, load, flops)) or costs
-    return cheapest(costs, load.cohorts, most=1 if flops * steps < _TINY_RUN else _MOST_WIDTHS)
+        name = autotune.measurement_name(program, workload.pool, workload.largest)
+        costs = autotune.remembered_costs(name, partial(measure_costs, workload, flops)) or costs
+    return cheapest(costs, workload.cohorts, most=1 if flops * steps < _TINY_RUN else _MOST_WIDTHS)
 
 
 def cheapest(costs: Costs, cohorts: Sequence[Sequence[float]], most: int = _MOST_WIDTHS) -> Chunks:
-    """The widths that seat cohorts at the least cost; each further one must save some of it.
+    """The widths that train cohorts at the least cost; each further one must save some of it.
 
     Where it costs next to nothing, less waste (local steps computed for clients that have finished)
     is preferred: it leaves the device to others.
@@ -94,6 +95,9 @@ def cheapest(costs: Costs, cohorts: Sequence[Sequence[float]], most: int = _MOST
       >>> cheapest(costs, [[2, 2, 2, 2]]).widths, cheapest(costs, [[90, 2, 2, 2, 2]]).widths
       ((4,), (1, 4))
     """
+    # Where lanes are almost free, the cheapest plan may compute several times what is needed.
+    # Plans under rising taxes on lanes lead from the cheapest one to the least wasteful; the first
+    # that wastes little enough, at a true cost near that of the cheapest, is taken.
     lane = min(cost / width for width, cost in costs.items())
     found = [
         _greedy({w: cost + tax * lane * w for w, cost in costs.items()}, cohorts, most, gain)
@@ -114,6 +118,8 @@ def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int, gain: f
     def of(*widths: int) -> Chunks:
         return Chunks(tuple(sorted(widths)), tuple(costs[w] for w in sorted(widths)))
 
+    # Greedy, since every set that is tried is planned for all clients of all cohorts: of the 298
+    # sets of up to three that a dozen widths have, this tries 33 at most.
     best = min(map(of, costs), key=lambda chunks: _spent(chunks, costs, cohorts))
     while len(best.widths) < min(most, len(costs)):
         further = [of(*best.widths, width) for width in costs if width not in best.widths]
@@ -125,7 +131,7 @@ def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int, gain: f
 
 
 def _spent(chunks: Chunks, costs: Costs, cohorts: Sequence[Sequence[float]]) -> float:
-    """What cohorts cost that are seated in these chunks, counted by other costs."""
+    """The cost of cohorts that are planned by the chunks' own costs, counted by ``costs``."""
     counted = chunks._replace(costs=tuple(costs[width] for width in chunks.widths))
     return sum(schedule.cost(w, counted, schedule.plan(w, chunks)) for w in cohorts)
 
@@ -154,7 +160,7 @@ def ladder(clients: int, widest: int) -> list[int]:
 
 
 def requested_chunks(widths: Sequence[int], clients: int) -> Chunks:
-    """The widths that somebody asked for, none wider than the largest cohort needs.
+    """The widths that the user asked for, none wider than the largest cohort needs.
 
     Example:
       >>> requested_chunks([32], clients=50).widths
@@ -178,18 +184,18 @@ def narrower(chunks: Chunks) -> Chunks:
     return Chunks(tuple(sorted(costs)), tuple(costs[w] for w in sorted(costs)))
 
 
-def measure_costs(load: Workload, flops: float) -> dict[int, float]:
+def measure_costs(workload: Workload, flops: float) -> dict[int, float]:
     """Seconds of a local step at growing widths, until wider chunks stop to pay or to fit."""
-    sizes = _short_clients(load)
-    work = float(np.max(np.asarray(load.algorithm.work(sizes, np.arange(len(sizes)), 0))))
+    sizes = _short_clients(workload)
+    work = float(np.max(np.asarray(workload.algorithm.work(sizes, np.arange(len(sizes)), 0))))
 
     def probe(width: int) -> Measured:
         turns = int(min(max(_PROBE / (max(flops, 1) * work * width), 1), _TURNS))
-        seconds, needed = _probe(load, sizes, width, turns)
+        seconds, needed = _probe(workload, sizes, width, turns)
         _LOG.info("chunks of %d clients: %.3g s a step", width, seconds / work)
         return Measured(seconds / work / width, needed)
 
-    every = ladder(load.largest, _WIDEST)
+    every = ladder(workload.largest, _WIDEST)
     # Every second width is compiled: the cost of one in between hardly differs from the line
     # through its neighbours.
     tried = takewhile(lambda w: flops * work * w <= _LARGEST_PROBE, [*every[:-1:2], every[-1]])
@@ -199,20 +205,21 @@ def measure_costs(load: Workload, flops: float) -> dict[int, float]:
     return {w: float(np.interp(w, known, [costs[k] for k in known])) for w in between}
 
 
-def _short_clients(load: Workload) -> np.ndarray:
+def _short_clients(workload: Workload) -> np.ndarray:
     """The sizes of the pool's clients, cut down so that each takes a few steps only."""
-    sizes = np.asarray(load.pool.sizes, np.int64)
+    sizes = np.asarray(workload.pool.sizes, np.int64)
     some = np.arange(1, max(int(sizes.max()), 1) + 1)
-    work = np.asarray(load.algorithm.work(some, np.zeros_like(some), 0), np.float64)
+    work = np.asarray(workload.algorithm.work(some, np.zeros_like(some), 0), np.float64)
     return np.minimum(sizes, some[work <= max(_STEPS, work[0])][-1])
 
 
-def _probe(load: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[float, int]:
+def _probe(workload: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[float, int]:
     """Seconds that one chunk of the clients with most examples takes, and the bytes it needs.
 
     Several chunks run in turn, so that the start of the program does not count.
     """
-    algorithm, pool = load.algorithm, load.pool._replace(sizes=jnp.asarray(sizes, jnp.int32))
+    algorithm = workload.algorithm
+    pool = workload.pool._replace(sizes=jnp.asarray(sizes, jnp.int32))
     most = np.argsort(-sizes, kind="stable")
     slots = jnp.asarray(np.resize(most, width * turns), jnp.int32)
     key = jax.random.key(0)
@@ -229,7 +236,7 @@ def _probe(load: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[f
             algorithm, (width,), inputs, clients, Placement(slots, jnp.ones(1, jnp.int32))
         )
 
-    arguments = (server, clients, pool, load.public, slots)
+    arguments = (server, clients, pool, workload.public, slots)
     program = jax.jit(phase).lower(*arguments).compile()
     seconds = autotune.least_seconds(program, lambda: arguments, _REPEATS)
     return seconds / turns, memory.needed(program)

@@ -24,7 +24,7 @@ class NoRetryError(TooLargeError):
 
 
 def free() -> int | None:
-    """Bytes that programs may use on the first device; None if nobody knows."""
+    """Bytes that programs may use on the first device; None if the backend does not tell."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:

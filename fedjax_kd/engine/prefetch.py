@@ -1,4 +1,4 @@
-"""Loading ahead: what comes next is fetched while the present is worked on."""
+"""Prefetching: a background thread loads the next item while the caller works on this one."""
 
 from __future__ import annotations
 

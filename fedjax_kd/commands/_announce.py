@@ -1,4 +1,4 @@
-"""What a sweep is going to cost, said before it starts."""
+"""The cost of a sweep, announced before it starts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
 from fedjax_kd.sweeps.widths import operations
 
-MANY = 200  # points, of which nobody should be surprised
+MANY = 200  # points; a larger sweep is announced by a warning
 
 _SIDE, _REPEATS = 1024, 3
 
 
 def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:
-    """Says what is going to be run, and warns where it is more than one may have meant."""
+    """Prints the size of a sweep; of a large one a warning, with an estimate of its duration."""
     points, programs = len(study.points), len(families)
     many = points > MANY
     if quiet and not many:

@@ -125,5 +125,5 @@ def _unit(metric: str, lines: Mapping[str, Seeds]) -> str:
 
 
 def _is_steep(values: Sequence[float]) -> bool:
-    """Whether a curve would be a line along the axis, but for its beginning."""
+    """Whether all but the beginning of a curve would lie flat on a linear axis."""
     return min(values, default=0.0) > 0 and max(values) > _STEEP * min(values)

@@ -66,7 +66,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """In which figures are made."""
+    """The settings of Matplotlib while a figure is made."""
     import matplotlib.style
 
     with matplotlib.style.context(_STYLE):
@@ -74,7 +74,7 @@ def style() -> Iterator[None]:
 
 
 def add_names(figure: Figure) -> None:
-    """Names what the first panel has, below all panels, in as many columns as there is room for."""
+    """A legend of the first panel's lines below all panels, in as many columns as fit."""
     marks, names = figure.axes[0].get_legend_handles_labels()
     inches = _INCHES_OF_MARK + _INCHES_OF_LETTER * max(map(len, names))
     columns = min(len(names), max(1, int(figure.get_figwidth() / inches)))
@@ -131,7 +131,7 @@ def is_log(values: Sequence[float]) -> bool:
 
 
 def tick_labels(values: Sequence[float | None]) -> list[str]:
-    """What stands beside the cells of values: powers of ten if all are (half) decades.
+    """The tick labels of values: powers of ten if all are (half) decades.
 
     Example:
       >>> tick_labels([None, 0.1, 0.3, 1.0])

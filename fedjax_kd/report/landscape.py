@@ -195,7 +195,7 @@ def _cloud(
 
 
 def _add_marks(figure: Figure, points: Sequence[Record], *rings: str) -> None:
-    """What rings, circles and crosses mean, as far as there are any."""
+    """The legend of the rings, circles and crosses that there are."""
     from matplotlib.lines import Line2D
 
     statuses = {c.status for c in configurations(points)}

@@ -211,7 +211,7 @@ def _manager(folder: Path) -> Any:
 
 
 def _read(folder: Path, step: int, part: str, like: PyTree) -> Any:
-    """One part of a checkpoint; whatever Orbax stumbles over means that it is damaged."""
+    """One part of a checkpoint; any error of Orbax means that it is damaged."""
     import orbax.checkpoint as ocp
 
     how = ocp.args.JsonRestore() if like is None else ocp.args.StandardRestore(like)

@@ -1,4 +1,4 @@
-"""Run folders: what a run writes, and how it is read again.
+"""Run folders: the files that a run writes, and how they are read again.
 
 ========== ======================================================================================
 config.json   the configuration, and the versions, device and commit it ran with
@@ -55,7 +55,7 @@ def create(out: str | None, name: str) -> Path:
 
 
 def _unique(parent: Path, name: str) -> Path:
-    """A folder that nobody else has, however many runs begin in one second."""
+    """A new folder of this run alone, however many runs begin in one second."""
     for number in range(1, 1000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:

@@ -45,14 +45,14 @@ _LEAST_SECONDS = 30.0  # between two checkpoints
 
 
 class Shard(NamedTuple):
-    """Configurations that one program trains, and the folder for what comes of them."""
+    """Configurations that one program trains, and the folder of their results."""
 
     folder: Path
     configs: tuple[int, ...]
 
 
 class ShardHooks(NamedTuple):
-    """How somebody looks on: a display, and whether to stop after the present block."""
+    """Callbacks after each block of rounds: the progress display, and whether to stop."""
 
     show: Callable[[int, dict[int, list[Row]]], None]
     stop: Callable[[], bool]
@@ -145,10 +145,10 @@ def train_shard(study: Study, job: Job, load: FederationLoader, watch: ShardHook
       study: that the part belongs to.
       job: what is to be done.
       load: from `federation_loader`.
-      watch: how somebody looks on.
+      watch: called after each block of rounds.
 
     Returns:
-      Whether they have got there: not, if they were asked to stop.
+      Whether they have reached that round; they have not if they were asked to stop.
     """
     part, live, until = job
     about, folder = shard_status(part), part.folder / "checkpoints"
@@ -172,7 +172,7 @@ def train_shard(study: Study, job: Job, load: FederationLoader, watch: ShardHook
 def _record(
     job: Job, steps: Iterator[Step], about: dict[str, Any], watch: ShardHooks, s: Simulation
 ) -> bool:
-    """Writes what comes of each block of rounds; whether all were trained."""
+    """Writes rows and checkpoints of each block; whether all rounds were trained."""
     part, columns, earlier = job.part, _header(job.part), about["seconds"]
     pacer = Pacer.starting(least_seconds=_LEAST_SECONDS)
     for step in steps:

@@ -1,7 +1,7 @@
 """How many points of a sweep run at once: by measuring, or by rule where that does not pay.
 
-Points of one seed share their examples and batches, and wait for nobody: so configurations come
-first, then clients of a chunk, then seeds.
+Configurations of one seed share their examples and batches, and all take the same number of steps,
+so they come first; then come clients of a chunk, then seeds.
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def _probe(family: Family, live: Collection[int], width: Width) -> float:
 
     brief = replace(family, simulations={k: short(s) for k, s in family.simulations.items()})
     tile = tiles(brief.rows(live), width, family.devices)[0]
-    feeds = {seed: draw_inputs(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
-    given, placements = given_of(brief, tile), placements_of(tile, feeds)
+    inputs = {seed: draw_inputs(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
+    given, placements = given_of(brief, tile), placements_of(tile, inputs)
     programs, point = compiled(brief, tile, given, placements), point_of(brief, tile)
 
-    def arguments() -> tuple[Any, ...]:  # a block takes the state that it is given over
+    def arguments() -> tuple[Any, ...]:  # a block consumes its state
         return point, programs.start(point), given, placements, np.int32(0)
 
     seconds = autotune.least_seconds(programs.block, arguments, _REPEATS)

@@ -29,7 +29,7 @@ from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Data, Round
 from fedjax_kd.data.public_inputs import Public, Stored
 from fedjax_kd.engine.validation import check_algorithm
-from fedjax_kd.runs.config import facts_of
+from fedjax_kd.runs.build import facts_of
 
 BASE = "fedavg"
 MOST = 1.3  # unexplained, before a method is looked into

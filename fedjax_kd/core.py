@@ -167,6 +167,9 @@ stack = Reducer(
 )
 
 
+JudgedBy = Literal["server", "clients"]
+
+
 def keep(key: Key, server: Server, client: Client, data: Data) -> Client:
     """The default ``personalise``: the client is evaluated as it is."""
     del key, server, data
@@ -205,7 +208,7 @@ class Algorithm(NamedTuple):
     # (examples of clients [k], their numbers [k], round number) -> their local steps, in any unit
     work: Callable[[Any, Any, Any], Any] = examples
     # whose models tell how good the method is: the server's, or the clients' own
-    judged_by: Literal["server", "clients"] = "server"
+    judged_by: JudgedBy = "server"
 
 
 class State(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -52,6 +53,13 @@ class Fit(NamedTuple):
         """Trains ``model`` on ``data``; the key is consumed."""
         return self.run(key, model, data, objective, round)
 
+    @property
+    def given(self) -> frozenset[str]:
+        """The options that differ from their defaults; traced ones do."""
+        usual = inspect.signature(local_training).parameters
+        mine = self.options or {}
+        return frozenset(k for k, value in mine.items() if _differs(value, usual[k].default))
+
     def but(self, **options: Any) -> Fit:
         """The same local training with other options of `local_training`.
 
@@ -68,6 +76,11 @@ class Fit(NamedTuple):
                 "cannot be changed: make it with these options."
             )
         return local_training(**{**self.options, **options})
+
+
+def _differs(value: Any, default: Any) -> bool:
+    plain = isinstance(value, int | float | str) and type(value) is type(default)
+    return value != default if plain else value is not default
 
 
 def voting(weighting: Weighting) -> Callable[[Data], Array]:

@@ -15,6 +15,7 @@ from dataclasses import is_dataclass
 from functools import cache, reduce, wraps
 from numbers import Real
 from operator import or_
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
@@ -38,11 +39,24 @@ class Option(NamedTuple):
     help: str
 
 
-def extends(*bases: Callable[..., Any], fixes: Collection[str] = ()) -> Callable:
+def extends(
+    *bases: Callable[..., Any],
+    fixes: Collection[str] = (),
+    fixes_local: Collection[str] = (),
+    network: Mapping[str, Any] = MappingProxyType({}),
+) -> Callable:
     """Decorates a factory that passes its ``**options`` on to ``bases``.
 
     Their options become part of the signature, but for those that the factory ``fixes``. With
     several bases, `options_of` takes out those of one.
+
+    Args:
+      bases: factories that get the options which the factory does not name.
+      fixes: their options that the factory sets itself.
+      fixes_local: options of local training that it sets itself, by ``fit.but(...)``. They are
+        hidden from the command line, and a ``fit`` that sets one is refused.
+      network: "model" and "model_options" that suit the method where the default network does not;
+        for descriptions and tables.
 
     Example:
       >>> def plain(task, *, lr: float = 0.1, clip: float = 1.0): ...
@@ -69,12 +83,39 @@ def extends(*bases: Callable[..., Any], fixes: Collection[str] = ()) -> Callable
             for name in options:
                 if name not in signature.parameters:
                     raise TypeError(_unknown(factory.__name__, name, names))
+            if fixed:
+                _check_fit(factory.__name__, signature.bind(*args, **options).arguments, fixed)
             return factory(*args, **options)
 
-        vars(checked).update(__signature__=signature, bases=bases)
+        fixed = tuple({*fixes_local, *(name for base in bases for name in fixed_local(base))})
+        own_network = network or next(filter(None, map(network_of, bases)), {})
+        vars(checked).update(
+            __signature__=signature, bases=bases, fixed_local=fixed, network=own_network
+        )
         return checked
 
     return decorate
+
+
+def fixed_local(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """The options of local training that a method sets itself."""
+    return vars(factory).get("fixed_local", ())
+
+
+def network_of(factory: Callable[..., Any]) -> Mapping[str, Any]:
+    """ "model" and "model_options" that suit a method; empty if the default network does."""
+    return vars(factory).get("network", {})
+
+
+def _check_fit(factory: str, arguments: Mapping[str, Any], fixed: Sequence[str]) -> None:
+    """Raises ValueError if a local training sets what the method sets itself."""
+    fit = arguments.get("fit")
+    for name in fixed:
+        if name in getattr(fit, "given", ()):
+            raise ValueError(
+                f"{factory} sets {name} of the local training itself, but it is given: leave it "
+                "out of `local_training`."
+            )
 
 
 def options_of(

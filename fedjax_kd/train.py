@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd import metrics
-from fedjax_kd.core import Algorithm, State, Wire
+from fedjax_kd.core import Algorithm, JudgedBy, State, Wire
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.block_inputs import BlockInputs
 from fedjax_kd.engine.blocks import run_blocks
@@ -103,7 +103,7 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     evaluate = make_evaluation(s, state)
     seconds = Seconds(compile=time.perf_counter() - began)
     if first == 0:
-        row, spent = _timed_evaluation(evaluate, state)
+        row, spent = _timed_evaluation(evaluate, state, s.judged_by)
         seconds = seconds._replace(evaluate=spent)
         yield Progress(state, 0, [{"round": 0} | row], seconds, s)
     for block in run_blocks(s, state, first) if first < s.num_rounds else ():
@@ -114,21 +114,27 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
         finished = min(block.inputs.start + s.block, s.num_rounds)
         rows = rows_of(s, block.inputs, *jax.device_get((block.reports, block.seen)))
         if evaluates_after(s, finished):
-            row, spent = _timed_evaluation(evaluate, state)
+            row, spent = _timed_evaluation(evaluate, state, s.judged_by)
             seconds = seconds._replace(evaluate=seconds.evaluate + spent)
             rows[-1] |= row
         yield Progress(state, finished, rows, seconds, s)
 
 
-def _timed_evaluation(evaluate: Callable[[State], Evaluation], state: State) -> tuple[Row, float]:
+def _timed_evaluation(
+    evaluate: Callable[[State], Evaluation], state: State, judged_by: JudgedBy
+) -> tuple[Row, float]:
     """The columns of an evaluation, and the seconds that it took."""
     began = time.perf_counter()
     seen = jax.device_get(evaluate(state))
-    return evaluation_row(seen), time.perf_counter() - began
+    return evaluation_row(seen, judged_by), time.perf_counter() - began
 
 
-def evaluation_row(seen: Evaluation) -> Row:
-    """The columns that an evaluation fills."""
+def evaluation_row(seen: Evaluation, judged_by: JudgedBy = "server") -> Row:
+    """The columns that an evaluation fills.
+
+    The last one, ``judged_accuracy`` or ``judged_loss``, is what a method is judged by: results on
+    the test set, or the mean over clients of their own models' results.
+    """
     row = {f"test_{k}": v for k, v in metrics.summary(seen.test).items()}
     for prefix, tally in (("client", seen.clients), ("personal", seen.personal)):
         if tally is not None:
@@ -140,6 +146,9 @@ def evaluation_row(seen: Evaluation) -> Row:
     for g in range(0 if seen.groups is None else len(seen.groups.counted)):
         of_group = metrics.summary(jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
+    measure = metrics.headline(seen.test)
+    own = judged_by == "clients" and seen.personal is not None
+    row[f"judged_{measure}"] = row[f"personal_{measure}_mean" if own else f"test_{measure}"]
     return row
 
 
@@ -161,7 +170,7 @@ def columns_of(s: Simulation) -> list[str]:
     return [
         *s.facts,
         *trained,
-        *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen)),
+        *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen), s.judged_by),
     ]
 
 
@@ -200,7 +209,7 @@ def rows_of(
         for n, end in enumerate(range(s.eval_every, s.block + 1, s.eval_every)):
             # Rounds after the last are empty: the first evaluation after it is the last one.
             if end - s.eval_every < len(rows):
-                row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen))
+                row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen), s.judged_by)
                 rows[min(end, len(rows)) - 1] |= row
     return rows
 

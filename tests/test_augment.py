@@ -14,7 +14,8 @@ from fedjax_kd.core import Batch
 from fedjax_kd.data import IidPartitioner, from_arrays
 from fedjax_kd.data.augment import AUGMENTATIONS, crop24_flip, crop_flip
 from fedjax_kd.data.federation import Federation, federate
-from fedjax_kd.runs.config import Config, TrainingConfig, build, task_of, with_model
+from fedjax_kd.runs.build import build, task_of, with_model
+from fedjax_kd.runs.config import Config, TrainingConfig
 
 SHAPE = (32, 32, 3)
 EVERY = pytest.mark.parametrize("name", AUGMENTATIONS)

@@ -15,6 +15,7 @@ import pytest
 from fedjax_kd.core import State
 from fedjax_kd.engine.simulation import Simulation, initial_state
 from fedjax_kd.runs import checkpoint, config
+from fedjax_kd.runs.build import build as simulation_of
 
 DATA = config.DataConfig(partition="iid", num_clients=4)
 TRAINING = config.TrainingConfig(num_rounds=2, cohort_size=2)
@@ -22,7 +23,7 @@ TRAINING = config.TrainingConfig(num_rounds=2, cohort_size=2)
 
 def build(method: str = "scaffold", hidden: tuple[int, ...] = (3,)) -> Simulation:
     options = {"hidden": hidden}
-    return config.build(
+    return simulation_of(
         config.Config(method, data=DATA, model="mlp", model_options=options, training=TRAINING)
     )
 

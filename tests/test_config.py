@@ -15,7 +15,7 @@ from fedjax_kd.data import PARTITIONERS
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import options
-from fedjax_kd.runs import config, data_config
+from fedjax_kd.runs import build, config, data_config
 from fedjax_kd.runs.config import Config, DataConfig, TrainingConfig
 
 SMALL = DataConfig(partition="iid", num_clients=5)
@@ -81,7 +81,7 @@ def test_a_wrong_file_is_refused(change: dict[str, Any], message: str) -> None:
 def test_bad_options_are_named(given: Config, message: str) -> None:
     given = replace(given, data=SMALL)
     with pytest.raises(ValueError, match=message):
-        config.build(given)
+        build.build(given)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_seed_of_the_data_decides_the_split_alone() -> None:
 
 def test_what_is_built_is_what_was_said() -> None:
     training = TrainingConfig(7, 3, 2, 11, "examples", 0.25, 2, devices=2)
-    simulation = config.build(Config("fedprox", {"mu": 0.5}, data=SMALL, training=training))
+    simulation = build.build(Config("fedprox", {"mu": 0.5}, data=SMALL, training=training))
     assert simulation.num_rounds == 7
     assert simulation.eval_every == 2
     assert simulation.seed == 11
@@ -120,7 +120,7 @@ def test_what_is_built_is_what_was_said() -> None:
 
 def test_a_method_without_local_training_takes_no_such_options() -> None:
     assert not config.takes_local(REGISTRY["fedsgd"])
-    assert config.build(Config("fedsgd", local={"epochs": 3}, data=SMALL, training=SHORT))
+    assert build.build(Config("fedsgd", local={"epochs": 3}, data=SMALL, training=SHORT))
 
 
 @pytest.mark.parametrize("name", [*REGISTRY, *PARTITIONERS, *MODELS, "local_training"])

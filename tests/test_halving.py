@@ -52,7 +52,7 @@ def test_a_diverged_seed_rules_its_configuration_out():
     lost = [{"round": 3, "test_loss": math.nan, "test_accuracy": 0.99}]
     histories = {0: rows(0.9), 1: lost, 2: rows(0.5), 3: rows(0.6), 4: rows(0.4), 5: rows(0.4)}
     config_of = {p: p // 2 for p in histories}
-    assert selected(config_of, [0, 2, 3, 4, 5], histories, Score(), 3) == [2, 3]
+    assert selected(config_of, [0, 2, 3, 4, 5], histories, Score("test_accuracy"), 3) == [2, 3]
 
 
 def test_scores():
@@ -61,7 +61,8 @@ def test_scores():
     assert scoring("train_loss").goal == "min"
     assert scoring("client_accuracy_mean").goal == "max"
     assert Score("test_accuracy").of(rows) is None
-    assert Score().of([{"round": 1, "test_accuracy": 0.5, "test_loss": math.inf}]) is None
+    lost = {"round": 1, "test_accuracy": 0.5, "test_loss": math.inf}
+    assert Score("test_accuracy").of([lost]) is None
     with pytest.raises(ValueError, match="last is 0"):
         scoring("train_loss", 0)
 

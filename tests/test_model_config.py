@@ -19,7 +19,8 @@ from fedjax_kd.local import Fit
 from fedjax_kd.options import options
 from fedjax_kd.runs import config, model_config
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.config import Config, TrainingConfig, build, from_json, to_json
+from fedjax_kd.runs.build import build
+from fedjax_kd.runs.config import Config, TrainingConfig, from_json, to_json
 from fedjax_kd.runs.data_config import DataConfig
 from fedjax_kd.task import Task
 

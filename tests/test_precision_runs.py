@@ -18,7 +18,7 @@ from experiments.comparison import Choice, command
 from fedjax_kd.commands import run
 from fedjax_kd.engine.simulation import initial_state
 from fedjax_kd.models import MODELS
-from fedjax_kd.runs import config
+from fedjax_kd.runs import build
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.config import Config, DataConfig, TrainingConfig
 from fedjax_kd.task import from_linen, from_nnx
@@ -33,7 +33,7 @@ def test_an_unknown_precision_is_refused():
         from_linen(linen.Dense(2), jnp.ones((1, 2)), precision="float16")
     data = DataConfig(partition="iid", num_clients=5)
     with pytest.raises(ValueError, match=message):
-        config.build(Config("fedavg", data=data, training=TrainingConfig(precision="float16")))
+        build.build(Config("fedavg", data=data, training=TrainingConfig(precision="float16")))
 
 
 def test_the_command_line_knows_the_three(capsys: pytest.CaptureFixture[str]):
@@ -62,7 +62,7 @@ def test_bfloat16_learns_digits_as_well():
     accuracy = {}
     for precision in ("float32", "bfloat16"):
         training = replace(base.training, precision=precision)
-        simulation = config.build(replace(base, training=training))
+        simulation = build.build(replace(base, training=training))
         *_, last = blocks(simulation, initial_state(simulation))
         assert {np.dtype(leaf.dtype) for leaf in jax.tree.leaves(last.state.server.model)} == {
             np.dtype(np.float32)

@@ -19,7 +19,8 @@ from fedjax_kd import losses, metrics
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.engine.evaluation import by_client, evaluate_personal, tally_rows
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.config import Config, TrainingConfig, build, from_json, to_json, with_model
+from fedjax_kd.runs.build import build, with_model
+from fedjax_kd.runs.config import Config, TrainingConfig, from_json, to_json
 from fedjax_kd.runs.data_config import STORED, DataConfig, federation_of
 
 SMALL = {"hidden": (16,), "bottleneck": 4}

@@ -15,7 +15,7 @@ from fedjax_kd.task import Task
 Layers = Literal["batch", "all"]
 
 
-@extends(fedavg)
+@extends(fedavg, network={"model": "resnet8", "model_options": {"norm": "batch"}})
 def fedbn(
     task: Task,
     fit: Fit,

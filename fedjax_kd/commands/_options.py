@@ -9,15 +9,35 @@ from typing import Any
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands._parser import Section, flag
 from fedjax_kd.data import is_store
-from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import Option, named, options
-from fedjax_kd.runs.config import TrainingConfig, takes_local
+from fedjax_kd.runs.build import local_options, takes_local
+from fedjax_kd.runs.config import TrainingConfig
 from fedjax_kd.runs.data_config import DataConfig, OptionValue, counts_clients, partitioner_options
 from fedjax_kd.runs.model_config import TURNS
+from fedjax_kd.wrappers import WRAPPERS
 
 Defaults = Mapping[str, OptionValue]
 """Other defaults than those of the signatures, by option."""
+
+
+WRAPPING = Section(
+    "wrappers",
+    "Wrappers around the method",
+    [
+        flag(
+            "wrappers",
+            type=tuple[str, ...],
+            default=(),
+            help="the innermost first, such as: top_k:keep=0.05 median. There are: "
+            + "; ".join(
+                f"{name} ({', '.join(o.name for o in options(factory)) or 'no options'})"
+                for name, factory in WRAPPERS.items()
+            ),
+        )
+    ],
+    {"wrappers": "--with"},
+)
 
 
 def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
@@ -31,13 +51,14 @@ def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
       ValueError: if the partition or the model is unknown.
     """
     shared = _common(list(tuned.values()))
-    locals_ = {m: local_training for m in tuned if takes_local(REGISTRY[m])}
+    locals_ = {m: local_options(REGISTRY[m]) for m in tuned if takes_local(REGISTRY[m])}
     model = early_value(args, "model")
     model_options = [] if model is None else options(named("model", model, MODELS))
     training = Section("training", "How long, with whom and on what", options(TrainingConfig))
     return [
         _of_methods(tuned),
         Section("local", "Local training of every client", _merged(locals_, tuned)),
+        WRAPPING,
         *of_data(args, shared),
         Section("model", "The model", [*_models(), *model_options]),
         _with_defaults(training, shared),
@@ -64,15 +85,22 @@ def chosen(
     found: Mapping[str, Any], factory: Callable[..., Any], tuned: Defaults
 ) -> dict[str, OptionValue]:
     """One factory's options from what was parsed; None stands for its own default."""
+    return _chosen(found, options(factory), tuned)
+
+
+def _chosen(
+    found: Mapping[str, Any], known: Sequence[Option], tuned: Defaults
+) -> dict[str, OptionValue]:
     return {
         o.name: tuned.get(o.name, o.default) if found[o.name] is None else found[o.name]
-        for o in options(factory)
+        for o in known
     }
 
 
 def local_of(method: str, found: Mapping[str, Any], tuned: Defaults) -> dict[str, OptionValue]:
     """The options of local training for a method; none if it has no such training."""
-    return chosen(found, local_training, tuned) if takes_local(REGISTRY[method]) else {}
+    known = local_options(REGISTRY[method]) if takes_local(REGISTRY[method]) else []
+    return _chosen(found, known, tuned)
 
 
 def early_value(args: Sequence[str], name: str) -> str | None:
@@ -113,19 +141,17 @@ def _models() -> list[Option]:
 
 def _of_methods(tuned: Mapping[str, Defaults]) -> Section:
     """The options of one method, or of several together."""
-    merged = _merged({m: REGISTRY[m] for m in tuned}, tuned)
+    merged = _merged({m: options(REGISTRY[m]) for m in tuned}, tuned)
     names = [o.name for o in merged]
     alias = {"eta": "--server-lr"} if "eta" in names and "server_lr" not in names else {}
     return Section("method", f"Options of {' and '.join(tuned)}", merged, alias)
 
 
-def _merged(
-    factories: Mapping[str, Callable[..., Any]], tuned: Mapping[str, Defaults]
-) -> list[Option]:
+def _merged(known: Mapping[str, Sequence[Option]], tuned: Mapping[str, Defaults]) -> list[Option]:
     """The options of several factories; where defaults differ, None stands for each one's own."""
     merged: dict[str, dict[str, Option]] = {}
-    for method, factory in factories.items():
-        for o in options(factory):
+    for method, own in known.items():
+        for o in own:
             default = tuned[method].get(o.name, o.default)
             merged.setdefault(o.name, {})[method] = o._replace(default=default)
     return [_one_of(owners) for owners in merged.values()]

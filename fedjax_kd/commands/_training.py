@@ -174,7 +174,8 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "method": run.config.method,
         "finished_rounds": int(rows[-1]["round"]),
         "num_rounds": run.simulation.num_rounds,
-        **_quality(rows),
+        "judged_by": run.simulation.judged_by,
+        **_quality(rows, run.simulation.judged_by == "clients"),
         "bytes_down": int(sum(row["bytes_down"] for row in trained)),
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
@@ -187,8 +188,8 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
     run_folder.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
 
 
-def _quality(rows: Sequence[Row]) -> dict[str, float]:
-    """The final and the best evaluation, by accuracy or, where there is none, by loss."""
+def _quality(rows: Sequence[Row], by_clients: bool) -> dict[str, float]:
+    """The final and the best evaluation, by what the method is judged by."""
     evaluated = [row for row in rows if "test_loss" in row]
     classes = class_accuracies(evaluated)
     forgotten = None
@@ -196,13 +197,16 @@ def _quality(rows: Sequence[Row]) -> dict[str, float]:
         forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
     known = [name for name in ("test_accuracy", "test_loss") if name in evaluated[-1]]
     personal = [name for name in ("personal_accuracy_mean",) if name in evaluated[-1]]
-    if known[0] == "test_accuracy":
-        best = max(evaluated, key=lambda row: row["test_accuracy"])
+    measure = "accuracy" if "judged_accuracy" in evaluated[-1] else "loss"
+    judged = f"judged_{measure}"
+    if measure == "accuracy":
+        best = max(evaluated, key=lambda row: row[judged])
     else:
-        best = min(evaluated, key=lambda row: math.inf if _is_nan(row[known[0]]) else row[known[0]])
+        best = min(evaluated, key=lambda row: math.inf if _is_nan(row[judged]) else row[judged])
+    column = f"personal_{measure}_mean" if by_clients else f"test_{measure}"
     return {
         **{f"final_{name}": evaluated[-1][name] for name in (*known, *personal)},
-        f"best_{known[0]}": best[known[0]],
+        f"best_{column}": best[judged],
         "best_round": int(best["round"]),
         **({} if forgotten is None else {"final_forgetting": forgotten}),
     }

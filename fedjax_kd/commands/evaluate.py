@@ -18,7 +18,7 @@ from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.config import build
+from fedjax_kd.runs.build import build
 from fedjax_kd.train import evaluation_row
 
 HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
@@ -39,7 +39,10 @@ def main(args: Sequence[str]) -> int:
         state, finished = checkpoint.restore(folder / "checkpoints", simulation)
         seen = make_evaluation(simulation, state)(state)
         write_clients(folder / "clients.csv", simulation, seen)
-        tables.show(tables.pairs(evaluation_row(seen)), f"{folder} after {finished} rounds")
+        tables.show(
+            tables.pairs(evaluation_row(seen, simulation.judged_by)),
+            f"{folder} after {finished} rounds",
+        )
         print(folder / "clients.csv")
     return 0
 

@@ -13,8 +13,9 @@ from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import named
 from fedjax_kd.report import methods, tables
+from fedjax_kd.wrappers import WRAPPERS
 
-HELP = """Lists methods, models, partitions, augmentations and data sets.
+HELP = """Lists methods, wrappers, models, partitions, augmentations and data sets.
 
 Examples:
   fedjax-kd list
@@ -42,6 +43,7 @@ def main(args: Sequence[str]) -> int:
         return 0
     kinds: dict[str, Callable[[], Mapping[str, str]]] = {
         "methods": lambda: {name: methods.against_fedavg(f) for name, f in REGISTRY.items()},
+        "wrappers": lambda: _summaries(WRAPPERS),
         "models": lambda: _summaries(MODELS),
         "partitions": lambda: _summaries(PARTITIONERS),
         "augmentations": lambda: _summaries(AUGMENTATIONS),

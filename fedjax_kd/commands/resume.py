@@ -12,7 +12,8 @@ from fedjax_kd.commands._training import Run
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish_runs
 from fedjax_kd.engine import processes
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.config import Config, build, from_json, longer, to_json
+from fedjax_kd.runs.build import build
+from fedjax_kd.runs.config import Config, from_json, longer, to_json
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.sweeps import runner as sweep_runner
 

@@ -18,10 +18,12 @@ from fedjax_kd.options import named
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import tensorboard
-from fedjax_kd.runs.config import Config, TrainingConfig, build, with_model
+from fedjax_kd.runs.build import build, with_model
+from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
+from fedjax_kd.runs.wrapper_config import parse_wrappers
 
 DEMO: dict[str, _options.Defaults] = {
     "fedadam": {"eta": 0.03, "tau": 1e-3, "client_lr": 0.3},
@@ -41,6 +43,7 @@ Examples:
   fedjax-kd run fedyogi --dataset cifar10 --data-dir DIR --partition dirichlet --alpha 0.1
       --num-clients 100 --cohort-size 10 --num-rounds 200 --seed 0
   fedjax-kd run fedavg fedprox scaffold --partition pathological --num-classes-per-partition 2
+  fedjax-kd run scaffold --with top_k:keep=0.05 median
 
 The options depend on the methods, the partition and the model: `fedjax-kd run fedprox --help`."""
 
@@ -167,6 +170,7 @@ def config_of(method: str, found: Mapping[str, Any], tuned: _options.Defaults) -
         method=method,
         method_options=_options.chosen(found["method"], REGISTRY[method], tuned),
         local=_options.local_of(method, found["local"], tuned),
+        wrappers=parse_wrappers(found["wrappers"]["wrappers"]),
         data=data_config(found, training.seed),
         **models,
         model_options=model_options,

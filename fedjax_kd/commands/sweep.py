@@ -28,6 +28,7 @@ Examples:
   fedjax-kd sweep fedadam --grid server-lr=1e-3:1e1:log5 --grid client-lr=0.03,0.1,0.3 --seeds 3
   fedjax-kd sweep fedavg fedyogi --grid client-lr=1e-2:1:log --samples 20 --halving 3
   fedjax-kd sweep fedprox --table points.csv --num-rounds 200 --reach 0.9
+  fedjax-kd sweep fedavg --with top_k --grid top_k.keep=0.01,0.1,1.0
 
 Values are a list (0.01,0.1), points between two ends (1e-3:1e1:log5, 0:1:lin3), or, with --samples
 or --trials, two ends to draw from (1e-3:1e1:log, 0:1:lin). `fedjax-kd resume` goes on with a sweep
@@ -43,7 +44,10 @@ WHAT = Section(
         flag("trials", type=int | None, help="configurations that Optuna proposes (needs optuna)"),
         flag("batch", type=int, default=16, help="trials that Optuna proposes at a time"),
         flag("seeds", type=int, default=1, help="seeds of every configuration, from --seed on"),
-        flag("metric", type=str, default="test_accuracy", help="column that makes a point good"),
+        flag(
+            "metric",
+            help="column that makes a point good; by default what a method is judged by",
+        ),
         flag("last", type=int, default=1, help="rounds at the end over which it is averaged"),
         flag("reach", type=float | None, help="of the metric, for the table of rounds to it"),
         flag(
@@ -115,13 +119,19 @@ def _study(bases: Mapping[str, Config], found: Mapping[str, Any]) -> Study:
         bases=bases,
         settings=() if search else tuple(_settings(bases, texts, asked, first.seed)),
         seeds=tuple(range(first.seed, first.seed + asked["seeds"])),
-        how=scoring(asked["metric"], asked["last"]),
+        how=scoring(asked["metric"] or _usual_metric(bases), asked["last"]),
         halving=_halving(asked, first.num_rounds),
         target=asked["reach"],
         shares=max(found["output"]["workers"] or 1, 1),
         search=search,
     )
     return checked(study)
+
+
+def _usual_metric(bases: Mapping[str, Config]) -> str:
+    """What methods are judged by: inputs that are targets have no accuracy."""
+    target = next(iter(bases.values())).data.target
+    return "judged_accuracy" if target == "label" else "judged_loss"
 
 
 def _settings(

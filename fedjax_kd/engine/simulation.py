@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from fedjax_kd import losses, tree
-from fedjax_kd.core import Algorithm, Key, State
+from fedjax_kd.core import Algorithm, JudgedBy, Key, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
@@ -60,7 +60,7 @@ class Simulation:
         return tuple(self.cohort(0).facts)
 
     @property
-    def judged_by(self) -> Literal["server", "clients"]:
+    def judged_by(self) -> JudgedBy:
         """Whose models tell how good the method is; the server's if no client has test rows."""
         by_clients = all(a.judged_by == "clients" for a in self.groups)
         return "clients" if by_clients and self.federation.client_test is not None else "server"

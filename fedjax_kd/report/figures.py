@@ -37,6 +37,8 @@ _STYLE = {
 _NAMES = {
     "test_accuracy": "accuracy on the test set",
     "test_loss": "loss on the test set",
+    "judged_accuracy": "accuracy",
+    "judged_loss": "loss",
     "train_loss": "loss of local training",
     "client_lr": "client learning rate",
     "server_lr": "server learning rate",

@@ -20,7 +20,7 @@ from fedjax_kd.runs.config import Config, to_json
 
 FORMAT = 1
 _KEYS = ("point", "config", "seed", "round")
-_CURVES = ("test_accuracy", "test_loss", "train_loss")
+_CURVES = ("test_accuracy", "test_loss", "train_loss", "judged_accuracy", "judged_loss")
 
 
 def read_studies(folders: Sequence[Path], metric: str | None = None) -> list[StudyPoints]:
@@ -203,9 +203,13 @@ def _seedless(config: Config) -> Config:
 
 
 def _usual(rounds: Sequence[Record]) -> str:
-    """Accuracy, or loss where there is none."""
+    """Accuracy, or loss where there is none; where own models count for some run, as judged."""
     known = any(row.get("test_accuracy") is not None for row in rounds)
-    return "test_accuracy" if known else "test_loss"
+    measure = "accuracy" if known else "loss"
+    evaluated = [row for row in rounds if row.get("test_loss") is not None]
+    judged = [row.get(f"judged_{measure}", row.get(f"test_{measure}")) for row in evaluated]
+    plain = judged == [row.get(f"test_{measure}") for row in evaluated]
+    return f"test_{measure}" if plain else f"judged_{measure}"
 
 
 def _progress(summary: Mapping[str, Any], rows: Sequence[Record]) -> dict[str, CellValue]:

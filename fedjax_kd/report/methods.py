@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,13 @@ from fedjax_kd.algorithms import GROUPS, REGISTRY
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.validation import Types, check_algorithm
-from fedjax_kd.runs.config import Config, algorithm_of, task_of
+from fedjax_kd.options import network_of
+from fedjax_kd.runs.build import algorithm_of, task_of
+from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.data_config import DataConfig, federation_of
 
 BASE = "fedavg"
 
-# Networks for methods that need more than fully connected layers.
-_NETWORKS: Mapping[str, dict[str, Any]] = {
-    "fedbn": {"model": "resnet8", "model_options": {"norm": "batch"}},
-}
 _PLAIN: dict[str, Any] = {"model": "mlp", "model_options": {"hidden": (64,)}}
 
 _HEAD = """# Methods
@@ -43,16 +41,15 @@ may have another architecture in each group of clients (`--models`).
 def methods_page() -> str:
     """The page as Markdown, a line a method."""
     _, federation = federation_of(DataConfig(public="holdout", validation_fraction=0.1))
-    base = {
-        str(network): _made(replace(Config(BASE), **network), federation)
-        for network in (_PLAIN, *_NETWORKS.values())
-    }
-    rows = []
+    rows, others, bases = [], [], {}
     for name, factory in REGISTRY.items():
-        network = _NETWORKS.get(name, _PLAIN)
+        network = dict(network_of(factory)) or _PLAIN
+        if str(network) not in bases:
+            bases[str(network)] = _made(replace(Config(BASE), **network), federation)
+        if network != _PLAIN:
+            others.append(f"{name}: {network['model']}")
         made = _made(replace(Config(name), **network), federation)
-        rows.append(_row(name, factory, made, base[str(network)]))
-    others = [f"{name}: {network['model']}" for name, network in _NETWORKS.items()]
+        rows.append(_row(name, factory, made, bases[str(network)]))
     return _HEAD.format(others=", ".join(others)) + "".join(rows)
 
 

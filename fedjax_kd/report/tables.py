@@ -151,10 +151,9 @@ def show(table: Table, title: str = "") -> None:
 
 
 def _best(summary: Mapping[str, Any]) -> str:
-    """The best accuracy, or the lowest loss of a run without."""
-    if "best_test_accuracy" in summary:
-        return _number(summary["best_test_accuracy"], ".4f")
-    return _number(summary["best_test_loss"], ".4g")
+    """The best accuracy, or the lowest loss of a run without; of own models if these count."""
+    (name,) = (k for k in summary if k.startswith("best_") and k != "best_round")
+    return _number(summary[name], ".4f" if "accuracy" in name else ".4g")
 
 
 def _is_float(value: Any) -> bool:

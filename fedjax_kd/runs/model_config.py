@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd.models import MODELS
-from fedjax_kd.options import check_options, named, options
-from fedjax_kd.runs.option_values import parse_value
+from fedjax_kd.runs.option_values import parse_named
 
 TURNS, BLOCKS = "turns", "blocks"
 
@@ -28,20 +27,7 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
       >>> parse_model("mlp:hidden=64x32")
       ('mlp', {'hidden': (64, 32)})
     """
-    name, _, rest = text.partition(":")
-    known = {o.name: o for o in options(named("model", name, MODELS))}
-    given: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        option, equals, value = part.partition("=")
-        option = option.replace("-", "_")
-        if not equals:
-            raise ValueError(
-                f"{part!r} in the model {text!r} has no value: write it as "
-                "NAME:OPTION=VALUE,OPTION=VALUE."
-            )
-        check_options(f"model {name}", {option: value}, list(known.values()))
-        given[option] = parse_value(known[option], value, option, f"in the model {text!r}")
-    return name, given
+    return parse_named("model", text, MODELS)
 
 
 def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArray[np.int64]:

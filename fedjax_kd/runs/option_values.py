@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from fedjax_kd.options import Option
+from fedjax_kd.options import Option, check_options, named, options
 
 _NO = object()
 
@@ -29,6 +30,42 @@ def parse_value(option: Option, value: Any, name: str, where: str = "in this swe
             return found
     kinds = " or ".join(_named(member) for member in members)
     raise ValueError(f"{name} is {value!r} {where}, but must be {kinds}: give such a value.")
+
+
+def parse_named(
+    kind: str, text: str, registry: Mapping[str, Callable[..., Any]]
+) -> tuple[str, dict[str, Any]]:
+    """Name and options of an entry of a registry from words like ``mlp:hidden=64x32,seed=1``.
+
+    Args:
+      kind: what the entries are, for messages.
+      text: the words.
+      registry: of factories, whose options are read from their signatures.
+
+    Raises:
+      ValueError: if there is no such entry or option, or a value none that it can have.
+
+    Example:
+      >>> def demo(*, keep: float = 0.1): ...
+      >>> parse_named("wrapper", "demo:keep=0.5", {"demo": demo})
+      ('demo', {'keep': 0.5})
+    """
+    name, _, rest = text.partition(":")
+    known = {o.name: o for o in options(named(kind, name, registry))}
+    given: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, equals, value = part.partition("=")
+        option = option.replace("-", "_")
+        if not equals:
+            raise ValueError(
+                f"{part!r} in the {kind} {text!r} has no value: write it as "
+                "NAME:OPTION=VALUE,OPTION=VALUE."
+            )
+        if option in given:
+            raise ValueError(f"The {kind} {text!r} names {option} twice: give it once.")
+        check_options(f"{kind} {name}", {option: value}, list(known.values()))
+        given[option] = parse_value(known[option], value, option, f"in the {kind} {text!r}")
+    return name, given
 
 
 def _as(kind: Any, value: Any) -> Any:

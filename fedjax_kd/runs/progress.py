@@ -42,7 +42,7 @@ def latest(rows: list[Row], seconds: float) -> dict[str, float]:
     evaluated = [row for row in rows if "test_loss" in row]
     rounds = sum(row["round"] > 0 for row in rows)
     last = evaluated[-1] if evaluated else {}
-    last = {k: last[k] for k in ("test_accuracy", "test_loss") if k in last}
+    last = {k: last[k] for k in ("test_accuracy", "test_loss", "judged_accuracy") if k in last}
     speed = {"rounds_per_second": rounds / seconds} if seconds > 0 else {}
     return last | speed | {"rejected": sum(row.get("rejected", 0) for row in rows)}
 
@@ -83,7 +83,10 @@ def _words(known: Mapping[str, float]) -> str:
     """The numbers of a run in a few words."""
     words = [f"{name} {v:.4g}" for name, v in known.items() if name.startswith(("points", "best "))]
     if "test_accuracy" in known:
-        words.append(f"accuracy {known['test_accuracy']:.3f}, loss {known['test_loss']:.3f}")
+        judged = known.get("judged_accuracy", known["test_accuracy"])
+        own = judged != known["test_accuracy"]
+        words.append(f"own models' accuracy {judged:.3f}" if own else f"accuracy {judged:.3f}")
+        words.append(f"loss {known['test_loss']:.3f}")
     elif "test_loss" in known:
         words.append(f"loss {known['test_loss']:.4g}")
     if "rounds_per_second" in known:

@@ -17,7 +17,7 @@ from fedjax_kd.sweeps.family import Family, Make, Member, family_of
 from fedjax_kd.sweeps.halving import Halving, Score, rungs, scoring, selected, status
 from fedjax_kd.sweeps.rounds import Step, train_points
 from fedjax_kd.sweeps.tiles import Width
-from fedjax_kd.train import Row
+from fedjax_kd.train import Row, columns_of
 
 
 class Trained(NamedTuple):
@@ -39,7 +39,7 @@ def sweep(
     settings: Sequence[Setting],
     *,
     seeds: Sequence[int] = (0,),
-    metric: str = "test_accuracy",
+    metric: str | None = None,
     last: int = 1,
     halving: Halving | None = None,
     width: Width | None = None,
@@ -59,6 +59,7 @@ def sweep(
       settings: from `fedjax_kd.grid`, `fedjax_kd.sample`, or written down.
       seeds: of the initial model, the cohorts and the batches; points of one seed share them.
       metric: the column of a history that makes a point good: accuracies if large, others small.
+        By default what a method is judged by, ``judged_accuracy`` or ``judged_loss``.
       last: rounds at the end over which it is averaged.
       halving: early stopping of hopeless settings, within each group.
       width: how much runs at once; by default measured, or by rule where that does not pay.
@@ -85,12 +86,13 @@ def sweep(
       {'client_lr': 0.1}
     """
     _check(settings, seeds)
-    how = scoring(metric, last)
     of_seed = federation if isinstance(federation, Mapping) else dict.fromkeys(seeds, federation)
 
     def simulation(setting: Setting, seed: int) -> Simulation:
         return simulate(make(**setting), of_seed[seed], seed=seed, chunk=1, **options)
 
+    first = simulation(settings[0], seeds[0])
+    how = scoring(metric or usual_metric(first), last)
     found: dict[int, list[Row]] = {}
     members = {
         c * len(seeds) + i: Member(c, seed, _floats(setting))
@@ -114,6 +116,12 @@ def sweep(
         return Trained(settings[config], seed, ended, how.of(rows), rows)
 
     return [outcome(point) for point in sorted(members)]
+
+
+def usual_metric(s: Simulation) -> str:
+    """The column that a method is judged by."""
+    (name,) = (column for column in columns_of(s) if column.startswith("judged_"))
+    return name
 
 
 def _trained(

@@ -15,7 +15,7 @@ from fedjax_kd.train import Row
 class Score(NamedTuple):
     """How good a point is: the mean of a column of its metrics over its last rounds."""
 
-    metric: str = "test_accuracy"
+    metric: str
     last: int = 1  # rounds at the end, of which those count that have the metric
 
     @property

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import Option, named, nearest, options
-from fedjax_kd.runs.config import Config, TrainingConfig, from_json, takes_local, to_json
+from fedjax_kd.runs.build import local_options, takes_local
+from fedjax_kd.runs.config import Config, TrainingConfig, from_json, to_json
 from fedjax_kd.runs.data_config import DataConfig, counts_clients, partitioner_options
 from fedjax_kd.runs.option_values import parse_value
 from fedjax_kd.sweeps.axes import AxisValue, Setting
+from fedjax_kd.wrappers import WRAPPERS
 
 METHOD = "method"
 
@@ -50,7 +51,13 @@ class Parameter(NamedTuple):
     @property
     def traced(self) -> bool:
         """Whether numbers for it are arguments of a compiled program."""
-        return self.part in ("method", "local")
+        return self.part in ("method", "local") or self.part in WRAPPERS
+
+    @property
+    def key(self) -> str:
+        """Its name among all options of a run; that of a wrapper stands before its options'."""
+        name = self.option.name
+        return f"{self.part}.{name}" if self.part in WRAPPERS else name
 
 
 def known_parameters(config: Config) -> dict[str, Parameter]:
@@ -74,13 +81,15 @@ def _parameters(config: Config) -> Iterator[tuple[str, Parameter]]:
         "partition": partitioner_options(config.data.partition),
         "data": _data_options(config),
         "training": [o for o in options(TrainingConfig) if o.name not in _FIXED],
-        "local": options(local_training) if takes_local(method) else [],
+        "local": local_options(method) if takes_local(method) else [],
         "method": options(method),
     }
     yield "model", Parameter("top", Option("model", str, None, ""))
+    kinds |= {name: options(WRAPPERS[name]) for name in config.wrappers}
     for part, own in kinds.items():
         for option in own:
-            yield option.name, Parameter(part, option)
+            parameter = Parameter(part, option)
+            yield parameter.key, parameter
 
 
 def _data_options(config: Config) -> list[Option]:
@@ -115,12 +124,20 @@ def _with(config: Config, parameter: Parameter, value: AxisValue) -> Config:
 def value_in(config: Config, name: str) -> AxisValue:
     """The value of an option in a configuration."""
     parameter = known_parameters(config)[name]
-    return _place(to_json(config), parameter)[parameter.option.name]
+    return _place(to_json(config), parameter).get(parameter.option.name, parameter.option.default)
+
+
+def plain_with(config: Config, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as plain values, with others for some parameters, named by their keys."""
+    plain, by_key = to_json(config), {p.key: p for p in known_parameters(config).values()}
+    for key, value in values.items():
+        _place(plain, by_key[key])[by_key[key].option.name] = value
+    return plain
 
 
 def _place(values: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
     """Where a parameter's value stands in a configuration as plain values."""
-    for key in _PLACES[parameter.part]:
+    for key in _PLACES.get(parameter.part, ("wrappers", parameter.part)):
         values = values[key]
     return values
 

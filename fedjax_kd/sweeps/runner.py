@@ -145,11 +145,14 @@ def _about(study: Study, point: int) -> dict[str, Any]:
     return {"point": point, "config": config, "seed": study.seed(point), **setting}
 
 
+_FINAL = ("test_accuracy", "test_loss", "judged_accuracy", "judged_loss")
+
+
 def _summary(study: Study, rows: Sequence[Row], status: str) -> dict[str, Any]:
     """The results of a point in points.csv, beside its configuration and seed."""
     evaluated = [row for row in rows if "test_loss" in row]
     last = evaluated[-1] if evaluated else {}
-    shown = {f"final_{k}": v for k, v in last.items() if k in ("test_accuracy", "test_loss")}
+    shown = {f"final_{k}": v for k, v in last.items() if k in _FINAL}
     return {
         "status": status,
         "finished_rounds": int(rows[-1]["round"]),

@@ -27,12 +27,13 @@ from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.options import nearest
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.build import algorithm_of, build, task_of
 from fedjax_kd.runs.checkpoint import Pacer
-from fedjax_kd.runs.config import Config, algorithm_of, build, task_of
+from fedjax_kd.runs.config import Config, from_json
 from fedjax_kd.runs.data_config import DataConfig, federation_of
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.family import Family, Make, Member, family_of, sharing
-from fedjax_kd.sweeps.parameters import known_parameters
+from fedjax_kd.sweeps.parameters import plain_with
 from fedjax_kd.sweeps.program import POINTS
 from fedjax_kd.sweeps.rounds import States, Step, train_points
 from fedjax_kd.sweeps.study import Study, hyper_parameters
@@ -120,20 +121,10 @@ def _check_metric(metric: str, s: Simulation) -> None:
 
 def _maker(config: Config, federation: Federation) -> Make:
     """The algorithm of a configuration with other numbers, which may be traced."""
-    task, parts = (
-        task_of(config, federation),
-        {p.option.name: p.part for p in known_parameters(config).values()},
-    )
+    task = task_of(config, federation)
 
     def make(values: Any) -> Algorithm:
-        method = {k: v for k, v in values.items() if parts[k] == "method"}
-        local = {k: v for k, v in values.items() if parts[k] == "local"}
-        traced = replace(
-            config,
-            method_options={**config.method_options, **method},
-            local={**config.local, **local},
-        )
-        return algorithm_of(traced, task, federation)
+        return algorithm_of(from_json(plain_with(config, values)), task, federation)
 
     return make
 

@@ -13,7 +13,7 @@ from fedjax_kd.options import check_finite
 from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.halving import Halving, Score, rungs
-from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, value_in
+from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, plain_with, value_in
 
 FORMAT = 1
 
@@ -116,7 +116,7 @@ def hyper_parameters(study: Study, config: int) -> dict[str, float]:
     setting = study.settings[config]
     parameters = known_parameters(study.config(config, study.seeds[0]))
     return {
-        parameters[name].option.name: value
+        parameters[name].key: value
         for name, value in setting.items()
         if name != METHOD and parameters[name].traced and isinstance(value, float)
     }
@@ -127,10 +127,8 @@ def groups(study: Study) -> list[list[int]]:
     ends = np.cumsum(study.batches or (len(study.settings),))
     found: dict[tuple[int, str], list[int]] = {}
     for number in range(len(study.settings)):
-        values = to_json(study.config(number, study.seeds[0]))
-        for part in ("method_options", "local"):
-            traced = hyper_parameters(study, number)
-            values[part] = {k: "*" if k in traced else v for k, v in values[part].items()}
+        traced = hyper_parameters(study, number)
+        values = plain_with(study.config(number, study.seeds[0]), dict.fromkeys(traced, "*"))
         batch = int(np.searchsorted(ends, number, side="right"))
         found.setdefault((batch, json.dumps(values, sort_keys=True)), []).append(number)
     return list(found.values())

@@ -81,7 +81,6 @@ def with_privacy(
     def server_update(key: Key, server: Server, update: PyTree, round: Round) -> Server:
         count = round.present.sum()
         divided_by = count if denominator is None else denominator
-        ratio = jnp.asarray(count / divided_by, jnp.float32)
         keys = iter(jax.random.split(jax.random.fold_in(key, 2), len(jax.tree.leaves(update))))
 
         def noisy(rule: Reducer, entry: PyTree) -> PyTree:
@@ -93,8 +92,8 @@ def with_privacy(
                     return value
                 draw = (clip * noise * jax.random.normal(own, value.shape)).astype(value.dtype)
                 if averaged:
-                    scale, spread = (jnp.asarray(a, value.dtype) for a in (ratio, 1 / divided_by))
-                    return value * scale + draw * spread
+                    many, divisor = (jnp.asarray(a, value.dtype) for a in (count, divided_by))
+                    return (value * many + draw) / divisor
                 if rule.stacked:  # nobody stands in an empty slot
                     there = round.present.reshape(-1, *[1] * (value.ndim - 1))
                     return value + draw * there.astype(value.dtype)

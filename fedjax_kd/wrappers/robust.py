@@ -120,7 +120,8 @@ def squared_distances(uploads: Sequence[Array]) -> Float[Array, "K K"]:
     """
     products = []
     for array in uploads:
-        flat = array.reshape(len(array), -1).astype(jnp.float32)
+        wide = array.dtype if jnp.finfo(array.dtype).bits >= 32 else jnp.float32
+        flat = array.reshape(len(array), -1).astype(wide)
         flat = flat - flat.mean(0, keepdims=True)
         products.append(jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST))
     gram = sum(products[1:], products[0])

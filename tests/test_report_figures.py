@@ -175,3 +175,18 @@ def test_curves_leave_the_untrained_model_out() -> None:
     steep = [[{"round": n, "test_loss": 10.0**-n} for n in range(6)]]
     assert bands.draw_curves({"a": steep}, ["test_loss"]).axes[0].get_yscale() == "log"
     figures.embedded(figure)
+
+
+def test_curves_of_one_run_have_no_band_and_may_begin_untrained() -> None:
+    figure = bands.draw_curves({"a": SEEDS[:1], "b": SEEDS[1:]}, untrained=True)
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [0, 2, 4, 6, 8]
+    assert len(figure.axes[0].collections) == 1
+
+
+def test_losses_have_units() -> None:
+    labels, values = (
+        [[{"round": 1, "test_loss": 1.0, **more}]] for more in ({"test_accuracy": 0.5}, {})
+    )
+    for rows, unit in ((labels, "(nats)"), (values, "(mean squared error)")):
+        figure = bands.draw_curves({"a": rows}, ["test_loss"])
+        assert figure.axes[0].get_ylabel().endswith(unit)

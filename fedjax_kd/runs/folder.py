@@ -89,7 +89,7 @@ def members(folder: Path) -> list[Path]:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Writes config.json with what is known of this machine's software."""
+    """Writes config.json with the versions and the device of this machine."""
     write_json(folder / "config.json", {**to_json(config), "environment": environment()})
 
 

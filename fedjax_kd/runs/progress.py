@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedjax_kd.train import Row
 
 Show = Callable[[str, int, Mapping[str, float]], None]
-"""(name of the run, finished rounds, what is known of it)"""
+"""(name of the run, finished rounds, its latest numbers by name)"""
 
 
 def stderr() -> Console:

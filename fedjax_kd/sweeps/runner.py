@@ -26,7 +26,7 @@ Runner = Callable[[Sequence[Job]], bool]
 
 
 def write_study(folder: Path, study: Study) -> None:
-    """Writes sweep.json with what is known of this machine's software."""
+    """Writes sweep.json with the versions and the device of this machine."""
     run_folder.write_json(
         folder / FILE, {**to_plain(study), "environment": run_folder.environment()}
     )

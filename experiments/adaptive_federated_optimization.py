@@ -126,7 +126,7 @@ def report(task: Preset, tuning: Found, final: Found, out: Path) -> str:
         str(method): list(sweeps.by_value(rows, "seed").values())
         for method, rows in sweeps.by_value(final.results, "method").items()
     }
-    curves = bands.draw_bands(lines, (measure.metric, "train_loss"), target=task.target)
+    curves = bands.draw_curves(lines, (measure.metric, "train_loss"), target=task.target)
     figures.save_figure(curves, out / "curves.png")
     return text
 

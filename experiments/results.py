@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fedjax_kd.report import bands, figures
 from fedjax_kd.report.estimates import Estimate, rounds_to
-from fedjax_kd.report.plots import line_style
 from fedjax_kd.report.table_files import CellValue, Record
 from fedjax_kd.runs.folder import read_rows, read_summary
 
@@ -79,7 +78,7 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 def picture(folders: Folders, path: Path, *, title: str, metric: str = "test_accuracy") -> Path:
     """A metric by round as PNG: the mean over seeds, and the range between them."""
     lines = {method: [_rows(folder) for folder in folders[method]] for method in folders}
-    return figures.save_figure(bands.draw_bands(lines, [metric], title=title), path)
+    return figures.save_figure(bands.draw_curves(lines, [metric], title=title), path)
 
 
 def picture_across(
@@ -145,7 +144,7 @@ def _draw_across(place: Axes, cells: Mapping[str, Folders], column: str) -> None
     for order, method in enumerate(methods):
         mean, ends = _means(NUMBERS[column], [folders[method] for folders in cells.values()])
         beside = (order - (len(methods) - 1) / 2) * 0.7 / len(methods)
-        color = line_style(order)["color"]
+        color = figures.line_style(order)["color"]
         where = np.arange(len(cells)) + beside
         place.errorbar(where, mean, ends, fmt="o", markersize=4, color=color, label=method)
     place.set_xticks(range(len(cells)), _told_apart(list(cells)), rotation=30, ha="right")

@@ -46,7 +46,7 @@ DISK = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 is success, 2 wrong input, 130 Ctrl-C, 1 a fault of ours."""
+    """Runs one command and exits: 0 is success, 2 wrong input, 130 Ctrl-C, 1 a bug."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(args)

@@ -100,10 +100,10 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     # Every block donates its input: the caller's stays.
     state = replicate(jax.tree.map(jnp.array, state), s.mesh)
     began = time.perf_counter()
-    look = make_evaluation(s, state)
+    evaluate = make_evaluation(s, state)
     seconds = Seconds(compile=time.perf_counter() - began)
     if first == 0:
-        row, spent = _looked(look, state, s.judged_by)
+        row, spent = _timed_evaluation(evaluate, state, s.judged_by)
         seconds = seconds._replace(evaluate=spent)
         yield Progress(state, 0, [{"round": 0} | row], seconds, s)
     for block in run_blocks(s, state, first) if first < s.num_rounds else ():
@@ -114,18 +114,18 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
         finished = min(block.inputs.start + s.block, s.num_rounds)
         rows = rows_of(s, block.inputs, *jax.device_get((block.reports, block.seen)))
         if evaluates_after(s, finished):
-            row, spent = _looked(look, state, s.judged_by)
+            row, spent = _timed_evaluation(evaluate, state, s.judged_by)
             seconds = seconds._replace(evaluate=seconds.evaluate + spent)
             rows[-1] |= row
         yield Progress(state, finished, rows, seconds, s)
 
 
-def _looked(
-    look: Callable[[State], Evaluation], state: State, judged_by: JudgedBy
+def _timed_evaluation(
+    evaluate: Callable[[State], Evaluation], state: State, judged_by: JudgedBy
 ) -> tuple[Row, float]:
     """The columns of an evaluation, and the seconds that it took."""
     began = time.perf_counter()
-    seen = jax.device_get(look(state))
+    seen = jax.device_get(evaluate(state))
     return evaluation_row(seen, judged_by), time.perf_counter() - began
 
 

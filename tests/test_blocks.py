@@ -151,6 +151,18 @@ def test_no_memory_for_a_single_client_is_an_error(monkeypatch: pytest.MonkeyPat
         train(fedavg(logistic(), FIT), federation(), num_rounds=1, cohort_size=2, chunk=1)
 
 
+def test_a_failure_that_other_processes_wait_for_is_not_tried_again():
+    tried = []
+
+    def attempt(width: int) -> None:
+        tried.append(width)
+        raise memory.NoRetryError("the others wait")
+
+    with pytest.raises(memory.NoRetryError, match="the others wait"):
+        memory.narrow_until_it_fits(attempt, 8, lambda w: w // 2, lanes=int, named="{} clients")
+    assert tried == [8]
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch):
     def check(program: Any) -> None:
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")

@@ -19,13 +19,6 @@ from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import local_training
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of this test's own."""
-    monkeypatch.setenv(compile_cache.VARIABLE, str(tmp_path))
-    return tmp_path
-
-
 def workload(**local: Any) -> Workload:
     """Six clients of a logistic regression."""
     algorithm, pool = fedavg(logistic(), local_training(**local)), federation().train
@@ -78,34 +71,10 @@ def test_a_wider_chunk_that_does_not_pay_ends_the_measurement(monkeypatch: pytes
     assert costs[2] == pytest.approx((costs[1] * 2 + costs[4]) / 3)
 
 
-def test_a_measurement_is_remembered(cache: Path):
-    assert chunk_width.remembered_costs("name", lambda: {1: 0.5, 4: 0.7}) == {1: 0.5, 4: 0.7}
-    assert chunk_width.remembered_costs("name", lambda: pytest.fail("measured again")) == {
-        1: 0.5,
-        4: 0.7,
-    }
-    assert chunk_width.remembered_costs("other", dict) == {}
-    (file,) = (cache / "chunks").iterdir()
-    file.write_text("{")
-    assert chunk_width.remembered_costs("name", lambda: {1: 0.1}) == {1: 0.1}
-
-
-def test_nothing_is_remembered_where_there_is_no_cache(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(compile_cache.VARIABLE, "off")
-    calls = []
-    for _ in range(2):
-        chunk_width.remembered_costs("name", lambda: calls.append(1) or {1: 0.5})
-    assert len(calls) == 2
-
-
-def test_a_folder_that_cannot_be_written_to_costs_the_measurement_only(cache: Path):
-    (cache / "chunks").write_text("a file where the folder should be")
-    assert chunk_width.remembered_costs("name", lambda: {1: 0.5}) == {1: 0.5}
-
-
 def test_long_runs_are_measured_once_and_short_ones_never(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv(compile_cache.VARIABLE, str(tmp_path))
     measured = []
 
     def measure(load: Workload, flops: float) -> dict[int, float]:
@@ -121,15 +90,6 @@ def test_long_runs_are_measured_once_and_short_ones_never(
         assert chunk_width.choose_chunks(load._replace(rounds=10**12)).widths == (2,)
     chunk_width.choose_chunks(load._replace(rounds=10**12, cohorts=[[1.0, 1.0]]))
     assert measured == [4, 2], "another cohort size is another measurement"
-
-
-def test_the_same_program_has_the_same_name_and_others_have_others():
-    names = set()
-    for local in ({"batch_size": 4}, {"batch_size": 4}, {"batch_size": 5}):
-        load = workload(**local)
-        text = chunk_width.lowered_update(load.algorithm, load.types, load.pool).as_text()
-        names.add(chunk_width._name(text, load))
-    assert len(names) == 2
 
 
 def test_ragged_cohorts_get_narrow_chunks_too_and_even_ones_do_not():

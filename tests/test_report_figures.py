@@ -158,7 +158,7 @@ def test_bands_hold_the_rounds_that_all_seeds_have() -> None:
 
 @pytest.mark.parametrize("length", [4, 30])
 def test_names_stand_below_the_panel_and_inside_the_picture(length: int) -> None:
-    figure = bands.draw_bands({str(n).rjust(length, "n"): SEEDS for n in range(9)})
+    figure = bands.draw_curves({str(n).rjust(length, "n"): SEEDS for n in range(9)})
     figure.draw_without_rendering()
     names, panel = figure.legends[0].get_window_extent(), figure.axes[0].get_window_extent()
     assert names.y1 < panel.y0
@@ -168,10 +168,25 @@ def test_names_stand_below_the_panel_and_inside_the_picture(length: int) -> None
 
 def test_curves_leave_the_untrained_model_out() -> None:
     lines = {"a": SEEDS, "b": SEEDS[:1], "none": [[]]}
-    figure = bands.draw_bands(lines, ("test_accuracy", "test_loss"), target=0.3, title="both")
+    figure = bands.draw_curves(lines, ("test_accuracy", "test_loss"), target=0.3, title="both")
     assert figure.axes[0].lines[0].get_xdata().tolist() == [2, 4, 6, 8]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b", "none"]
     assert figure.axes[0].get_yscale() == "linear"
     steep = [[{"round": n, "test_loss": 10.0**-n} for n in range(6)]]
-    assert bands.draw_bands({"a": steep}, ["test_loss"]).axes[0].get_yscale() == "log"
+    assert bands.draw_curves({"a": steep}, ["test_loss"]).axes[0].get_yscale() == "log"
     figures.embedded(figure)
+
+
+def test_curves_of_one_run_have_no_band_and_may_begin_untrained() -> None:
+    figure = bands.draw_curves({"a": SEEDS[:1], "b": SEEDS[1:]}, untrained=True)
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [0, 2, 4, 6, 8]
+    assert len(figure.axes[0].collections) == 1
+
+
+def test_losses_have_units() -> None:
+    labels, values = (
+        [[{"round": 1, "test_loss": 1.0, **more}]] for more in ({"test_accuracy": 0.5}, {})
+    )
+    for rows, unit in ((labels, "(nats)"), (values, "(mean squared error)")):
+        figure = bands.draw_curves({"a": rows}, ["test_loss"])
+        assert figure.axes[0].get_ylabel().endswith(unit)

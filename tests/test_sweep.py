@@ -82,21 +82,21 @@ def tempered(client_lr: float, other: float) -> Algorithm:
     return base._replace(predict=lambda server, own, x: other * base.predict(server, own, x))
 
 
-@pytest.mark.parametrize(("make", "looks"), [(fedadam, 1), (tempered, 3)])
-def test_initial_models_are_looked_at_once_a_seed(
-    make: Any, looks: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("make", "evaluations"), [(fedadam, 1), (tempered, 3)])
+def test_initial_models_are_evaluated_once_a_seed(
+    make: Any, evaluations: int, monkeypatch: pytest.MonkeyPatch
 ):
     seen = []
 
     def counting(*arguments: Any) -> program.Programs:
         made = program.compiled(*arguments)
-        return made._replace(look=lambda *given: seen.append(given) or made.look(*given))
+        return made._replace(evaluate=lambda *given: seen.append(given) or made.evaluate(*given))
 
     monkeypatch.setattr(rounds, "compiled", counting)
     grid = fk.grid(client_lr=[0.1], other=[0.5, 1.0, 2.0])
     once = {"num_rounds": 1, "eval_every": 1}
     points = sweep(make, OF_SEED, grid, seeds=(4,), width=Width(1), **OPTIONS | once)
-    assert len(seen) == looks + 3, "and each point after its round"
+    assert len(seen) == evaluations + 3, "and each point after its round"
     assert_like_alone(make, points, **once)
 
 

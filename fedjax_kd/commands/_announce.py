@@ -1,25 +1,25 @@
-"""What a sweep is going to cost, said before it starts."""
+"""The cost of a sweep, announced before it starts."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
+from fedjax_kd.engine import autotune
 from fedjax_kd.runs.progress import stderr
 from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
 from fedjax_kd.sweeps.widths import operations
 
-MANY = 200  # points, of which nobody should be surprised
+MANY = 200  # points; a larger sweep is announced by a warning
 
 _SIDE, _REPEATS = 1024, 3
 
 
 def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:
-    """Says what is going to be run, and warns where it is more than one may have meant."""
+    """Prints the size of a sweep; of a large one a warning, with an estimate of its duration."""
     points, programs = len(study.points), len(families)
     many = points > MANY
     if quiet and not many:
@@ -60,9 +60,5 @@ def _speed() -> float:
     """Operations a second of a large matrix product, which no training exceeds."""
     square = jnp.ones((_SIDE, _SIDE), jnp.float32)
     product = jax.jit(jnp.matmul).lower(square, square).compile()
-    spent = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        product(square, square).block_until_ready()
-        spent.append(time.perf_counter() - began)
-    return 2 * _SIDE**3 / min(spent)
+    seconds = autotune.least_seconds(product, lambda: (square, square), _REPEATS)
+    return 2 * _SIDE**3 / seconds

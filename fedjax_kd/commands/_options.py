@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -16,10 +16,6 @@ from fedjax_kd.runs.config import TrainingConfig
 from fedjax_kd.runs.data_config import DataConfig, OptionValue, counts_clients, partitioner_options
 from fedjax_kd.runs.model_config import TURNS
 from fedjax_kd.wrappers import WRAPPERS
-
-Defaults = Mapping[str, OptionValue]
-"""Other defaults than those of the signatures, by option."""
-
 
 WRAPPING = Section(
     "wrappers",
@@ -40,32 +36,31 @@ WRAPPING = Section(
 )
 
 
-def of_run(tuned: Mapping[str, Defaults], args: Sequence[str]) -> list[Section]:
+def of_run(methods: Sequence[str], args: Sequence[str]) -> list[Section]:
     """The options of a run with these methods, and with the partition and model in ``args``.
 
     Args:
-      tuned: by method, defaults that differ from the signatures'.
+      methods: at least one.
       args: the command line after the methods.
 
     Raises:
       ValueError: if the partition or the model is unknown.
     """
-    shared = _common(list(tuned.values()))
-    locals_ = {m: local_options(REGISTRY[m]) for m in tuned if takes_local(REGISTRY[m])}
+    local = _merged({m: of_local(m) for m in methods})
     model = early_value(args, "model")
     model_options = [] if model is None else options(named("model", model, MODELS))
     training = Section("training", "How long, with whom and on what", options(TrainingConfig))
     return [
-        _of_methods(tuned),
-        Section("local", "Local training of every client", _merged(locals_, tuned)),
+        _of_methods(methods),
+        Section("local", "Local training of every client", local),
         WRAPPING,
-        *of_data(args, shared),
+        *of_data(args),
         Section("model", "The model", [*_models(), *model_options]),
-        _with_defaults(training, shared),
+        training,
     ]
 
 
-def of_data(args: Sequence[str], shared: Defaults) -> list[Section]:
+def of_data(args: Sequence[str]) -> list[Section]:
     """The options that decide the clients; a client store leaves nothing to decide."""
     if is_store(early_value(args, "dataset") or ""):
         stored = [o for o in options(DataConfig) if o.name == "dataset"]
@@ -76,31 +71,25 @@ def of_data(args: Sequence[str], shared: Defaults) -> list[Section]:
     data = [o._replace(type=int) if o.name == "num_clients" else o for o in data]
     own = partitioner_options(partition)
     return [
-        _with_defaults(Section("data", "Data and clients", data), shared),
-        _with_defaults(Section("partition", f"Options of the partition {partition}", own), shared),
+        Section("data", "Data and clients", data),
+        Section("partition", f"Options of the partition {partition}", own),
     ]
 
 
-def chosen(
-    found: Mapping[str, Any], factory: Callable[..., Any], tuned: Defaults
-) -> dict[str, OptionValue]:
-    """One factory's options from what was parsed; None stands for its own default."""
-    return _chosen(found, options(factory), tuned)
-
-
-def _chosen(
-    found: Mapping[str, Any], known: Sequence[Option], tuned: Defaults
-) -> dict[str, OptionValue]:
-    return {
-        o.name: tuned.get(o.name, o.default) if found[o.name] is None else found[o.name]
-        for o in known
-    }
-
-
-def local_of(method: str, found: Mapping[str, Any], tuned: Defaults) -> dict[str, OptionValue]:
+def of_local(method: str) -> list[Option]:
     """The options of local training for a method; none if it has no such training."""
-    known = local_options(REGISTRY[method]) if takes_local(REGISTRY[method]) else []
-    return _chosen(found, known, tuned)
+    return local_options(REGISTRY[method]) if takes_local(REGISTRY[method]) else []
+
+
+def chosen(found: Mapping[str, Any], known: Sequence[Option]) -> dict[str, OptionValue]:
+    """The values of one method's options from what was parsed; None stands for its own default."""
+    return {o.name: o.default if found[o.name] is None else found[o.name] for o in known}
+
+
+def with_defaults(section: Section, defaults: Mapping[str, OptionValue]) -> Section:
+    """The section with other defaults for the options that ``defaults`` names."""
+    changed = [o._replace(default=defaults.get(o.name, o.default)) for o in section.options]
+    return section._replace(options=changed)
 
 
 def early_value(args: Sequence[str], name: str) -> str | None:
@@ -139,21 +128,20 @@ def _models() -> list[Option]:
     ]
 
 
-def _of_methods(tuned: Mapping[str, Defaults]) -> Section:
+def _of_methods(methods: Sequence[str]) -> Section:
     """The options of one method, or of several together."""
-    merged = _merged({m: options(REGISTRY[m]) for m in tuned}, tuned)
+    merged = _merged({m: options(REGISTRY[m]) for m in methods})
     names = [o.name for o in merged]
     alias = {"eta": "--server-lr"} if "eta" in names and "server_lr" not in names else {}
-    return Section("method", f"Options of {' and '.join(tuned)}", merged, alias)
+    return Section("method", f"Options of {' and '.join(methods)}", merged, alias)
 
 
-def _merged(known: Mapping[str, Sequence[Option]], tuned: Mapping[str, Defaults]) -> list[Option]:
-    """The options of several factories; where defaults differ, None stands for each one's own."""
+def _merged(known: Mapping[str, Sequence[Option]]) -> list[Option]:
+    """The options of several methods; where defaults differ, None stands for each one's own."""
     merged: dict[str, dict[str, Option]] = {}
     for method, own in known.items():
         for o in own:
-            default = tuned[method].get(o.name, o.default)
-            merged.setdefault(o.name, {})[method] = o._replace(default=default)
+            merged.setdefault(o.name, {})[method] = o
     return [_one_of(owners) for owners in merged.values()]
 
 
@@ -163,13 +151,3 @@ def _one_of(owners: Mapping[str, Option]) -> Option:
         return first
     each = ", ".join(f"{method} {o.default}" for method, o in owners.items())
     return Option(first.name, first.type | None, None, f"{first.help} ({each})")
-
-
-def _common(tuned: Sequence[Defaults]) -> Defaults:
-    """The defaults that all methods have."""
-    return {k: v for k, v in tuned[0].items() if all(d.get(k) == v for d in tuned)}
-
-
-def _with_defaults(section: Section, defaults: Defaults) -> Section:
-    changed = [o._replace(default=defaults.get(o.name, o.default)) for o in section.options]
-    return section._replace(options=changed)

@@ -87,7 +87,7 @@ def continue_sweep(
 
 
 class Watching(NamedTuple):
-    """What training needs beside the study: data, whether to stop, and whether to show anything."""
+    """Arguments of training beside the study: data, whether to stop, whether to show nothing."""
 
     load: FederationLoader
     asked: Callable[[], bool]
@@ -105,23 +105,23 @@ def _train(study: Study, folder: Path, by: Cluster | None, watching: Watching) -
     rounds = dict.fromkeys(names.values(), study.num_rounds)
     with show_progress(rounds, quiet=watching.quiet) as show:
         if by is not None:
-            look = workers.WorkerHooks(
+            hooks = workers.WorkerHooks(
                 lambda job: show(names[job.part.folder], job.until, {"points": len(job.live)}),
                 watching.asked,
             )
-            return workers.train_by_ray(folder, study, groups, by, look)
+            return workers.train_by_ray(folder, study, groups, by, hooks)
 
         def watch(part: Shard) -> ShardHooks:
-            def look(finished: int, rows: Mapping[int, Sequence[Row]]) -> None:
+            def show_block(finished: int, rows: Mapping[int, Sequence[Row]]) -> None:
                 show(names[part.folder], finished, _known(study, rows))
 
-            return ShardHooks(look, watching.asked)
+            return ShardHooks(show_block, watching.asked)
 
         return workers.train_here(study, groups, watching.load, watch)
 
 
 def _name(study: Study, part: Shard) -> str:
-    """What the display calls a part."""
+    """The name of a part in the display."""
     settings = [study.settings[n] for n in part.configs]
     fixed = {k: v for k, v in settings[0].items() if k != METHOD and not isinstance(v, float)}
     words = [str(settings[0][METHOD]), *(f"{k} {v}" for k, v in fixed.items())]
@@ -129,7 +129,7 @@ def _name(study: Study, part: Shard) -> str:
 
 
 def _known(study: Study, rows: Mapping[int, Sequence[Row]]) -> dict[str, float]:
-    """What the display tells of a block: how many points are left, and how good the best is."""
+    """The numbers of a block in the display: points that are left, and the best score."""
     metric = study.how.metric
     values = [row[metric] for own in rows.values() for row in own[-1:] if metric in row]
     finite = [value for value in values if math.isfinite(value)]

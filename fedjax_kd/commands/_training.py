@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +19,12 @@ from fedjax_kd.engine.simulation import Simulation, initial_state, with_chunks
 from fedjax_kd.report import plots
 from fedjax_kd.runs import checkpoint, tensorboard
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.progress import Show, latest
 from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
 
 _LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
-_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
 
 
 class Run(NamedTuple):
@@ -38,14 +38,6 @@ class Run(NamedTuple):
     tensorboard: bool = False
 
 
-class Saved(NamedTuple):
-    """The last checkpoint: after which round, when, and what it cost."""
-
-    finished: int
-    at: float
-    seconds: float = 0.0
-
-
 def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
     """Trains from the last checkpoint, or from the beginning, to the end or until ``stop()``.
 
@@ -56,7 +48,9 @@ def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
     run, state, finished = _as_first(run, state, finished)
     earlier = _seconds(run.folder) if finished else Seconds()
     total, status = earlier, "finished"
-    saved = Saved(finished, time.monotonic())
+    pacer = Pacer.starting(
+        least_seconds=_LEAST_SECONDS, rounds=run.checkpoint_every, finished=finished
+    )
     show(run.name, finished, {})
     with tensorboard.writer(run.folder, finished, enabled=run.tensorboard) as log:
         going_on = blocks(run.simulation, state, finished) if _remains(run, finished) else ()
@@ -70,8 +64,8 @@ def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
             total = Seconds(*(a + b for a, b in zip(earlier, progress.seconds, strict=True)))
             show(run.name, progress.finished, latest(rows, total.train))
             stopping = stop() and _remains(run, progress.finished)
-            if stopping or _due(run, saved, progress):
-                saved = _save(run, progress)
+            if stopping or _saves_after(run, pacer, progress.finished):
+                pacer = pacer.after(progress.finished, partial(_save, run, progress))
                 _summarise(run, rows, total, "running")
             if stopping:
                 status = "interrupted"
@@ -134,24 +128,19 @@ def _usable(run: Run, finished: int) -> bool:
     return not was_end or finished % run.simulation.eval_every == 0
 
 
-def _due(run: Run, saved: Saved, progress: Progress) -> bool:
-    """Whether it is time for a checkpoint."""
-    s, finished = run.simulation, progress.finished
+def _saves_after(run: Run, pacer: Pacer, finished: int) -> bool:
+    """Whether there is to be a checkpoint after so many rounds."""
+    s = run.simulation
     last_evaluation = s.num_rounds // s.eval_every * s.eval_every
     if finished in (s.num_rounds, last_evaluation):  # the latter for those who add rounds later
         return finished > 0
-    if run.checkpoint_every is not None:
-        return finished - saved.finished >= run.checkpoint_every
-    pause = max(_LEAST_SECONDS, saved.seconds / _LARGEST_SHARE)
-    return finished % s.eval_every == 0 and time.monotonic() - saved.at > pause
+    evaluated = finished % s.eval_every == 0  # where the seconds decide, only at evaluations
+    return pacer.is_due(finished) and (evaluated or run.checkpoint_every is not None)
 
 
-def _save(run: Run, progress: Progress) -> Saved:
-    began = time.monotonic()
+def _save(run: Run, progress: Progress) -> None:
     chunks = progress.simulation.layout.chunks
     checkpoint.save(run.folder / "checkpoints", progress.state, progress.finished, chunks)
-    now = time.monotonic()
-    return Saved(progress.finished, now, now - began)
 
 
 def _timed_rows(progress: Progress, rows: Sequence[Row], earlier: Seconds) -> list[Row]:

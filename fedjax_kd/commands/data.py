@@ -73,7 +73,7 @@ def _prepare(args: Sequence[str]) -> int:
 
 def _pack(args: Sequence[str]) -> int:
     """``fedjax-kd data pack``."""
-    data, partition = _options.of_data(args, {})
+    data, partition = _options.of_data(args)
     # Rows that are held out from a client would be lost: a store has a global test set alone. Its
     # targets are labels.
     kept = [o for o in data.options if o.name not in ("client_test_fraction", "target")]

@@ -25,7 +25,7 @@ _OUTPUT = Section("output", "The picture", [flag("out", help="a PNG, none if not
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    found = parse("fedjax-kd partition", HELP, [*_options.of_data(args, {}), _OUTPUT], args)
+    found = parse("fedjax-kd partition", HELP, [*_options.of_data(args), _OUTPUT], args)
     data = data_config(found, seed=0)
     dataset, federation = federation_of(data)
     if dataset is None:

@@ -14,24 +14,29 @@ from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import processes
-from fedjax_kd.options import named
+from fedjax_kd.options import named, options
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import tensorboard
 from fedjax_kd.runs.build import build, with_model
 from fedjax_kd.runs.config import Config, TrainingConfig
-from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.data_config import OptionValue, federation_of
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
 from fedjax_kd.runs.wrapper_config import parse_wrappers
 
-DEMO: dict[str, _options.Defaults] = {
-    "fedadam": {"eta": 0.03, "tau": 1e-3, "client_lr": 0.3},
-    "fedavg": {"client_lr": 0.3},
-}
-"""The comparison that ``fedjax-kd run`` shows without a method, and its tuned options."""
+DEMO = ("fedadam", "fedavg")
+"""The methods that ``fedjax-kd run`` compares without a method."""
 
-DEMO_SHARED: _options.Defaults = {"num_rounds": 200, "batch_size": 10, "min_partition_size": 2}
+_TUNED: Mapping[str, OptionValue] = {
+    "eta": 0.03,  # of FedAdam alone
+    "tau": 1e-3,
+    "client_lr": 0.3,
+    "num_rounds": 200,
+    "batch_size": 10,
+    "min_partition_size": 2,
+}
+"""The defaults of that comparison where they differ from the signatures'."""
 
 HELP = """Trains a federation, and writes a run folder.
 
@@ -53,12 +58,14 @@ def main(args: Sequence[str]) -> int:
     methods, rest = leading_methods(args)
     demo = not methods
     methods = methods or list(DEMO)
-    tuned = {m: {**DEMO_SHARED, **DEMO[m]} if demo else {} for m in methods}
     prog = " ".join(["fedjax-kd run", *([] if demo else methods)])
-    found = parse(prog, HELP, [*_options.of_run(tuned, rest), OUTPUT], rest)
+    sections = _options.of_run(methods, rest)
+    if demo:
+        sections = [_options.with_defaults(section, _TUNED) for section in sections]
+    found = parse(prog, HELP, [*sections, OUTPUT], rest)
     if found["output"]["distributed"]:
         processes.connect()
-    configs = {m: config_of(m, found, tuned[m]) for m in methods}
+    configs = {m: config_of(m, found) for m in methods}
     return start_runs(configs, found["output"])
 
 
@@ -161,15 +168,15 @@ def leading_methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return methods, list(args[count:])
 
 
-def config_of(method: str, found: Mapping[str, Any], tuned: _options.Defaults) -> Config:
+def config_of(method: str, found: Mapping[str, Any]) -> Config:
     """The configuration of one method from what was parsed."""
     training = TrainingConfig(**found["training"])
     model_options = dict(found["model"])
     models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
     return Config(
         method=method,
-        method_options=_options.chosen(found["method"], REGISTRY[method], tuned),
-        local=_options.local_of(method, found["local"], tuned),
+        method_options=_options.chosen(found["method"], options(REGISTRY[method])),
+        local=_options.chosen(found["local"], _options.of_local(method)),
         wrappers=parse_wrappers(found["wrappers"]["wrappers"]),
         data=data_config(found, training.seed),
         **models,

@@ -71,8 +71,7 @@ def main(args: Sequence[str]) -> int:
     if not methods:
         parse(f"{prog} METHOD...", HELP, [WHAT, _sweeping.SWEEP_OUTPUT], _help_only(rest))
         raise ValueError("fedjax-kd sweep needs a method: `fedjax-kd list methods` shows them.")
-    tuned: dict[str, _options.Defaults] = {m: {} for m in methods}
-    options = [WHAT, *_options.of_run(tuned, rest), _sweeping.SWEEP_OUTPUT]
+    options = [WHAT, *_options.of_run(methods, rest), _sweeping.SWEEP_OUTPUT]
     found = parse(prog, HELP, options, _gathered(rest))
     bases = {m: _base(m, found) for m in methods}
     return _sweeping.start_sweep(_study(bases, found), found["output"])
@@ -103,7 +102,7 @@ def _gathered(args: Sequence[str]) -> list[str]:
 
 def _base(method: str, found: Mapping[str, Any]) -> Config:
     """The configuration of a method without the sweep; its data have the seed of each point."""
-    config = config_of(method, found, {})
+    config = config_of(method, found)
     return replace(config, data=replace(config.data, seed=found["data"]["seed"]))
 
 

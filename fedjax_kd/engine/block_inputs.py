@@ -1,4 +1,4 @@
-"""What a block of rounds is given: who takes part, and with which examples."""
+"""The inputs of a block of rounds: which clients take part, and their examples."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fedjax_kd.engine.simulation import Simulation
 
 
 class BlockInputs(NamedTuple):
-    """What one block of R rounds is given."""
+    """The inputs of one block of R rounds."""
 
     start: int
     asked: Int[np.ndarray, "R G"]  # clients of each group
     work: list[Work]  # of each round
     facts: list[dict[str, float]]  # of each round, from the sampler
-    placements: tuple[Placement, ...]  # on the devices where the clients sit
+    placements: tuple[Placement, ...]  # each on the devices of its clients
     resident: Resident
 
 
 def draw_inputs(s: Simulation, start: int, size: WindowSize | None) -> BlockInputs:
-    """Who takes part in the block that begins with round ``start``, and their examples.
+    """The clients of the block that begins with round ``start``, and their examples.
 
     It only copies to the devices of this process, so a thread may call it at any time.
     """
@@ -88,7 +88,7 @@ def largest_window(s: Simulation, first: int) -> WindowSize | None:
 def _window(
     s: Simulation, store: ClientStore, slots: list[Int[np.ndarray, "R K"]], size: WindowSize
 ) -> Window:
-    """The clients of a block; on a mesh, each device has those that sit there."""
+    """The examples of a block's clients; on a mesh, each device has those of its own clients."""
 
     def of_device(number: int) -> Window:
         own = [np.split(a, s.layout.devices, axis=1)[number] for a in slots]

@@ -7,7 +7,6 @@ computes. Nothing inside a block waits for the host.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -51,7 +50,7 @@ def run_blocks(s: Simulation, state: State, first: int) -> Iterator[FinishedBloc
     block, run = _first_block(s, state, first, size)
     yield block
     s, state = block.simulation, block.state
-    del block
+    del block  # its inputs, where examples are streamed, would be held during the whole run
     starts = range(first + s.block, s.num_rounds, s.block)
     with closing(prefetched(lambda start: draw_inputs(s, start, size), starts)) as inputs:
         for given in inputs:
@@ -63,56 +62,72 @@ def run_blocks(s: Simulation, state: State, first: int) -> Iterator[FinishedBloc
 def _first_block(
     s: Simulation, state: State, first: int, size: WindowSize | None
 ) -> tuple[FinishedBlock, BlockFn]:
-    """The first block, in chunks that the device has memory for; and its program, for the others.
+    """The first block, in chunks that the device has memory for, and the program of all blocks."""
 
-    It works on a copy, since a program that fails may have taken its input with it.
-    """
-    several = s.mesh is not None and s.mesh.is_multi_process
-    while True:
-        given, began = draw_inputs(s, first, size), time.perf_counter()
-        run = _if_it_fits(s, _compiled, s, state, given)
-        lacking = isinstance(run, memory.TooLargeError)
-        # Processes must run the same program.
-        if processes.any_of(lacking) if several else lacking:
-            s = _narrower(s, run if lacking else "that is, another process has none")
-            continue
-        ready = time.perf_counter()
-        copied = replicate(jax.tree.map(jnp.copy, state), s.mesh)
-        came = _if_it_fits(s, _finished, run, s, copied, given)
-        if not isinstance(came, memory.TooLargeError):
-            after, (reports, seen) = came
-            spent = time.perf_counter() - ready
-            return FinishedBlock(s, after, given, reports, seen, ready - began, spent), run
-        if several:
-            raise memory.TooLargeError(
-                f"The device has no memory for chunks of {max(map(max, s.chunk))} clients, and the "
-                f"other processes are waiting for it: start again with a smaller `chunk`. ({came})"
-            )
-        s = _narrower(s, came)
+    def attempt(s: Simulation) -> tuple[FinishedBlock, BlockFn]:
+        return _attempt(s, state, first, size)
 
-
-def _if_it_fits(s: Simulation, function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args) if s.engine == "python" else memory.if_it_fits(function, *args)
-
-
-def _narrower(s: Simulation, lack: object) -> Simulation:
-    """The simulation in chunks of half the width, after a warning."""
-    if max(map(max, s.chunk)) == 1:
-        raise memory.TooLargeError(
-            "The device has no memory to train one client at a time: take a smaller model or "
-            f"batch_size, or put fewer examples on the device. ({lack})"
-        )
-    narrow = with_chunks(s, [chunk_width.narrower(chunks) for chunks in s.layout.chunks])
-    warnings.warn(
-        f"The device has no memory for chunks of {max(map(max, s.chunk))} clients: going on with "
-        f"{max(map(max, narrow.chunk))}. Ask for that by `chunk` to save the attempt.",
-        stacklevel=2,
+    if s.engine == "python":  # nothing is compiled, and narrower chunks would save no memory
+        return attempt(s)
+    return memory.narrow_until_it_fits(
+        attempt,
+        s,
+        lambda s: with_chunks(s, [chunk_width.narrower(chunks) for chunks in s.layout.chunks]),
+        lanes=_widest,
+        named="chunks of {} clients",
+        hint=" Ask for that by `chunk` to save the attempt.",
     )
-    return narrow
+
+
+def _widest(s: Simulation) -> int:
+    """Clients in the widest chunk of any group."""
+    return max(map(max, s.chunk))
+
+
+def _attempt(
+    s: Simulation, state: State, first: int, size: WindowSize | None
+) -> tuple[FinishedBlock, BlockFn]:
+    """The first block in these chunks, and its program."""
+    several = s.mesh is not None and s.mesh.is_multi_process
+    compiled = _compiled_by_all if several else _compiled
+    given, run, compile_seconds = compiled(s, state, first, size)
+    began = time.perf_counter()
+    try:
+        # The block consumes its state, also where it then fails for lack of memory: the caller's
+        # own is kept for another attempt. Later blocks need no copy, since by then it has fitted.
+        copied = replicate(jax.tree.map(jnp.copy, state), s.mesh)
+        after, (reports, seen) = _finished(run, s, copied, given)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not (several and memory.ran_out(error)):
+            raise
+        # The others are inside the program that failed here, and wait for this process's sums.
+        raise memory.NoRetryError(
+            f"The device has no memory for chunks of {_widest(s)} clients, and the other processes "
+            f"are waiting for it: start again with a smaller `chunk`. ({error})"
+        ) from error
+    spent = time.perf_counter() - began
+    return FinishedBlock(s, after, given, reports, seen, compile_seconds, spent), run
+
+
+def _compiled_by_all(*args: Any) -> tuple[BlockInputs, BlockFn, float]:
+    """`_compiled`, which fails in all processes if it does in one: they must run one program."""
+    found = memory.if_it_fits(_compiled, *args)
+    lacking = isinstance(found, memory.TooLargeError)
+    if processes.any_of(lacking):
+        raise found if lacking else memory.TooLargeError("another process has no memory for it")
+    return found
+
+
+def _compiled(
+    s: Simulation, state: State, first: int, size: WindowSize | None
+) -> tuple[BlockInputs, BlockFn, float]:
+    """The first block's inputs, the program of all blocks, and the seconds that this one took."""
+    given, began = draw_inputs(s, first, size), time.perf_counter()
+    return given, _program(s, state, given), time.perf_counter() - began
 
 
 def _finished(run: BlockFn, s: Simulation, state: State, given: BlockInputs) -> Any:
-    """What came of a block."""
+    """The results of a block, once the device has computed them."""
     return jax.block_until_ready(_run(run, s, state, given))
 
 
@@ -121,11 +136,12 @@ def _run(run: BlockFn, s: Simulation, state: State, given: BlockInputs) -> Any:
     return run(state, given.resident, pools_of(s), given.placements, np.int32(given.start))
 
 
-def _compiled(s: Simulation, state: State, given: BlockInputs) -> BlockFn:
+def _program(s: Simulation, state: State, given: BlockInputs) -> BlockFn:
     """The program of one block of rounds, or its counterpart in plain Python."""
     if s.engine == "python":
         return _python_block(s)
-    # The next block, compiled once, takes the state where this one leaves it.
+    # A compiled program takes its state in one sharding only: a block must leave it in the one in
+    # which the next block expects it. Donated, it is held once and not twice.
     program = jax.jit(block_of(s), donate_argnums=0, out_shardings=everywhere(s.mesh))
     lowered = program.lower(state, given.resident, pools_of(s), given.placements, np.int32(0))
     compiled = lowered.compile()
@@ -139,7 +155,7 @@ def block_of(s: Simulation) -> BlockFn:
     The algorithms and the seed of the simulation may be traced: then a block is a function of them.
     """
     one_round, key = make_round(s.groups, s.layout, mesh=s.mesh), s.key("rounds")
-    look = evaluation_of(s) if s.block > s.eval_every else None
+    evaluate = evaluation_of(s) if s.block > s.eval_every else None
 
     def block(
         state: State, resident: Resident, pools: Pools, placements: Any, start: Array
@@ -150,11 +166,13 @@ def block_of(s: Simulation) -> BlockFn:
 
         def several(state: State, now: Any) -> tuple[State, tuple[Report, Evaluation | None]]:
             state, reports = jax.lax.scan(one, state, now)
-            return state, (reports, None if look is None else look(state, pools))
+            return state, (reports, None if evaluate is None else evaluate(state, pools))
 
         now = (start + jnp.arange(s.block, dtype=jnp.int32), placements)
-        if look is None:
+        if evaluate is None:
             return several(state, now)
+        # A scan over scans, and no condition in a single one: that would return an evaluation for
+        # every round, most of them empty.
         now = jax.tree.map(lambda a: a.reshape(-1, s.eval_every, *a.shape[1:]), now)
         state, (reports, seen) = jax.lax.scan(several, state, now)
         return state, (jax.tree.map(lambda a: a.reshape(s.block, *a.shape[2:]), reports), seen)
@@ -165,7 +183,7 @@ def block_of(s: Simulation) -> BlockFn:
 def _python_block(s: Simulation) -> BlockFn:
     """The same block for the debug engine: a loop over rounds."""
     one_round, key = make_debug_round(s.groups, s.layout), s.key("rounds")
-    look = evaluation_of(s) if s.block > s.eval_every else None
+    evaluate = evaluation_of(s) if s.block > s.eval_every else None
 
     def block(state: State, resident: Resident, pools: Pools, placements: Any, start: Array) -> Any:
         reports, seen = [], []
@@ -176,8 +194,8 @@ def _python_block(s: Simulation) -> BlockFn:
                 jax.random.fold_in(key, number), state, resident, places, number
             )
             reports.append(report)
-            if look is not None and (i + 1) % s.eval_every == 0:
-                seen.append(look(state, pools))
+            if evaluate is not None and (i + 1) % s.eval_every == 0:
+                seen.append(evaluate(state, pools))
         return state, (_stacked(reports), _stacked(seen) if seen else None)
 
     return block

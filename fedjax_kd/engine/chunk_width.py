@@ -6,14 +6,10 @@ cache and wastes less on clients that have finished. What wins depends on model,
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_kd.core import Algorithm, Pool, PyTree, Round
-from fedjax_kd.engine import compile_cache, memory, schedule
+from fedjax_kd.engine import autotune, memory, schedule
+from fedjax_kd.engine.autotune import Measured
 from fedjax_kd.engine.clients import RoundInputs, run_cohort
 from fedjax_kd.engine.schedule import Chunks, Placement
 from fedjax_kd.engine.validation import Types, lowered_update
@@ -33,27 +30,24 @@ _LOG = logging.getLogger("fedjax_kd")
 
 _MOST_WIDTHS = 3  # each of them is compiled
 _GAIN = 0.03  # of the cost, that a further width must save
-_WASTE, _PRICE = 1.15, 0.1  # share of computed steps to aim at, and what it may cost
-# A tax on every lane of a chunk, in units of what a lane costs, and the gain that counts then.
+_WASTE, _PRICE = 1.15, 0.1  # computed over needed steps to aim at, and the extra cost allowed
+# A tax on every lane of a chunk, in units of what a lane costs, and the gain that a further width
+# must bring under it. A tax is no real cost, so any gain under it is a step towards less waste.
 _TAXES = ((0.0, _GAIN), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0))
 
-# Runs of fewer operations than this take seconds, in which there is nothing to win by measuring;
-# nor by compiling chunks of several widths.
-_SHORT_RUN, _TINY_RUN = {"cpu": 1e13}, 1e11
-_SHORT_ACCELERATED_RUN = 1e15
+# Runs of fewer operations than this are over before a second width has paid for its compilation.
+_TINY_RUN = 1e11
 
-# 2 CPU cores, jax 0.10: 32 clients at once against one after another gave 1.24 times
-# the examples/s at 1e6 operations a step (logistic regression), 1.05 at 2e7 (MLP 200-200) and 0.52
-# at 3e8 (a small CNN); 64 clients of an MLP 64-64-10 took the time of 26.
-_TINY_STEP, _SOME, _OVERHEAD = 1e7, 32, 1.5
-_MANY, _LAUNCH = 256, 100.0  # no accelerator was measured: it is filled, and launches are dear
+# What starting a step costs, in units of what a lane of it costs. 2 CPU cores, jax 0.10: 64 clients
+# of an MLP 64-64-10 took the time of 26. No accelerator was measured: launches are taken for dear.
+_OVERHEAD, _LAUNCH = 1.5, 100.0
 
 _STEPS, _REPEATS, _TURNS, _WIDEST = 3, 3, 16, 4096
 _PROBE, _LARGEST_PROBE = 1e10, 1e12  # operations of one repeat: aimed at, and at most
 
 
 class Workload(NamedTuple):
-    """What the clients of one group do, and on what."""
+    """One group's algorithm, its data, and the work of its cohorts in some rounds."""
 
     algorithm: Algorithm
     types: Types
@@ -68,27 +62,25 @@ class Workload(NamedTuple):
         return max(map(len, self.cohorts), default=0)
 
 
-def choose_chunks(load: Workload) -> Chunks:
+def choose_chunks(workload: Workload) -> Chunks:
     """The widths of chunks for a group of clients.
 
     Long runs are worth a measurement, which is remembered beside the compilation cache; others
     follow a rule.
     """
-    program = lowered_update(load.algorithm, load.types, load.pool, load.public)
-    flops = float((program.cost_analysis() or {}).get("flops", 0.0))
-    steps = sum(map(sum, load.cohorts)) / max(len(load.cohorts), 1) * load.rounds
-    short = _SHORT_RUN.get(jax.default_backend(), _SHORT_ACCELERATED_RUN)
-    costs = assumed_costs(flops, load.largest)
-    if flops * steps >= short and jax.process_count() == 1:  # processes must choose alike
-        costs = (
-            remembered_costs(_name(program.as_text(), load), partial(measure_costs, load, flops))
-            or costs
-        )
-    return cheapest(costs, load.cohorts, most=1 if flops * steps < _TINY_RUN else _MOST_WIDTHS)
+    program = lowered_update(workload.algorithm, workload.types, workload.pool, workload.public)
+    flops = autotune.operations_of(program)
+    steps = sum(map(sum, workload.cohorts)) / max(len(workload.cohorts), 1) * workload.rounds
+    costs = assumed_costs(flops, workload.largest)
+    # Several processes must choose alike, and each would measure something else.
+    if autotune.is_worth_measuring(flops * steps) and jax.process_count() == 1:
+        name = autotune.measurement_name(program, workload.pool, workload.largest)
+        costs = autotune.remembered_costs(name, partial(measure_costs, workload, flops)) or costs
+    return cheapest(costs, workload.cohorts, most=1 if flops * steps < _TINY_RUN else _MOST_WIDTHS)
 
 
 def cheapest(costs: Costs, cohorts: Sequence[Sequence[float]], most: int = _MOST_WIDTHS) -> Chunks:
-    """The widths that seat cohorts at the least cost; each further one must save some of it.
+    """The widths that train cohorts at the least cost; each further one must save some of it.
 
     Where it costs next to nothing, less waste (local steps computed for clients that have finished)
     is preferred: it leaves the device to others.
@@ -103,6 +95,9 @@ def cheapest(costs: Costs, cohorts: Sequence[Sequence[float]], most: int = _MOST
       >>> cheapest(costs, [[2, 2, 2, 2]]).widths, cheapest(costs, [[90, 2, 2, 2, 2]]).widths
       ((4,), (1, 4))
     """
+    # Where lanes are almost free, the cheapest plan may compute several times what is needed.
+    # Plans under rising taxes on lanes lead from the cheapest one to the least wasteful; the first
+    # that wastes little enough, at a true cost near that of the cheapest, is taken.
     lane = min(cost / width for width, cost in costs.items())
     found = [
         _greedy({w: cost + tax * lane * w for w, cost in costs.items()}, cohorts, most, gain)
@@ -123,6 +118,8 @@ def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int, gain: f
     def of(*widths: int) -> Chunks:
         return Chunks(tuple(sorted(widths)), tuple(costs[w] for w in sorted(widths)))
 
+    # Greedy, since every set that is tried is planned for all clients of all cohorts: of the 298
+    # sets of up to three that a dozen widths have, this tries 33 at most.
     best = min(map(of, costs), key=lambda chunks: _spent(chunks, costs, cohorts))
     while len(best.widths) < min(most, len(costs)):
         further = [of(*best.widths, width) for width in costs if width not in best.widths]
@@ -134,7 +131,7 @@ def _greedy(costs: Costs, cohorts: Sequence[Sequence[float]], most: int, gain: f
 
 
 def _spent(chunks: Chunks, costs: Costs, cohorts: Sequence[Sequence[float]]) -> float:
-    """What cohorts cost that are seated in these chunks, counted by other costs."""
+    """The cost of cohorts that are planned by the chunks' own costs, counted by ``costs``."""
     counted = chunks._replace(costs=tuple(costs[width] for width in chunks.widths))
     return sum(schedule.cost(w, counted, schedule.plan(w, chunks)) for w in cohorts)
 
@@ -146,10 +143,8 @@ def assumed_costs(flops: float, clients: int) -> Costs:
       flops: operations of one client's step.
       clients: of the largest cohort.
     """
-    if jax.default_backend() != "cpu":
-        widest, overhead = _MANY, _LAUNCH
-    else:
-        widest, overhead = (_SOME if flops < _TINY_STEP else 1), _OVERHEAD
+    widest = autotune.lanes_by_rule(flops, of_large_steps=1)
+    overhead = _OVERHEAD if jax.default_backend() == "cpu" else _LAUNCH
     return {width: overhead + width for width in ladder(clients, widest)}
 
 
@@ -165,7 +160,7 @@ def ladder(clients: int, widest: int) -> list[int]:
 
 
 def requested_chunks(widths: Sequence[int], clients: int) -> Chunks:
-    """The widths that somebody asked for, none wider than the largest cohort needs.
+    """The widths that the user asked for, none wider than the largest cohort needs.
 
     Example:
       >>> requested_chunks([32], clients=50).widths
@@ -189,48 +184,42 @@ def narrower(chunks: Chunks) -> Chunks:
     return Chunks(tuple(sorted(costs)), tuple(costs[w] for w in sorted(costs)))
 
 
-def measure_costs(load: Workload, flops: float) -> dict[int, float]:
+def measure_costs(workload: Workload, flops: float) -> dict[int, float]:
     """Seconds of a local step at growing widths, until wider chunks stop to pay or to fit."""
-    costs: dict[int, float] = {}
-    sizes = _short_clients(load)
-    work = float(np.max(np.asarray(load.algorithm.work(sizes, np.arange(len(sizes)), 0))))
-    room, used = memory.free(), 0
-    every = ladder(load.largest, _WIDEST)
-    for width in [*every[:-1:2], every[-1]]:
-        predicted = used * width / max(costs, default=1)
-        if flops * work * width > _LARGEST_PROBE or (room is not None and predicted > room / 2):
-            break
-        try:
-            turns = int(min(max(_PROBE / (max(flops, 1) * work * width), 1), _TURNS))
-            seconds, used = _probe(load, sizes, width, turns)
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
-            if not memory.ran_out(error):
-                raise
-            break
-        costs[width] = seconds / work
-        _LOG.info("chunks of %d clients: %.3g s a step", width, costs[width])
-        if costs[width] / width > 1.1 * min(c / w for w, c in costs.items()):
-            break
-    # The cost of a width in between hardly differs from the line through its neighbours.
+    sizes = _short_clients(workload)
+    work = float(np.max(np.asarray(workload.algorithm.work(sizes, np.arange(len(sizes)), 0))))
+
+    def probe(width: int) -> Measured:
+        turns = int(min(max(_PROBE / (max(flops, 1) * work * width), 1), _TURNS))
+        seconds, needed = _probe(workload, sizes, width, turns)
+        _LOG.info("chunks of %d clients: %.3g s a step", width, seconds / work)
+        return Measured(seconds / work / width, needed)
+
+    every = ladder(workload.largest, _WIDEST)
+    # Every second width is compiled: the cost of one in between hardly differs from the line
+    # through its neighbours.
+    tried = takewhile(lambda w: flops * work * w <= _LARGEST_PROBE, [*every[:-1:2], every[-1]])
+    costs = {w: cost * w for w, cost in autotune.measure_growing(tried, probe).items()}
     known = sorted(costs)
     between = [w for w in every if known and w <= known[-1]]
     return {w: float(np.interp(w, known, [costs[k] for k in known])) for w in between}
 
 
-def _short_clients(load: Workload) -> np.ndarray:
+def _short_clients(workload: Workload) -> np.ndarray:
     """The sizes of the pool's clients, cut down so that each takes a few steps only."""
-    sizes = np.asarray(load.pool.sizes, np.int64)
+    sizes = np.asarray(workload.pool.sizes, np.int64)
     some = np.arange(1, max(int(sizes.max()), 1) + 1)
-    work = np.asarray(load.algorithm.work(some, np.zeros_like(some), 0), np.float64)
+    work = np.asarray(workload.algorithm.work(some, np.zeros_like(some), 0), np.float64)
     return np.minimum(sizes, some[work <= max(_STEPS, work[0])][-1])
 
 
-def _probe(load: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[float, int]:
+def _probe(workload: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[float, int]:
     """Seconds that one chunk of the clients with most examples takes, and the bytes it needs.
 
     Several chunks run in turn, so that the start of the program does not count.
     """
-    algorithm, pool = load.algorithm, load.pool._replace(sizes=jnp.asarray(sizes, jnp.int32))
+    algorithm = workload.algorithm
+    pool = workload.pool._replace(sizes=jnp.asarray(sizes, jnp.int32))
     most = np.argsort(-sizes, kind="stable")
     slots = jnp.asarray(np.resize(most, width * turns), jnp.int32)
     key = jax.random.key(0)
@@ -247,48 +236,7 @@ def _probe(load: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[f
             algorithm, (width,), inputs, clients, Placement(slots, jnp.ones(1, jnp.int32))
         )
 
-    arguments = (server, clients, pool, load.public, slots)
+    arguments = (server, clients, pool, workload.public, slots)
     program = jax.jit(phase).lower(*arguments).compile()
-    spent = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        spent.append(time.perf_counter() - began)
-    return min(spent) / turns, memory.needed(program)
-
-
-def remembered_costs(name: str, measured: Callable[[], dict[int, float]]) -> dict[int, float]:
-    """Costs measured before under that name, or measured now and remembered.
-
-    They lie beside the compiled programs; nothing is kept where `compile_cache` keeps nothing.
-    """
-    folder = compile_cache.folder()
-    file = None if folder is None else folder / "chunks" / f"{name}.json"
-    if file is not None and file.is_file():
-        try:
-            return {int(width): float(c) for width, c in json.loads(file.read_text()).items()}
-        except (OSError, ValueError, AttributeError):
-            _LOG.info("%s is damaged: it is measured anew", file)
-    costs = measured()
-    if file is not None and costs:
-        _write(file, costs)
-    return costs
-
-
-def _write(file: Path, costs: Costs) -> None:
-    """Whole or not at all; a folder that cannot be written to costs a measurement, not the run."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial_file = file.with_suffix(f".{os.getpid()}")
-        partial_file.write_text(json.dumps(costs))
-        partial_file.replace(file)
-    except OSError as error:
-        _LOG.info("the measured widths cannot be kept: %s", error)
-
-
-def _name(program: str, load: Workload) -> str:
-    """One name for one model, shapes, cohort size, device and version of JAX."""
-    device = jax.devices()[0]
-    shapes = [str(a.shape) for a in jax.tree.leaves(load.pool)]
-    about = [program, *shapes, load.largest, device.platform, device.device_kind, jax.__version__]
-    return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]
+    seconds = autotune.least_seconds(program, lambda: arguments, _REPEATS)
+    return seconds / turns, memory.needed(program)

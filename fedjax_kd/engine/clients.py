@@ -209,7 +209,7 @@ def run_client(
     key = jax.random.fold_in(inputs.key, number)
     upload, new = algorithm.client_update(key, message, client, data, inputs.round)
     weight, has_data = jnp.asarray(upload.weight, jnp.float32), data.size > 0
-    # Who has no data is asked, but sends nothing; an empty slot is not even asked.
+    # A client without data receives the message but sends nothing; an empty slot does neither.
     wire = Wire(
         _bytes_if(has_data, upload.wire.up),
         _bytes_if(number < inputs.round.population, upload.wire.down),
@@ -260,7 +260,7 @@ def _reduced(
     present = used.astype(jnp.float32)
     weight = _or_zero(used, results.weight)
     rules = algorithm.aggregate
-    # Kept messages have to be zero where nobody is; in sums, those have no vote.
+    # Kept messages have to be zero in empty slots; in sums, these have no vote.
     message = jax.tree.map(
         lambda rule, sent: _or_zero(used, sent) if rule.stacked else sent, rules, results.message
     )

@@ -77,7 +77,7 @@ def by_client(rows: Tally, pool: Pool) -> Tally:
     """The tallies of a pool's entries, added up client by client, leaves ``[C, ...]``."""
     num_clients = len(pool.sizes)
     ends = jnp.cumsum(pool.sizes)
-    # Entries after the last client's, which fill a pool up, are nobody's and count nothing.
+    # Entries after the last client's, which fill a pool up, are of no client and count nothing.
     owner = jnp.searchsorted(ends, jnp.arange(len(pool.rows)), side="right")
     return jax.tree.map(lambda a: jax.ops.segment_sum(a, owner, num_clients), rows)
 
@@ -128,7 +128,7 @@ def personal_tallies(
       state: the server's, and that of each client, leaves ``[C, ...]``, before ``personalise``.
       numbers: the clients' numbers.
       pools: training and test rows of the whole population.
-      at_once: clients that are looked at together; what wins is what wins in training.
+      at_once: clients that are evaluated together; as many as in training are fastest here too.
     """
     server, clients = state
     train, test = pools
@@ -183,7 +183,7 @@ def evaluate_personal(
 
 
 def pools_of(s: Simulation) -> Pools:
-    """What an evaluation looks at."""
+    """All pools of a simulation that its evaluation reads."""
     return Pools(s.federation.train, s.federation.test, s.federation.client_test)
 
 
@@ -219,7 +219,7 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
             owned = tally_rows(predict, theirs)
         return whole, classes, by_client(owned, theirs)
 
-    def look(state: State, pools: Pools) -> Evaluation:
+    def evaluate(state: State, pools: Pools) -> Evaluation:
         members, theirs, personal = s.layout.members, pools.client_test, None
         test, classes, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
         if own_models and theirs is not None:
@@ -235,4 +235,4 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
             mean_of_groups(classes, members) if s.per_class else None,
         )
 
-    return look
+    return evaluate

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+
+_Width = TypeVar("_Width")
+_Result = TypeVar("_Result")
 
 _SHARE = 0.9  # of the free memory may be planned with
 
@@ -15,8 +19,12 @@ class TooLargeError(MemoryError):
     """A program needs more memory than the device has."""
 
 
+class NoRetryError(TooLargeError):
+    """A program ran out of memory, and no narrower one can be tried in its place."""
+
+
 def free() -> int | None:
-    """Bytes that programs may use on the first device; None if nobody knows."""
+    """Bytes that programs may use on the first device; None if the backend does not tell."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
@@ -54,10 +62,52 @@ def ran_out(error: BaseException) -> bool:
 
 
 def if_it_fits(function: Callable[..., Any], *args: Any) -> Any:
-    """What comes of a function; a TooLargeError, returned, if the device lacks memory for it."""
+    """The result of a function, or a TooLargeError, returned, if the device lacks memory for it."""
     try:
         return function(*args)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        if isinstance(error, NoRetryError) or not ran_out(error):
             raise
+        # A new error: the traceback of this one keeps the arrays of the failed attempt alive.
         return TooLargeError(str(error))
+
+
+def narrow_until_it_fits(
+    attempt: Callable[[_Width], _Result],
+    width: _Width,
+    halved: Callable[[_Width], _Width],
+    *,
+    lanes: Callable[[_Width], int],
+    named: str,
+    hint: str = "",
+) -> _Result:
+    """The result of an attempt at the first width, of those that are halved, that fits the device.
+
+    Args:
+      attempt: may run out of memory. It must leave its inputs as they are: a program that fails
+        may already have consumed what it was given over.
+      width: the first one to try; each narrower one is a warning.
+      halved: the next width.
+      lanes: local trainings at once; at 1 there is nothing left to halve.
+      named: what runs at once, with ``{}`` for their number, for the warning.
+      hint: a sentence at its end.
+
+    Raises:
+      TooLargeError: if a single lane does not fit.
+    """
+    while True:
+        result = if_it_fits(attempt, width)
+        if not isinstance(result, TooLargeError):
+            return result
+        if lanes(width) == 1:
+            raise TooLargeError(
+                "The device has no memory to train one client at a time: take a smaller model or "
+                f"batch_size, or put fewer examples on the device. ({result})"
+            )
+        narrow = halved(width)
+        warnings.warn(
+            f"The device has no memory for {named.format(lanes(width))}: going on with "
+            f"{lanes(narrow)}.{hint}",
+            stacklevel=2,
+        )
+        width = narrow

@@ -1,4 +1,4 @@
-"""Loading ahead: what comes next is fetched while the present is worked on."""
+"""Prefetching: a background thread loads the next item while the caller works on this one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def prefetched(
     The thread takes an item and loads it while the caller works on the result before, in the items'
     order, until ``ahead`` results wait; so ``ahead + 1`` results are held at a time. It is started
     by the first ``next``. An exception, of ``load`` or of the items, is raised where its result
-    would have come. Whatever ends the iteration (its end, ``close``, an exception, Ctrl-C, nobody
-    referring to it any more) ends the thread, after the one ``load`` that may be under way.
+    would have come. Whatever ends the iteration (its end, ``close``, an exception, Ctrl-C, the
+    end of its last reference) ends the thread, after the one ``load`` that may be under way.
 
     Args:
       load: called in the background thread, which does not see the caller's context managers (such

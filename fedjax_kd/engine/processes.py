@@ -1,8 +1,8 @@
 """Several processes, on one machine or many, that train one federation together.
 
 Every process runs the same program on the same data. JAX connects them (``jax.distributed``): each
-computes the clients that sit on its own devices, and sums travel between the devices. The first
-process alone writes and prints. ``docs/cluster.md`` says how to start them.
+computes the clients that are placed on its own devices, and sums travel between the devices. The
+first process alone writes and prints. ``docs/cluster.md`` says how to start them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def connect(
 
     What is not given is read from the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
     JAX_PROCESS_ID, or else what SLURM, Open MPI, Kubernetes or a TPU pod tell JAX. Afterwards an
-    exception that nobody catches ends this process at once, so that the others do not wait for it.
+    exception that is not caught ends this process at once, so that the others do not wait for it.
     A second call changes nothing.
 
     Args:

@@ -21,7 +21,7 @@ from fedjax_kd.engine.schedule import Layout, Placement
 
 
 class Report(NamedTuple):
-    """What a round tells about itself."""
+    """The metrics and counts of one round."""
 
     metrics: Metrics  # weighted means over the uploads that were used
     used: Float[Array, " G"]  # uploads in the aggregate, a group
@@ -30,7 +30,7 @@ class Report(NamedTuple):
 
 
 class Resident(NamedTuple):
-    """What lies on the device throughout a run."""
+    """Data that stay on the device throughout a run."""
 
     pool: Pool | Window
     public: PyTree = None  # what belongs to no client
@@ -100,7 +100,7 @@ def _close_round(
     votes = jnp.concatenate([p.votes for p in cohorts])
     round = inputs.round._replace(present=used, votes=votes)
     server = groups[0].server_update(key, inputs.server, update, round)
-    # A round in which nobody's upload could be used leaves the server as it was.
+    # A round without a usable upload leaves the server as it was.
     server = tree.where(used.sum() > 0, server, inputs.server)
     counts = [jnp.stack([p.used.sum(), p.rejected.sum()]).astype(jnp.float32) for p in cohorts]
     used_of, rejected_of = jnp.stack(counts, axis=1)

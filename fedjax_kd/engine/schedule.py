@@ -1,4 +1,4 @@
-"""Where the clients of a cohort sit: which device, which chunk, in what order.
+"""Where the clients of a cohort are placed: on which device, in which chunk, in what order.
 
 A chunk runs as long as its longest member, so clients are sorted by work, and a ragged cohort is
 cut into chunks of several widths: few clients at once where work differs, many where it is alike.
@@ -45,7 +45,7 @@ class Work(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Who takes part in a block of R rounds, and where everyone sits."""
+    """The cohorts of a block of R rounds, and where their clients are placed."""
 
     groups: tuple[Placement, ...]  # leaves [R, ...]
     work: list[Work]  # [R]
@@ -63,14 +63,14 @@ def even_width(clients: int, widest: int) -> int:
 
 
 def plan(work: Sequence[float], chunks: Chunks) -> tuple[int, ...]:
-    """How many chunks of each width seat clients at the least cost.
+    """How many chunks of each width hold the clients at the least cost.
 
     Args:
       work: local steps of each client, descending.
       chunks: the widths to choose from, and the cost of a step of each.
 
     Returns:
-      The number of chunks of each width. Narrow chunks take the longest clients.
+      The number of chunks of each width. Narrow chunks take the clients with most work.
 
     Example:
       >>> plan([90, 8, 8, 8, 8], Chunks((1, 4), (1.0, 4.0)))
@@ -78,8 +78,12 @@ def plan(work: Sequence[float], chunks: Chunks) -> tuple[int, ...]:
     """
     if len(chunks.widths) == 1:
         return (-(-len(work) // chunks.widths[0]),)
+    # Narrow chunks come first: in a skewed cohort, work differs most among the first clients, and
+    # every lane of a chunk runs as long as the longest, so a wide one there would waste the most.
+    # With that order fixed, the best plan for the clients from `first` on does not depend on those
+    # before them, and one pass for each width, from the widest to the narrowest, finds it.
     n, least = len(work), [np.inf] * len(work) + [0.0]
-    chosen = []
+    chosen = []  # for each width, whether the best plan from a client on begins with such a chunk
     for width, cost in zip(reversed(chunks.widths), reversed(chunks.costs), strict=True):
         here = [False] * n
         for first in range(n - 1, -1, -1):
@@ -108,12 +112,12 @@ def cost(work: Sequence[float], chunks: Chunks, counts: Sequence[int]) -> float:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the cohorts of a run are seated, a group of clients after the other.
+    """How the cohorts of a run are placed on devices and in chunks, group by group.
 
     Attributes:
       population: clients C.
       members: client numbers of each group, ascending.
-      capacity: clients of each group that one device must be able to seat.
+      capacity: clients of each group that one device must have slots for.
       chunks: the widths of each group's chunks.
       work: local steps by examples, a group.
       devices: size of the mesh axis ``clients``.
@@ -141,7 +145,7 @@ class Layout:
         return replace(self, chunks=tuple(chunks))
 
     def num_slots(self, group: int) -> int:
-        """Seats of one device, filled or not."""
+        """Slots of one device for a group, filled or not."""
         widths, capacity = self.chunks[group].widths, self.capacity[group]
         if len(widths) == 1:
             return -(-capacity // widths[0]) * widths[0]
@@ -157,13 +161,13 @@ class Layout:
           sizes: the examples of each of them.
           number: of the round.
         """
-        seated = [self._place_group(g, ids, sizes, number) for g in range(len(self.members))]
-        each = [e for _, e in seated]
-        total = Work(sum(e.needed for e in each), sum(e.computed for e in each))
-        return tuple(placement for placement, _ in seated), total
+        groups = [self._place_group(g, ids, sizes, number) for g in range(len(self.members))]
+        each = [work for _, work in groups]
+        total = Work(sum(w.needed for w in each), sum(w.computed for w in each))
+        return tuple(placement for placement, _ in groups), total
 
     def deal(self, ids: Ids, sizes: NDArray[np.int64], number: int) -> list[Ids]:
-        """The clients of one cohort that sit on each device."""
+        """The clients of one cohort that each device has."""
         groups = range(len(self.members))
         dealt = [[own for own, _ in self.deal_group(g, ids, sizes, number)] for g in groups]
         return [np.concatenate(own) for own in zip(*dealt, strict=True)]
@@ -183,6 +187,9 @@ class Layout:
                 "largest cohort of the sampler."
             )
         work = np.asarray(self.work[group](sizes, ids, number), np.float64)
+        # Equal work is ordered by number, so that the order in which a sampler names the clients
+        # changes nothing. Dealt in turn, each device has about the same work at the same place: all
+        # of them wait for the slowest one at the end of the round.
         order = np.lexsort((ids, -work))
         each = [order[device :: self.devices] for device in range(self.devices)]
         return [(ids[own], work[own]) for own in each]
@@ -191,6 +198,8 @@ class Layout:
         self, group: int, ids: Ids, sizes: NDArray[np.int64], number: int
     ) -> tuple[Placement, Work]:
         chunks = self.chunks[group]
+        # An empty slot holds the number after the last client's. It has no examples and no row of
+        # state: a gather clips it, a scatter drops it, and its loops run zero times.
         slots = np.full((self.devices, self.num_slots(group)), self.population, np.int32)
         counts = np.zeros((self.devices, len(chunks.widths)), np.int32)
         each, needed, computed = Chunks(chunks.widths, chunks.widths), 0.0, 0.0
@@ -255,7 +264,7 @@ def schedule(
 
     Args:
       sampler: who is asked, from `fedjax_kd.data.sampling`.
-      layout: where clients sit, from `lay_out`.
+      layout: where clients are placed, from `lay_out`.
       sizes_of: client numbers -> their examples.
       seed: of the sampler and of dropout.
       first: number of the first round.
@@ -263,11 +272,11 @@ def schedule(
       last: number of rounds of the whole run.
       dropout_rate: in [0, 1).
     """
-    nobody = Cohort(np.zeros(0, np.int64))
+    empty = Cohort(np.zeros(0, np.int64))
 
     def cohort_of(number: int) -> Cohort:
         if number >= last:
-            return nobody
+            return empty
         return participants(sampler, layout.population, seed, number, dropout_rate)
 
     numbers = range(first, first + rounds)

@@ -28,7 +28,7 @@ Engine = Literal["jit", "python"]
 
 _BLOCK = 25  # rounds in one dispatch, at most, unless another number is asked for
 _COPIES = 3  # of what clients keep: the caller's, the first block's, and its result
-_LOOKED_AT = 8  # rounds whose cohorts decide how chunks are cut
+_SAMPLED = 8  # rounds whose cohorts decide how chunks are cut
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ def simulate(
       chunk: clients trained at the same time on one device, one width of chunks or several that
         ascend; if None, chosen by measuring, or by rule where a run is short
         (see `fedjax_kd.engine.chunk_width`). It changes rounding errors alone.
-      rounds_per_dispatch: rounds that the device runs before the host hears of them, a divisor or a
-        multiple of ``eval_every``: with a multiple, evaluation too runs inside. By default the
-        largest divisor up to 25.
+      rounds_per_dispatch: rounds that run in one program on the device; the host writes rows and
+        checkpoints in between. A divisor or a multiple of ``eval_every``: with a multiple,
+        evaluation too runs inside. By default the largest divisor up to 25.
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.mesh.make_mesh`.
       engine: "jit", or "python" to find mistakes on one device (see `fedjax_kd.engine.debug`).
       per_class: whether evaluation tells the accuracy of each class, too.
@@ -135,7 +135,7 @@ def simulate(
     types = check_groups(groups, federation.train, federation.public)
     members = _members(group_of, len(groups), population)
     _check_memory(types, members)
-    unseated = Simulation(
+    uncut = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
         layout=schedule.lay_out(
@@ -157,7 +157,7 @@ def simulate(
         block=_block(rounds_per_dispatch, eval_every),
         per_class=per_class,
     )
-    return with_chunks(unseated, _chunks_of(unseated, chunk))
+    return with_chunks(uncut, _chunks_of(uncut, chunk))
 
 
 def with_chunks(simulation: Simulation, chunks: Sequence[Chunks]) -> Simulation:
@@ -170,11 +170,11 @@ def _chunks_of(s: Simulation, chunk: int | Sequence[int] | None) -> tuple[Chunks
     if chunk is not None:
         widths = (chunk,) if isinstance(chunk, int) else tuple(chunk)
         return tuple(chunk_width.requested_chunks(widths, clients) for clients in s.layout.capacity)
-    numbers = range(min(_LOOKED_AT, s.num_rounds))
+    numbers = range(min(_SAMPLED, s.num_rounds))
     cohorts = [s.cohort(n).ids for n in numbers]
     sizes = [s.federation.sizes_of(ids) for ids in cohorts]
 
-    def load(group: int) -> Workload:
+    def workload(group: int) -> Workload:
         rounds = zip(cohorts, sizes, numbers, strict=True)
         dealt = [s.layout.deal_group(group, *who) for who in rounds]
         return Workload(
@@ -186,7 +186,7 @@ def _chunks_of(s: Simulation, chunk: int | Sequence[int] | None) -> tuple[Chunks
             s.num_rounds,
         )
 
-    return tuple(chunk_width.choose_chunks(load(group)) for group in range(len(s.groups)))
+    return tuple(chunk_width.choose_chunks(workload(group)) for group in range(len(s.groups)))
 
 
 def _block(asked: int | None, eval_every: int) -> int:

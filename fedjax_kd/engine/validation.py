@@ -17,7 +17,7 @@ _PLACES = 2  # of the cohort on which types are checked
 
 
 class Types(NamedTuple):
-    """Everything that moves, as trees of ``jax.ShapeDtypeStruct``."""
+    """Types of states and messages, as trees of ``jax.ShapeDtypeStruct``."""
 
     server: PyTree
     client: PyTree
@@ -74,7 +74,7 @@ def check_groups(
 
 
 def _types(algorithm: Algorithm, around: tuple) -> Types:
-    """The types of all that moves, but for what the server does with it."""
+    """The types of an algorithm's states and messages; `server_update` is checked elsewhere."""
     key, number, data, round, in_round = around
     server = _run("server_init", algorithm.server_init, key)
     client = _run("client_init", algorithm.client_init, key, server)

@@ -1,4 +1,4 @@
-"""Curves of repeated runs: the mean over seeds, and a band for what differs between them."""
+"""Curves by round: of one run, or the mean of repeated runs with a band for their spread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 
 from fedjax_kd.report import figures
 from fedjax_kd.report.estimates import number
-from fedjax_kd.report.plots import line_style
 from fedjax_kd.report.table_files import Record
 
 if TYPE_CHECKING:
@@ -61,21 +60,23 @@ def band(seeds: Seeds, metric: str, spread: Spread = "range") -> Band:
     return Band(rounds, mean, mean - deviation, mean + deviation)
 
 
-def draw_bands(
+def draw_curves(
     lines: Mapping[str, Seeds],
     metrics: Sequence[str] = ("test_accuracy",),
     *,
     spread: Spread = "range",
+    untrained: bool = False,
     title: str = "",
     target: float | None = None,
     size: tuple[float, float] = (6.4, 4.2),
 ) -> Figure:
-    """Metrics by round, a panel a metric and a line a method.
+    """Metrics by round: a panel a metric, a line a method or run, a band where it has many seeds.
 
     Args:
       lines: the rows of each seed, by name.
       metrics: columns; those in which nothing is known leave their panel empty.
       spread: see `band`.
+      untrained: whether round 0 is drawn. It is before any training, and squeezes what follows.
       title: of the whole.
       target: of the first metric, drawn as a line.
       size: of a panel, in inches.
@@ -86,7 +87,8 @@ def draw_bands(
         figure = Figure((size[0] * len(metrics), size[1]), dpi=150, layout="constrained")
         places = figure.subplots(1, len(metrics), squeeze=False)[0]
         for place, metric in zip(places, metrics, strict=True):
-            _draw_panel(place, {n: band(s, metric, spread) for n, s in lines.items()}, metric)
+            _draw_panel(place, {n: band(s, metric, spread) for n, s in lines.items()}, untrained)
+            place.set_ylabel(figures.label_of(metric) + _unit(metric, lines))
         figures.add_names(figure)
         if target is not None:
             places[0].axhline(target, color=figures.GREY, linestyle=":", linewidth=1)
@@ -94,17 +96,18 @@ def draw_bands(
     return figure
 
 
-def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
-    """One metric. The untrained model says nothing, and would squeeze the rest."""
+def _draw_panel(place: Axes, bands: Mapping[str, Band], untrained: bool) -> None:
+    """The curves of one metric."""
     from matplotlib.ticker import MaxNLocator
 
     for order, (name, (rounds, mean, low, high)) in enumerate(bands.items()):
-        start = 1 if len(rounds) > 1 and rounds[0] == 0 else 0
-        look = line_style(order) | {"marker": "o" if len(rounds) == 1 + start else None}
-        place.plot(rounds[start:], mean[start:], label=name, **look)
-        area = (rounds[start:], low[start:], high[start:])
-        place.fill_between(*area, color=look["color"], alpha=0.15, linewidth=0)
-    place.set(xlabel="round", ylabel=figures.label_of(metric))
+        start = 1 if len(rounds) > 1 and rounds[0] == 0 and not untrained else 0
+        style = figures.line_style(order) | {"marker": "o" if len(rounds) == 1 + start else None}
+        place.plot(rounds[start:], mean[start:], label=name, **style)
+        if (low < high).any():  # one seed has no spread
+            area = (rounds[start:], low[start:], high[start:])
+            place.fill_between(*area, color=style["color"], alpha=0.15, linewidth=0)
+    place.set_xlabel("round")
     if _is_steep([value for each in bands.values() for value in each.mean[1:]]):
         place.set_yscale("log")
     place.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -112,6 +115,15 @@ def _draw_panel(place: Axes, bands: Mapping[str, Band], metric: str) -> None:
     place.margins(x=0.01)
 
 
+def _unit(metric: str, lines: Mapping[str, Seeds]) -> str:
+    """The unit of a loss: that of labels, or of values if no row has an accuracy."""
+    if metric not in ("test_loss", "train_loss", "judged_loss"):
+        return ""
+    known = {name for seeds in lines.values() for rows in seeds for row in rows for name in row}
+    of_values = "test_loss" in known and "test_accuracy" not in known
+    return " (mean squared error)" if of_values else " (nats)"
+
+
 def _is_steep(values: Sequence[float]) -> bool:
-    """Whether a curve would be a line along the axis, but for its beginning."""
+    """Whether all but the beginning of a curve would lie flat on a linear axis."""
     return min(values, default=0.0) > 0 and max(values) > _STEEP * min(values)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedjax_kd.runs import folder as run_folder
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GREY, ACCENT = "#777777", "#D55E00"
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; yellow is too faint for lines.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
 
 _KINDS = (".png", ".pdf", ".svg")
 _STYLE = {
@@ -53,9 +57,18 @@ def label_of(name: str) -> str:
     return _NAMES.get(name, name.replace("_", " "))
 
 
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and dashes of line ``number`` of a picture; 28 lines can be told apart."""
+    return {
+        "color": _COLOURS[number % len(_COLOURS)],
+        "linestyle": _DASHES[number // len(_COLOURS) % len(_DASHES)],
+        "linewidth": 1.6,
+    }
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """In which figures are made."""
+    """The settings of Matplotlib while a figure is made."""
     import matplotlib.style
 
     with matplotlib.style.context(_STYLE):
@@ -63,7 +76,7 @@ def style() -> Iterator[None]:
 
 
 def add_names(figure: Figure) -> None:
-    """Names what the first panel has, below all panels, in as many columns as there is room for."""
+    """A legend of the first panel's lines below all panels, in as many columns as fit."""
     marks, names = figure.axes[0].get_legend_handles_labels()
     inches = _INCHES_OF_MARK + _INCHES_OF_LETTER * max(map(len, names))
     columns = min(len(names), max(1, int(figure.get_figwidth() / inches)))
@@ -120,7 +133,7 @@ def is_log(values: Sequence[float]) -> bool:
 
 
 def tick_labels(values: Sequence[float | None]) -> list[str]:
-    """What stands beside the cells of values: powers of ten if all are (half) decades.
+    """The tick labels of values: powers of ten if all are (half) decades.
 
     Example:
       >>> tick_labels([None, 0.1, 0.3, 1.0])

@@ -32,7 +32,7 @@ def value(cell: CellValue) -> str:
 
 
 def unit_of(metric: str) -> str:
-    """What follows the name of a metric: accuracies are written in percent."""
+    """The unit after the name of a metric: accuracies are written in percent."""
     return " (%)" if goal_of(metric) == "max" else ""
 
 
@@ -88,7 +88,7 @@ def target(amount: float, metric: str) -> str:
 
 
 def outcome(found: Configuration | None, metric: str) -> str:
-    """The score of a configuration, or what became of it instead."""
+    """The score of a configuration, with its status unless it has finished."""
     if found is None or found.status == DIVERGED:
         return STATUS[DIVERGED]
     text = spread(found.score, metric)

@@ -143,10 +143,10 @@ def _draw_panel(place: Axes, panel: Panel, scale: ScalarMappable, metric: str) -
         column, line = panel.xs.index(_coordinate(x)), panel.ys.index(_coordinate(y))
         corner = (column - 0.5, line - 0.5)
         colour = _colour(found, scale)
-        look = (
+        style = (
             _DIVERGED if found.status == DIVERGED else {"facecolor": colour, "edgecolor": "white"}
         )
-        place.add_patch(Rectangle(corner, 1, 1, linewidth=0.8, **look))
+        place.add_patch(Rectangle(corner, 1, 1, linewidth=0.8, **style))
         place.text(
             column, line, _written(found, metric), color=_ink(colour), fontsize=7.5, **_CENTRED
         )
@@ -161,7 +161,7 @@ def _draw_panel(place: Axes, panel: Panel, scale: ScalarMappable, metric: str) -
 
 
 def _add_legend(figure: Figure, found: Sequence[Panel]) -> None:
-    """What frames and grey cells mean, as far as there are any."""
+    """The legend of the frames and the grey and hatched cells that there are."""
     from matplotlib.patches import Patch
 
     statuses = {c.status for panel in found for c in panel.cells.values()}
@@ -188,7 +188,7 @@ def _ink(colour: Colour) -> str:
 
 
 def _written(found: Configuration, metric: str) -> str:
-    """What stands in a cell."""
+    """The text of a cell."""
     if found.status == DIVERGED:
         return ""
     mean = found.score.mean

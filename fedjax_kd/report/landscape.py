@@ -13,7 +13,6 @@ import numpy as np
 
 from fedjax_kd.report import figures, heatmap
 from fedjax_kd.report.estimates import Goal, goal_of, number
-from fedjax_kd.report.plots import line_style
 from fedjax_kd.report.sweeps import (
     AXES,
     DIVERGED,
@@ -132,20 +131,20 @@ def _lines(points: Sequence[Record], axis: str, by: str | None, metric: str, goa
 
 def _line(place: Axes, known: Sequence[tuple[float, Configuration]], order: int, name: str) -> None:
     """One method: a line through what finished; what did not is marked."""
-    look = line_style(order)
+    style = figures.line_style(order)
     done = [(x, c.score) for x, c in known if c.status == FINISHED]
     xs = [x for x, _ in done]
-    place.plot(xs, [s.mean for _, s in done], marker="o", markersize=3.5, label=name, **look)
+    place.plot(xs, [s.mean for _, s in done], marker="o", markersize=3.5, label=name, **style)
     low, high = ([f(s.values) for _, s in done] for f in (min, max))
-    place.fill_between(xs, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    place.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
     hollow = [(x, c.score.mean) for x, c in known if c.status not in (FINISHED, DIVERGED)]
     if hollow:
-        rest = {"facecolor": "none", "edgecolor": look["color"], "s": 22}
+        rest = {"facecolor": "none", "edgecolor": style["color"], "s": 22}
         place.scatter(*zip(*hollow, strict=True), **rest)
     lost = [x for x, c in known if c.status == DIVERGED]
     foot = [0.02 + 0.035 * order] * len(lost)
     place.scatter(
-        lost, foot, marker="x", color=look["color"], transform=place.get_xaxis_transform(), s=22
+        lost, foot, marker="x", color=style["color"], transform=place.get_xaxis_transform(), s=22
     )
 
 
@@ -196,7 +195,7 @@ def _cloud(
 
 
 def _add_marks(figure: Figure, points: Sequence[Record], *rings: str) -> None:
-    """What rings, circles and crosses mean, as far as there are any."""
+    """The legend of the rings, circles and crosses that there are."""
     from matplotlib.lines import Line2D
 
     statuses = {c.status for c in configurations(points)}

@@ -128,7 +128,7 @@ def _results(
 
 
 def _documents(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sweep says of itself, for those who want to repeat it."""
+    """The plan, settings and versions of a sweep, with which it can be repeated."""
     plan = {k: about[k] for k in ("num_rounds", "seeds", "last", "halving", "search") if k in about}
     settings = {str(p["config"]): p["parameters"] for p in about["points"]}
     base = {f"Configuration of {method}": values for method, values in about["base"].items()}

@@ -54,7 +54,7 @@ def methods_page() -> str:
 
 
 def against_fedavg(factory: Callable[..., Any]) -> str:
-    """What a method changes, from its docstring.
+    """The difference of a method from FedAvg, from its docstring.
 
     Example:
       >>> against_fedavg(REGISTRY["fedadam"])
@@ -65,7 +65,7 @@ def against_fedavg(factory: Callable[..., Any]) -> str:
 
 
 def travels(factory: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring of a method says of ``down``, ``up`` and ``keeps``.
+    """A method's ``down``, ``up`` and ``keeps`` (what travels and stays), from its docstring.
 
     Example:
       >>> travels(REGISTRY["fedavg"])["up"]
@@ -128,7 +128,7 @@ def _row(
 
 
 def _known_by(field: Any) -> Any:
-    """By what a field of the contract is told from that of another method."""
+    """What identifies a field of the contract, so that it can be compared between methods."""
     if callable(field):
         return field.__module__, field.__qualname__
     return jax.tree.map(lambda leaf: getattr(leaf, "name", leaf), field)

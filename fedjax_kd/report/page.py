@@ -108,7 +108,7 @@ def _check_baseline(studies: Sequence[StudyPoints], baseline: str | None) -> Non
 
 
 def _baseline(chosen: Chosen, wanted: str | None) -> CellValue:
-    """What the others of a study are compared with."""
+    """The method or run that the others of a study are compared with."""
     return next((name for name in (wanted, "fedavg") if name in chosen), next(iter(chosen)))
 
 
@@ -122,7 +122,7 @@ def _curves(study: StudyPoints, chosen: Chosen, target: float | None) -> list[Pi
     images = []
     for metric in (study.metric, *further):
         goal = target if metric == study.metric else None
-        figure = bands.draw_bands(lines, [metric], target=goal, size=(5.0, 3.4))
+        figure = bands.draw_curves(lines, [metric], target=goal, size=(5.0, 3.4))
         images.append(_image(figure, f"{figures.label_of(metric)} by round", study, chosen))
     note = f"Each {study.by} with its best configuration. " if study.is_sweep else ""
     if any(len(seeds) > 1 for seeds in lines.values()):
@@ -144,7 +144,7 @@ def _landscape(study: StudyPoints, chosen: Chosen, axes: Sequence[str]) -> Pictu
 
 
 def _image(figure: Figure, title: str, study: StudyPoints, chosen: Chosen) -> Image:
-    """A figure, and where the methods end for those who do not see it."""
+    """A figure, with the final scores as its text for readers who do not see it."""
     percent = " %" if formatting.unit_of(study.metric) else ""
     ends = (f"{name} {formatting.outcome(c, study.metric)}{percent}" for name, c in chosen.items())
     alt = f"{title.capitalize()}. Best {figures.label_of(study.metric)}: {'; '.join(ends)}."

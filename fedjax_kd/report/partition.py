@@ -1,4 +1,4 @@
-"""What a partition looks like: counts, statistics, a picture."""
+"""A partition described: counts, statistics, a picture."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def _costs(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def differences_table(study: StudyPoints, chosen: Chosen, baseline: CellValue) -> Table:
-    """What each method is better or worse than the baseline, seed by seed."""
+    """The difference of each method from the baseline, paired by seed."""
     base, rows = chosen[baseline], []
     for name, best in chosen.items():
         if name == baseline:
@@ -254,7 +254,7 @@ def configurations_table(study: StudyPoints) -> Table:
 
 
 def facts(study: StudyPoints) -> dict[str, str]:
-    """What was done, in a few lines."""
+    """A summary of a study: its size, its score and the outcomes of its runs."""
     found = configurations(study.points)
     seeds = len({point["seed"] for point in study.points})
     counts = Counter(point["status"] for point in study.points)

@@ -1,4 +1,4 @@
-"""What a report is made of: points that can be compared, and what is known of them."""
+"""The data of a report: points that can be compared, with their rows and scores."""
 
 from __future__ import annotations
 

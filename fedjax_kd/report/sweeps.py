@@ -1,4 +1,4 @@
-"""What a sweep says: best configurations, paired differences, planes, regions of good values.
+"""Statistics of a sweep: best configurations, paired differences, planes, good regions.
 
 Pure functions of the table of points. It has a row for each point, a configuration trained with one
 seed: ``config``, ``seed``, the parameters, ``status``, ``finished_rounds`` and ``score``. Several

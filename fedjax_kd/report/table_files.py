@@ -81,7 +81,7 @@ def read_table(
 
 
 def _kind(path: Path, kinds: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """What suits the end of the file's name."""
+    """The reader or writer for the end of the file's name."""
     if path.suffix not in kinds:
         raise ValueError(f"The table is {path}, but must end in {' or '.join(kinds)}: rename it.")
     return kinds[path.suffix]

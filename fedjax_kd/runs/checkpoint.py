@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,47 @@ from fedjax_kd.engine.validation import check_same_type
 FORMAT = 1
 
 _KEEP = 2
+_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
+
+
+class Pacer(NamedTuple):
+    """Decides when the next checkpoint is due: so many rounds after the last one, or by time.
+
+    By time, it is due after ``least_seconds``, or after the longer time of which saving takes a
+    twentieth: a large state is saved less often.
+
+    Example:
+      >>> pacer = Pacer.starting(least_seconds=3600, rounds=10)
+      >>> pacer.is_due(9), pacer.is_due(10), pacer.after(10, lambda: None).is_due(10)
+      (False, True, False)
+    """
+
+    least_seconds: float
+    rounds: int | None  # between two checkpoints; by time if None
+    finished: int  # rounds at the last checkpoint
+    at: float  # seconds of the clock, then
+    seconds: float = 0.0  # that it took
+
+    @classmethod
+    def starting(
+        cls, *, least_seconds: float, rounds: int | None = None, finished: int = 0
+    ) -> Pacer:
+        """The pacer of a training that goes on from ``finished`` rounds now."""
+        return cls(least_seconds, rounds, finished, time.monotonic())
+
+    def is_due(self, finished: int) -> bool:
+        """Whether the state after so many rounds should be saved."""
+        if self.rounds is not None:
+            return finished - self.finished >= self.rounds
+        pause = max(self.least_seconds, self.seconds / _LARGEST_SHARE)
+        return time.monotonic() - self.at > pause
+
+    def after(self, finished: int, save: Callable[[], None]) -> Pacer:
+        """Saves the state after so many rounds, and goes on from there."""
+        began = time.monotonic()
+        save()
+        now = time.monotonic()
+        return self._replace(finished=finished, at=now, seconds=now - began)
 
 
 def save(
@@ -169,7 +211,7 @@ def _manager(folder: Path) -> Any:
 
 
 def _read(folder: Path, step: int, part: str, like: PyTree) -> Any:
-    """One part of a checkpoint; whatever Orbax stumbles over means that it is damaged."""
+    """One part of a checkpoint; any error of Orbax means that it is damaged."""
     import orbax.checkpoint as ocp
 
     how = ocp.args.JsonRestore() if like is None else ocp.args.StandardRestore(like)

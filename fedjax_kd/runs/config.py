@@ -27,8 +27,8 @@ class TrainingConfig:
         with a list of client numbers for each round.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
       chunk: clients trained at the same time on one device; measured or by rule if not given.
-      rounds_per_dispatch: rounds that the device runs before the host hears of them, a divisor or a
-        multiple of eval_every (evaluation then runs inside); by default a divisor up to 25.
+      rounds_per_dispatch: rounds that run in one program on the device: a divisor or a multiple of
+        eval_every (evaluation then runs inside); by default a divisor up to 25.
       devices: devices to divide each cohort over, >= 1; of several processes all devices take part.
       engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
       precision: of the clients' arithmetic: "float32"; "tf32", faster on GPUs; or "bfloat16", where

@@ -1,4 +1,4 @@
-"""Run folders: what a run writes, and how it is read again.
+"""Run folders: the files that a run writes, and how they are read again.
 
 ========== ======================================================================================
 config.json   the configuration, and the versions, device and commit it ran with
@@ -55,7 +55,7 @@ def create(out: str | None, name: str) -> Path:
 
 
 def _unique(parent: Path, name: str) -> Path:
-    """A folder that nobody else has, however many runs begin in one second."""
+    """A new folder of this run alone, however many runs begin in one second."""
     for number in range(1, 1000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:
@@ -89,7 +89,7 @@ def members(folder: Path) -> list[Path]:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Writes config.json with what is known of this machine's software."""
+    """Writes config.json with the versions and the device of this machine."""
     write_json(folder / "config.json", {**to_json(config), "environment": environment()})
 
 

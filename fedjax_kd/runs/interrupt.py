@@ -20,7 +20,7 @@ _SECOND = "\nStopped at once; the last checkpoint is kept.\n"
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C and SIGTERM interrupt nothing; the value tells whether one of them came.
+    """Within, Ctrl-C and SIGTERM interrupt nothing; the value tells whether one was received.
 
     A thread reads the signals: Python itself would notice them only when a program on the device
     has ended, and a block of rounds may take minutes.

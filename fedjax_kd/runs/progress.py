@@ -1,4 +1,4 @@
-"""What a training shows while it runs: bars on a terminal, plain lines elsewhere."""
+"""The display of a running training: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedjax_kd.train import Row
 
 Show = Callable[[str, int, Mapping[str, float]], None]
-"""(name of the run, finished rounds, what is known of it)"""
+"""(name of the run, finished rounds, its latest numbers by name)"""
 
 
 def stderr() -> Console:
@@ -38,7 +38,7 @@ def show_progress(rounds: Mapping[str, int], *, quiet: bool = False) -> Iterator
 
 
 def latest(rows: list[Row], seconds: float) -> dict[str, float]:
-    """What the display tells of a run: its last evaluation, its speed, what was rejected."""
+    """The numbers of a run in the display: last evaluation, speed, rejected uploads."""
     evaluated = [row for row in rows if "test_loss" in row]
     rounds = sum(row["round"] > 0 for row in rows)
     last = evaluated[-1] if evaluated else {}

@@ -112,8 +112,8 @@ def sweep(
 
     def outcome(point: int) -> Trained:
         rows, (config, seed, _) = found[point], members[point]
-        became = status(rows, options["num_rounds"])
-        return Trained(settings[config], seed, became, how.of(rows), rows)
+        ended = status(rows, options["num_rounds"])
+        return Trained(settings[config], seed, ended, how.of(rows), rows)
 
     return [outcome(point) for point in sorted(members)]
 

@@ -1,4 +1,4 @@
-"""What a sweep tries: grids, ranges, random draws and tables of configurations."""
+"""The settings that a sweep tries: grids, ranges, random draws, tables of configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of a sweep that one program can run, and what it is given for them."""
+"""The points of a sweep that one program can run, and the arguments of that program."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ class Family:
 
 
 class Point(NamedTuple):
-    """What tells a point from the others."""
+    """The hyper-parameters and seeds that distinguish the points of a tile."""
 
     values: dict[str, Any]  # float32 [S, H]
     seed: UInt32[np.ndarray, " S"]
 
 
 class Given(NamedTuple):
-    """What the points of one seed have in common."""
+    """The data that the points of one seed share."""
 
     resident: Resident
     pools: Pools
@@ -191,6 +191,6 @@ def _stacked(pools: Sequence[Pool], longest: int) -> Pool:
     return Pool(pools[0].x, pools[0].y, jnp.stack(rows), starts, sizes)
 
 
-def placements_of(tile: Tile, feeds: Mapping[int, BlockInputs]) -> Any:
-    """Who sits where in a block, for each seed of a tile."""
-    return jax.tree.map(lambda *a: np.stack(a), *[feeds[seed].placements for seed in tile.seeds])
+def placements_of(tile: Tile, inputs: Mapping[int, BlockInputs]) -> Any:
+    """Where the clients of a block are placed, for each seed of a tile."""
+    return jax.tree.map(lambda *a: np.stack(a), *[inputs[seed].placements for seed in tile.seeds])

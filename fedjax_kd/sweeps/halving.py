@@ -148,7 +148,7 @@ def selected(
 
 
 def status(rows: Sequence[Row], num_rounds: int) -> str:
-    """What became of a point: "finished", "diverged", or "stopped" before the end."""
+    """The status of a point: "finished", "diverged", or "stopped" before the end."""
     if diverged(rows):
         return "diverged"
     return "finished" if rows and rows[-1]["round"] == num_rounds else "stopped"

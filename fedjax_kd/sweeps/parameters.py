@@ -1,4 +1,4 @@
-"""What of a run may be varied: its options by name, and values for them."""
+"""The parameters that a sweep may vary: options of a run by name, and values for them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Parameter(NamedTuple):
 
 
 def known_parameters(config: Config) -> dict[str, Parameter]:
-    """What may be varied of a run, by name; ``server_lr`` is the server's rate of any method.
+    """The options of a run that may vary, by name; ``server_lr`` is any method's server rate.
 
     Example:
       >>> [name for name in known_parameters(Config("fedadam")) if name.startswith("server")]
@@ -122,7 +122,7 @@ def _with(config: Config, parameter: Parameter, value: AxisValue) -> Config:
 
 
 def value_in(config: Config, name: str) -> AxisValue:
-    """What a configuration has for an option."""
+    """The value of an option in a configuration."""
     parameter = known_parameters(config)[name]
     return _place(to_json(config), parameter).get(parameter.option.name, parameter.option.default)
 
@@ -143,7 +143,7 @@ def _place(values: dict[str, Any], parameter: Parameter) -> dict[str, Any]:
 
 
 def unknown_parameter(name: str, configs: Mapping[str, Config]) -> str:
-    """What to say of a parameter that none of these methods has."""
+    """The message for a parameter that none of these methods has."""
     names = sorted({n for config in configs.values() for n in known_parameters(config)})
     return (
         f"There is no parameter {name!r} of {', '.join(configs)} to vary{nearest(name, names)}. "

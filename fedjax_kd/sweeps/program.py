@@ -33,7 +33,7 @@ class Programs(NamedTuple):
     """The compiled functions of tiles of one shape; states have leaves ``[S, H, ...]``."""
 
     start: Callable[[Point], State]
-    look: Callable[[Point, State, Given], Evaluation]
+    evaluate: Callable[[Point, State, Given], Evaluation]
     block: Callable[..., tuple[State, tuple[Report, Evaluation | None]]]
 
 
@@ -52,11 +52,11 @@ def compiled(family: Family, tile: Tile, given: Given, placements: Any) -> Progr
 
     start = program(_start, "point").lower(point).compile()
     state = start(point)
-    look = program(_look, "point", "state", "given").lower(point, state, given).compile()
+    evaluate = program(_evaluate, "point", "state", "given").lower(point, state, given).compile()
     block = program(_block, "point", "state", "given", "placements", "number", donate_argnums=1)
     run = block.lower(point, state, given, placements, np.int32(0)).compile()
     memory.check_fits(run)
-    return Programs(start, look, run)
+    return Programs(start, evaluate, run)
 
 
 def alike_at_first(family: Family, tile: Tile) -> bool:
@@ -64,12 +64,12 @@ def alike_at_first(family: Family, tile: Tile) -> bool:
     point, s = point_of(family, tile), family.first
     values = {name: np.float32(numbers[0, 0]) for name, numbers in point.values.items()}
 
-    def look(values: Any, rest: tuple[Any, Pools]) -> Evaluation:
+    def evaluate(values: Any, rest: tuple[Any, Pools]) -> Evaluation:
         seed, pools = rest
         own = Point(values, seed)
         return evaluation_of(_simulation(family, own))(_start(family, own), pools)
 
-    return not any(jax.tree.leaves(tree.reads(look, values, (point.seed[0], pools_of(s)))))
+    return not any(jax.tree.leaves(tree.reads(evaluate, values, (point.seed[0], pools_of(s)))))
 
 
 def _simulation(family: Family, point: Point) -> Simulation:
@@ -82,13 +82,13 @@ def _start(family: Family, point: Point) -> State:
     return initial_state(_simulation(family, point))
 
 
-def _look(family: Family, point: Point, state: State, given: Given) -> Evaluation:
+def _evaluate(family: Family, point: Point, state: State, given: Given) -> Evaluation:
     # One point after another: the rows of a test set fill any device by themselves.
     @jax.custom_batching.sequential_vmap
-    def look(point: Point, state: State, given: Given) -> Evaluation:
+    def evaluate(point: Point, state: State, given: Given) -> Evaluation:
         return evaluation_of(_simulation(family, point))(state, given.pools)
 
-    return look(point, state, given)
+    return evaluate(point, state, given)
 
 
 def _block(family: Family, point: Point, state: State, given: Given, *now: Any) -> Any:

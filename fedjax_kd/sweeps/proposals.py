@@ -71,11 +71,11 @@ def _next(
     seed = np.random.SeedSequence([study.seeds[0], len(tried)]).generate_state(1)
     sampler = optuna.samplers.TPESampler(seed=int(seed[0]), constant_liar=True)
     direction: Any = "maximize" if study.how.goal == "max" else "minimize"
-    asked = optuna.create_study(sampler=sampler, direction=direction)
+    optuna_study = optuna.create_study(sampler=sampler, direction=direction)
     distributions = _distributions(study.bases[method], search.axes[method])
     for number in tried:
-        asked.add_trial(_trial(study, number, distributions, scores))
-    trials = [asked.ask(distributions) for _ in range(count)]
+        optuna_study.add_trial(_trial(study, number, distributions, scores))
+    trials = [optuna_study.ask(distributions) for _ in range(count)]
     return [{METHOD: method, **trial.params} for trial in trials]
 
 

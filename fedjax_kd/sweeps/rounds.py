@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -25,7 +24,7 @@ from fedjax_kd.engine.round import Report
 from fedjax_kd.sweeps.family import Family, Given, Point, given_of, placements_of, point_of
 from fedjax_kd.sweeps.halving import diverged
 from fedjax_kd.sweeps.program import Programs, alike_at_first, compiled, spread_over
-from fedjax_kd.sweeps.tiles import Tile, Width, places, shaped, tiles
+from fedjax_kd.sweeps.tiles import Tile, Width, halved_width, places, shaped, tiles
 from fedjax_kd.sweeps.widths import with_width
 from fedjax_kd.train import Row, Seconds, evaluates_after, evaluation_row, rows_of
 
@@ -34,7 +33,7 @@ _SHARE = 0.25  # of the free memory may hold the states of all points
 States = Mapping[int, State]
 """The state of each point, on the host."""
 TileInputs = Mapping[int, BlockInputs]
-"""What a block of rounds is given, by seed."""
+"""The inputs of a block of rounds, by seed."""
 
 PointRows = dict[int, list[Row]]
 """Rows of a block, by point."""
@@ -60,7 +59,7 @@ class TileState(NamedTuple):
 
 
 class BlockResult(NamedTuple):
-    """What came of a block of a tile."""
+    """The results of one block of rounds of a tile."""
 
     start: int  # its first round
     state: State
@@ -70,14 +69,14 @@ class BlockResult(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Tiles, their programs, and the first tile's next block, which might not have fit."""
+    """Tiles and their programs, which fit the device: the first tile has run its next block."""
 
     family: Family  # its cohorts cut into the chunks that fit
-    loads: list[TileState]
+    tile_states: list[TileState]  # before that block
     programs: Programs
-    came: BlockResult
-    compiling: float  # seconds
-    trying: float  # seconds that the first tile's block took
+    first_result: BlockResult  # of that block
+    compile_seconds: float
+    train_seconds: float  # of that block
 
 
 def train_points(
@@ -103,33 +102,34 @@ def train_points(
       states: of the points, unless they begin.
     """
     left, finished, spent = set(live), first, Seconds()
-    ready = _ready(family, left, width, states, first)
-    spent = _plus(spent, compile=ready.compiling, train=ready.trying)
+    prepared = _prepare(family, left, width, states, first)
+    spent = _plus(spent, compile=prepared.compile_seconds, train=prepared.train_seconds)
     if states is None:
-        rows, seconds = _timed(_initial_rows, ready)
+        rows, seconds = _timed(_initial_rows, prepared)
         spent = _plus(spent, evaluate=seconds)
-        yield Step(0, rows, frozenset(left), spent, partial(_states, ready.loads, left))
+        yield Step(0, rows, frozenset(left), spent, partial(_states, prepared.tile_states, left))
     starts = range(first, until, family.first.block)
-    with closing(prefetched(partial(_feeds, ready.family), starts)) as blocks:
-        for feeds in blocks:
-            (rows, loads), seconds = _timed(_block, ready, feeds, left)
+    with closing(prefetched(partial(_block_inputs, prepared.family), starts)) as blocks:
+        for inputs in blocks:
+            (rows, tile_states), seconds = _timed(_run_tiles, prepared, inputs, left)
             spent = _plus(spent, train=seconds)
             left -= {point for point, new in rows.items() if diverged(new)}
             finished = min(finished + family.first.block, until)
-            yield Step(finished, rows, frozenset(left), spent, partial(_states, loads, left))
+            yield Step(finished, rows, frozenset(left), spent, partial(_states, tile_states, left))
             if not left:
                 return
-            ready = _closed_up(ready._replace(loads=loads), left)
+            prepared = _compacted(prepared._replace(tile_states=tile_states), left)
 
 
-def _closed_up(ready: Prepared, left: Collection[int]) -> Prepared:
+def _compacted(prepared: Prepared, left: Collection[int]) -> Prepared:
     """The same points in fewer tiles, where enough of them were lost."""
-    laid = shaped(ready.family.rows(left), ready.loads[0].tile.shape)
-    if len(laid) == len(ready.loads):
-        return ready
-    states = _states(ready.loads, left)
-    givens = [given_of(ready.family, tile) for tile in laid]
-    return ready._replace(loads=_loads(ready.family, ready.programs, laid, givens, states))
+    tiling = shaped(prepared.family.rows(left), prepared.tile_states[0].tile.shape)
+    if len(tiling) == len(prepared.tile_states):
+        return prepared
+    states = _states(prepared.tile_states, left)
+    givens = [given_of(prepared.family, tile) for tile in tiling]
+    fewer = _tile_states(prepared.family, prepared.programs, tiling, givens, states)
+    return prepared._replace(tile_states=fewer)
 
 
 def _plus(spent: Seconds, **more: float) -> Seconds:
@@ -141,19 +141,21 @@ def _timed(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     return function(*args), time.perf_counter() - began
 
 
-def _feeds(family: Family, start: int) -> TileInputs:
+def _block_inputs(family: Family, start: int) -> TileInputs:
     return {seed: draw_inputs(s, start, None) for seed, s in family.simulations.items()}
 
 
-def _ready(
+def _prepare(
     family: Family, live: Collection[int], width: Width, states: States | None, first: int
 ) -> Prepared:
-    """Everything for the next rounds, with as many points at once as the device has memory for."""
-    while True:
-        ready = memory.if_it_fits(_attempt, family, live, width, states, first)
-        if not isinstance(ready, memory.TooLargeError):
-            return ready
-        width = _narrower(width, ready)
+    """Tiles and programs, with as many points at once as the device has memory for."""
+    return memory.narrow_until_it_fits(
+        lambda width: _attempt(family, live, width, states, first),
+        width,
+        halved_width,
+        lanes=lambda width: width.lanes,
+        named="{} local trainings at once",
+    )
 
 
 def _attempt(
@@ -162,112 +164,94 @@ def _attempt(
     """Compiles the programs, and runs the first tile's block on a copy of its state."""
     ours = {seed: with_width(s, width) for seed, s in family.simulations.items()}
     family, began = replace(family, simulations=ours), time.perf_counter()
-    laid, feeds = tiles(family.rows(live), width, family.devices), _feeds(family, first)
-    givens = [given_of(family, tile) for tile in laid]
-    programs = compiled(family, laid[0], givens[0], placements_of(laid[0], feeds))
+    tiling, inputs = tiles(family.rows(live), width, family.devices), _block_inputs(family, first)
+    givens = [given_of(family, tile) for tile in tiling]
+    programs = compiled(family, tiling[0], givens[0], placements_of(tiling[0], inputs))
     seconds = time.perf_counter() - began
-    loads = _loads(family, programs, laid, givens, states)
-    trial = loads[0]._replace(state=jax.tree.map(jnp.copy, loads[0].state))
+    tile_states = _tile_states(family, programs, tiling, givens, states)
+    trial = tile_states[0]._replace(state=jax.tree.map(jnp.copy, tile_states[0].state))
     began = time.perf_counter()
-    came = jax.block_until_ready(_advanced(family, programs, trial, feeds))
-    return Prepared(family, loads, programs, came, seconds, time.perf_counter() - began)
+    result = jax.block_until_ready(_run_block(family, programs, trial, inputs))
+    return Prepared(family, tile_states, programs, result, seconds, time.perf_counter() - began)
 
 
-def _loads(
+def _tile_states(
     family: Family,
     programs: Programs,
-    laid: Sequence[Tile],
+    tiling: Sequence[Tile],
     givens: Sequence[Given],
     states: States | None,
 ) -> list[TileState]:
-    """Tiles with the states of their points, or in their first state."""
-    loads = []
-    for tile, given in zip(laid, givens, strict=True):
+    """Tiles with the given states of their points, or else their initial ones."""
+    tile_states = []
+    for tile, given in zip(tiling, givens, strict=True):
         point = point_of(family, tile)
-        state = programs.start(point) if states is None else _placed(family, tile, states)
-        loads.append(TileState(tile, point, given, _parked(state, len(laid))))
-    return loads
+        state = programs.start(point) if states is None else _stacked(family, tile, states)
+        tile_states.append(TileState(tile, point, given, _parked(state, len(tiling))))
+    return tile_states
 
 
-def _narrower(width: Width, lack: memory.TooLargeError) -> Width:
-    """Half as many at once, after a warning."""
-    if width.lanes == 1:
-        raise memory.TooLargeError(
-            "The device has no memory to train one client of one point at a time: take a smaller "
-            f"model or batch_size. ({lack})"
-        )
-    if width.seeds > 1:
-        narrow = width._replace(seeds=width.seeds // 2)
-    elif width.clients > 1:
-        narrow = width._replace(clients=width.clients // 2)
-    else:
-        narrow = width._replace(configs=width.configs // 2)
-    warnings.warn(
-        f"The device has no memory for {width.lanes} local trainings at once: going on with "
-        f"{narrow.lanes}.",
-        stacklevel=2,
-    )
-    return narrow
-
-
-def _advanced(
-    family: Family, programs: Programs, load: TileState, feeds: TileInputs
+def _run_block(
+    family: Family, programs: Programs, tile_state: TileState, inputs: TileInputs
 ) -> BlockResult:
     """A block of rounds of one tile."""
-    start = next(iter(feeds.values())).start
-    state, (reports, inside) = programs.block(
-        load.point, load.state, load.given, placements_of(load.tile, feeds), np.int32(start)
-    )
-    s = family.first
+    s, start = family.first, next(iter(inputs.values())).start
+    tile, point, given, state = tile_state
+    placements = placements_of(tile, inputs)
+    state, (reports, inside) = programs.block(point, state, given, placements, np.int32(start))
     due = evaluates_after(s, min(start + s.block, s.num_rounds))
-    return BlockResult(
-        start, state, reports, inside, programs.look(load.point, state, load.given) if due else None
-    )
+    after = programs.evaluate(point, state, given) if due else None
+    return BlockResult(start, state, reports, inside, after)
 
 
-def _block(
-    ready: Prepared, feeds: TileInputs, left: Collection[int]
+def _run_tiles(
+    prepared: Prepared, inputs: TileInputs, left: Collection[int]
 ) -> tuple[PointRows, list[TileState]]:
     """A block of rounds of all tiles: its rows, and the tiles after it."""
     rows: PointRows = {}
-    loads = []
-    for n, load in enumerate(ready.loads):
-        if not any(point in left for _, _, point in places(load.tile)):
-            loads.append(load)
+    family, before = prepared.family, prepared.tile_states
+    after = []
+    for n, tile_state in enumerate(before):
+        if not any(point in left for _, _, point in places(tile_state.tile)):
+            after.append(tile_state)
             continue
-        begun = n == 0 and ready.came.start == next(iter(feeds.values())).start
-        came = ready.came if begun else _advanced(ready.family, ready.programs, load, feeds)
-        loads.append(load._replace(state=_parked(came.state, len(ready.loads))))
-        rows |= _rows(ready.family, load.tile, feeds, came)
-    return {point: new for point, new in rows.items() if point in left}, loads
+        start = next(iter(inputs.values())).start
+        if n == 0 and prepared.first_result.start == start:
+            result = prepared.first_result
+        else:
+            result = _run_block(family, prepared.programs, tile_state, inputs)
+        after.append(tile_state._replace(state=_parked(result.state, len(before))))
+        rows |= _rows(family, tile_state.tile, inputs, result)
+    return {point: new for point, new in rows.items() if point in left}, after
 
 
-def _rows(family: Family, tile: Tile, feeds: TileInputs, came: BlockResult) -> PointRows:
+def _rows(family: Family, tile: Tile, inputs: TileInputs, result: BlockResult) -> PointRows:
     """The rows of each point of a tile."""
-    seen = jax.device_get((came.reports, came.inside, came.after))
+    seen = jax.device_get((result.reports, result.inside, result.after))
     rows = {}
     for i, j, point in places(tile):
         reports, inside, after = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
         s = family.simulations[tile.seeds[i]]
-        rows[point] = rows_of(s, feeds[s.seed], reports, inside)
+        rows[point] = rows_of(s, inputs[s.seed], reports, inside)
         if after is not None:
             rows[point][-1] |= evaluation_row(after, s.judged_by)
     return rows
 
 
-def _initial_rows(ready: Prepared) -> PointRows:
-    """The evaluation of the initial models, once a seed where it decides alone."""
+def _initial_rows(prepared: Prepared) -> PointRows:
+    """The evaluation of the initial models; once a seed where it depends on nothing else."""
     rows: PointRows = {}
-    found: dict[int, Row] = {}  # by seed where it decides alone, else by point
-    alike = len(ready.loads) > 1 and alike_at_first(ready.family, ready.loads[0].tile)
-    for load in ready.loads:
-        keys = {point: load.tile.seeds[i] if alike else point for i, _, point in places(load.tile)}
+    found: dict[int, Row] = {}  # by seed where it depends on nothing else, else by point
+    tile_states = prepared.tile_states
+    alike = len(tile_states) > 1 and alike_at_first(prepared.family, tile_states[0].tile)
+    for tile, arguments, given, state in tile_states:
+        keys = {point: tile.seeds[i] if alike else point for i, _, point in places(tile)}
         if not found.keys() >= set(keys.values()):
-            seen = jax.device_get(ready.programs.look(load.point, load.state, load.given))
-        for i, j, point in places(load.tile):
+            seen = jax.device_get(prepared.programs.evaluate(arguments, state, given))
+        for i, j, point in places(tile):
             if keys[point] not in found:
                 own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
-                found[keys[point]] = evaluation_row(own, ready.family.first.judged_by)
+                found[keys[point]] = evaluation_row(own, prepared.family.first.judged_by)
             rows[point] = [{"round": 0} | found[keys[point]]]
     return rows
 
@@ -279,18 +263,18 @@ def _parked(state: State, num_tiles: int) -> State:
     return jax.device_get(state) if large and num_tiles > 1 else state
 
 
-def _states(loads: Sequence[TileState], left: Collection[int]) -> dict[int, State]:
+def _states(tile_states: Sequence[TileState], left: Collection[int]) -> dict[int, State]:
     """The state of each point that is left, on the host."""
     found = {}
-    for load in loads:
-        state = jax.device_get(load.state)
-        for i, j, point in places(load.tile):
+    for tile, _, _, state in tile_states:
+        on_host = jax.device_get(state)
+        for i, j, point in places(tile):
             if point in left:
-                found[point] = jax.tree.map(lambda a, i=i, j=j: a[i, j], state)
+                found[point] = jax.tree.map(lambda a, i=i, j=j: a[i, j], on_host)
     return found
 
 
-def _placed(family: Family, tile: Tile, states: States) -> State:
+def _stacked(family: Family, tile: Tile, states: States) -> State:
     """The states of a tile's points, stacked on the device."""
     each = [[states[point] for point in row] for row in tile.points]
     rows = [jax.tree.map(lambda *a: np.stack(a), *row) for row in each]

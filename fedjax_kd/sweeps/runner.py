@@ -26,7 +26,7 @@ Runner = Callable[[Sequence[Job]], bool]
 
 
 def write_study(folder: Path, study: Study) -> None:
-    """Writes sweep.json with what is known of this machine's software."""
+    """Writes sweep.json with the versions and the device of this machine."""
     run_folder.write_json(
         folder / FILE, {**to_plain(study), "environment": run_folder.environment()}
     )
@@ -96,12 +96,12 @@ def _going_on(study: Study, live: Collection[int], group: Iterable[Shard], rung:
 
 
 def is_finished(study: Study, group: Sequence[Shard]) -> bool:
-    """Whether all that goes on in a group has reached the last round."""
+    """Whether every point of a group that was not stopped has reached the last round."""
     return "running" not in outcomes(study, group).values()
 
 
 def outcomes(study: Study, group: Sequence[Shard]) -> dict[int, str]:
-    """What became of each point of a group so far.
+    """The status of each point of a group so far.
 
     "finished", "diverged", "stopped" by halving, or "running".
     """
@@ -125,12 +125,12 @@ def write_tables(folder: Path, study: Study) -> None:
     results: list[Mapping[str, Any]] = []
     points: list[Mapping[str, Any]] = []
     for group in shards(folder, study):
-        became = outcomes(study, group)
+        status_of = outcomes(study, group)
         rows = {p: own for part in group for p, own in shard_rows(part).items()}
         for point, own in rows.items():
             about = _about(study, point)
             results += [{**about, **row, "round": int(row["round"])} for row in own]
-            points.append(about | _summary(study, own, became[point]))
+            points.append(about | _summary(study, own, status_of[point]))
     by_point = {p["point"]: p for p in points}
     table_files.write_table(folder / "points.csv", [by_point[p] for p in sorted(by_point)])
     ordered = sorted(results, key=lambda row: (row["point"], row["round"]))
@@ -148,13 +148,13 @@ def _about(study: Study, point: int) -> dict[str, Any]:
 _FINAL = ("test_accuracy", "test_loss", "judged_accuracy", "judged_loss")
 
 
-def _summary(study: Study, rows: Sequence[Row], became: str) -> dict[str, Any]:
-    """What points.csv says of a point beside what it is."""
+def _summary(study: Study, rows: Sequence[Row], status: str) -> dict[str, Any]:
+    """The results of a point in points.csv, beside its configuration and seed."""
     evaluated = [row for row in rows if "test_loss" in row]
     last = evaluated[-1] if evaluated else {}
     shown = {f"final_{k}": v for k, v in last.items() if k in _FINAL}
     return {
-        "status": became,
+        "status": status,
         "finished_rounds": int(rows[-1]["round"]),
         "score": study.how.of(rows),
         **shown,

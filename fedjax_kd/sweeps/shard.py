@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from fedjax_kd.options import nearest
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.build import algorithm_of, build, task_of
+from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config, from_json
 from fedjax_kd.runs.data_config import DataConfig, federation_of
 from fedjax_kd.sweeps import widths
@@ -42,18 +43,17 @@ from fedjax_kd.train import Row, Seconds, columns_of
 FederationLoader = Callable[[DataConfig], Federation]
 
 _LEAST_SECONDS = 30.0  # between two checkpoints
-_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
 
 
 class Shard(NamedTuple):
-    """Configurations that one program trains, and the folder for what comes of them."""
+    """Configurations that one program trains, and the folder of their results."""
 
     folder: Path
     configs: tuple[int, ...]
 
 
 class ShardHooks(NamedTuple):
-    """How somebody looks on: a display, and whether to stop after the present block."""
+    """Callbacks after each block of rounds: the progress display, and whether to stop."""
 
     show: Callable[[int, dict[int, list[Row]]], None]
     stop: Callable[[], bool]
@@ -136,10 +136,10 @@ def train_shard(study: Study, job: Job, load: FederationLoader, watch: ShardHook
       study: that the part belongs to.
       job: what is to be done.
       load: from `federation_loader`.
-      watch: how somebody looks on.
+      watch: called after each block of rounds.
 
     Returns:
-      Whether they have got there: not, if they were asked to stop.
+      Whether they have reached that round; they have not if they were asked to stop.
     """
     part, live, until = job
     about, folder = shard_status(part), part.folder / "checkpoints"
@@ -163,9 +163,9 @@ def train_shard(study: Study, job: Job, load: FederationLoader, watch: ShardHook
 def _record(
     job: Job, steps: Iterator[Step], about: dict[str, Any], watch: ShardHooks, s: Simulation
 ) -> bool:
-    """Writes what comes of each block of rounds; whether all were trained."""
+    """Writes rows and checkpoints of each block; whether all rounds were trained."""
     part, columns, earlier = job.part, _header(job.part), about["seconds"]
-    at, cost = time.monotonic(), 0.0
+    pacer = Pacer.starting(least_seconds=_LEAST_SECONDS)
     for step in steps:
         columns = columns or ["point", *run_folder.COUNTS, *columns_of(s)]
         new = [{"point": p, **row} for p, own in step.rows.items() for row in own]
@@ -178,11 +178,8 @@ def _record(
         if last and (job.until == s.num_rounds or not step.left):
             _note(part, about | {"finished": s.num_rounds})
             shutil.rmtree(part.folder / "checkpoints", ignore_errors=True)
-        elif last or stopping or time.monotonic() - at > max(_LEAST_SECONDS, cost / _LARGEST_SHARE):
-            began = time.monotonic()
-            _save(part, step)
-            _note(part, about)
-            at, cost = time.monotonic(), time.monotonic() - began
+        elif last or stopping or pacer.is_due(step.finished):
+            pacer = pacer.after(step.finished, partial(_save, part, step, about))
         if stopping:
             return False
     return True
@@ -216,11 +213,13 @@ def _note(part: Shard, about: dict[str, Any]) -> None:
     run_folder.write_json(part.folder / "part.json", about)
 
 
-def _save(part: Shard, step: Step) -> None:
+def _save(part: Shard, step: Step, about: dict[str, Any]) -> None:
+    """Writes a checkpoint, and only then that it is there."""
     states = step.states()
     points = sorted(states)
     whole = jax.tree.map(lambda *a: np.stack(a), *[states[p] for p in points])
     checkpoint.save(part.folder / "checkpoints", whole, step.finished, points=points)
+    _note(part, about)
 
 
 def _restored(folder: Path, family: Family, finished: int, live: Collection[int]) -> States:

@@ -1,4 +1,4 @@
-"""A sweep as plain data: what is written to ``sweep.json``, and which points it has."""
+"""A sweep as plain data: the content of ``sweep.json``, and the points that it stands for."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Study:
         are divided by that of the point.
       settings: of each configuration, its method and the values of what is varied.
       seeds: of every configuration.
-      how: what makes a point good.
+      how: the score of a point.
       halving: early stopping of hopeless configurations; none if None.
       target: of the metric, for the tables.
       shares: parts into which each group of points is cut, for workers.
-      search: who proposes further configurations; nobody if None.
-      batches: how many configurations came at a time; all at once if empty.
+      search: settings of the sampler that proposes configurations; None without one.
+      batches: how many configurations were added at a time; all at once if empty.
     """
 
     bases: Mapping[str, Config]

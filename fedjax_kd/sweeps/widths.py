@@ -1,22 +1,22 @@
 """How many points of a sweep run at once: by measuring, or by rule where that does not pay.
 
-Points of one seed share their examples and batches, and wait for nobody: so configurations come
-first, then clients of a chunk, then seeds.
+Configurations of one seed share their examples and batches, and all take the same number of steps,
+so they come first; then come clients of a chunk, then seeds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
-from fedjax_kd.engine import chunk_width, memory, schedule
+from fedjax_kd.engine import autotune, chunk_width, schedule
+from fedjax_kd.engine.autotune import Measured
 from fedjax_kd.engine.block_inputs import draw_inputs
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.engine.validation import lowered_update
@@ -28,26 +28,26 @@ _LOG = logging.getLogger("fedjax_kd")
 
 # 2 CPU cores, jax 0.10: four points of a small CNN at once took 0.84 of the time of one after
 # another, 24 took 1.25; an MLP 200-200 did not care; smaller ones gain up to some 30.
-_LANES = {"cpu": 4}
-_TINY_STEP, _TINY_LANES = 1e7, 32
-_ACCELERATED_LANES = 256  # no accelerator was measured: it is filled
-
-_SHORT_SWEEP = {"cpu": 1e13}  # operations, under which there is nothing to win by measuring
-_SHORT_ACCELERATED_SWEEP = 1e15
-_MOST_LANES, _REPEATS, _WORSE = 4096, 2, 1.1
+_LANES = 4
+_MOST_LANES, _REPEATS = 4096, 2
 
 
 def operations(family: Family, live: Collection[int], rounds: int) -> tuple[float, float]:
     """Operations of one local step, and about those of all points in so many rounds."""
     s = family.first
     federation = s.federation
-    program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
-    flops = float((program.cost_analysis() or {}).get("flops", 0.0))
+    flops = autotune.operations_of(_client_program(family))
     some = range(min(rounds, 8))
     asked = [(s.cohort(n).ids, n) for n in some]
     steps_of = s.layout.work[0]
     work = [np.asarray(steps_of(federation.sizes_of(ids), ids, n)).sum() for ids, n in asked]
     return flops, flops * float(np.mean(work)) * rounds * len(live)
+
+
+def _client_program(family: Family) -> jax.stages.Lowered:
+    """The program of one client of one point, not compiled."""
+    s = family.first
+    return lowered_update(s.groups[0], s.types[0], s.federation.train, s.federation.public)
 
 
 def choose_width(family: Family, live: Collection[int], rounds: int) -> Width:
@@ -59,15 +59,14 @@ def choose_width(family: Family, live: Collection[int], rounds: int) -> Width:
       rounds: that are still to be trained.
     """
     flops, whole = operations(family, live, rounds)
-    backend = jax.default_backend()
-    if whole >= _SHORT_SWEEP.get(backend, _SHORT_ACCELERATED_SWEEP):
-        name = _name(family, live)
-        costs = chunk_width.remembered_costs(name, partial(measure_widths, family, live))
+    if autotune.is_worth_measuring(whole):
+        s, points = family.first, sorted(map(len, family.rows(live).values()))
+        about = ("sweep", s.layout.capacity, points)
+        name = autotune.measurement_name(_client_program(family), s.federation.train, *about)
+        costs = autotune.remembered_costs(name, partial(measure_widths, family, live))
         if costs:
             return of_lanes(family, live, min(costs, key=lambda n: costs[n]))
-    tiny = backend == "cpu" and flops < _TINY_STEP
-    lanes = _TINY_LANES if tiny else _LANES.get(backend, _ACCELERATED_LANES)
-    return of_lanes(family, live, lanes)
+    return of_lanes(family, live, autotune.lanes_by_rule(flops, of_large_steps=_LANES))
 
 
 def of_lanes(family: Family, live: Collection[int], lanes: int) -> Width:
@@ -82,19 +81,22 @@ def of_lanes(family: Family, live: Collection[int], lanes: int) -> Width:
 
 def measure_widths(family: Family, live: Collection[int]) -> dict[int, float]:
     """Seconds of a round of one point by lanes, until more of them stop to pay or to fit."""
-    costs: dict[int, float] = {}
-    step, lanes = (2 if jax.default_backend() == "cpu" else 4), 1
-    while lanes <= _MOST_LANES:
+
+    def growing() -> Iterator[int]:
+        factor, lanes = (2 if jax.default_backend() == "cpu" else 4), 1
+        while lanes <= _MOST_LANES:
+            yield lanes
+            if of_lanes(family, live, lanes).lanes < lanes:  # all that is left runs at once
+                return
+            lanes *= factor
+
+    def probe(lanes: int) -> Measured:
         width = of_lanes(family, live, lanes)
-        seconds = memory.if_it_fits(_probe, family, live, width)
-        if isinstance(seconds, memory.TooLargeError):
-            break
-        costs[lanes] = seconds
+        seconds = _probe(family, live, width)
         _LOG.info("%s at once: %.3g s a round of a point", width, seconds)
-        if seconds > _WORSE * min(costs.values()) or width.lanes < lanes:
-            break
-        lanes *= step
-    return costs
+        return Measured(seconds)
+
+    return autotune.measure_growing(growing(), probe)
 
 
 def with_width(s: Simulation, width: Width) -> Simulation:
@@ -111,32 +113,12 @@ def _probe(family: Family, live: Collection[int], width: Width) -> float:
 
     brief = replace(family, simulations={k: short(s) for k, s in family.simulations.items()})
     tile = tiles(brief.rows(live), width, family.devices)[0]
-    feeds = {seed: draw_inputs(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
-    given, placements = given_of(brief, tile), placements_of(tile, feeds)
+    inputs = {seed: draw_inputs(brief.simulations[seed], 0, None) for seed in set(tile.seeds)}
+    given, placements = given_of(brief, tile), placements_of(tile, inputs)
     programs, point = compiled(brief, tile, given, placements), point_of(brief, tile)
-    spent = []
-    for _ in range(_REPEATS):
-        state = jax.block_until_ready(programs.start(point))
-        began = time.perf_counter()
-        jax.block_until_ready(programs.block(point, state, given, placements, np.int32(0)))
-        spent.append(time.perf_counter() - began)
-    return min(spent) / (tile.shape[0] * tile.shape[1])
 
+    def arguments() -> tuple[Any, ...]:  # a block consumes its state
+        return point, programs.start(point), given, placements, np.int32(0)
 
-def _name(family: Family, live: Collection[int]) -> str:
-    """One name for one program, its shapes, the number of points, device and version of JAX."""
-    s, device = family.first, jax.devices()[0]
-    federation = s.federation
-    program = lowered_update(s.groups[0], s.types[0], federation.train, federation.public)
-    shapes = [str(a.shape) for a in jax.tree.leaves(federation.train)]
-    points = sorted(map(len, family.rows(live).values()))
-    about = [
-        "sweep",
-        program.as_text(),
-        *shapes,
-        s.layout.capacity,
-        points,
-        device,
-        jax.__version__,
-    ]
-    return hashlib.sha256("\n".join(map(str, about)).encode()).hexdigest()[:32]
+    seconds = autotune.least_seconds(programs.block, arguments, _REPEATS)
+    return seconds / (tile.shape[0] * tile.shape[1])

@@ -27,7 +27,7 @@ from fedjax_kd.sweeps.study import Study
 
 
 class WorkerHooks(NamedTuple):
-    """How somebody looks on: called after each job, and whether to stop."""
+    """Callbacks of training by workers: after each job, and whether to stop."""
 
     done: Callable[[Job], None]
     stop: Callable[[], bool]
@@ -82,7 +82,7 @@ def train_by_ray(
     study: Study,
     groups: Sequence[Sequence[Shard]],
     by: Cluster,
-    look: WorkerHooks,
+    hooks: WorkerHooks,
 ) -> bool:
     """Trains groups by workers of Ray, a device each; whether all are finished.
 
@@ -91,10 +91,10 @@ def train_by_ray(
 
     Args:
       folder: of the sweep.
-      study: that is there.
+      study: of that folder.
       groups: to be trained.
       by: the workers; without an address they are started on this machine.
-      look: how somebody looks on; to stop means after the present blocks of rounds.
+      hooks: to stop means after the present blocks of rounds.
     """
     (folder / _STOP).unlink(missing_ok=True)
     with _connected(by) as ray:
@@ -102,16 +102,16 @@ def train_by_ray(
 
         def runner(jobs: Sequence[Job]) -> bool:
             waiting = {remote.remote(str(folder.absolute()), _plain(job)): job for job in jobs}
-            came = []
+            reached = []
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=_POLL)
-                if look.stop():
+                if hooks.stop():
                     (folder / _STOP).touch()
                 for reference in ready:
                     job = waiting.pop(reference)
-                    came.append(_result(ray, reference, job))
-                    look.done(job)
-            return all(came)
+                    reached.append(_result(ray, reference, job))
+                    hooks.done(job)
+            return all(reached)
 
         with ThreadPoolExecutor(len(groups)) as pool:
             each = pool.map(lambda group: sweep_runner.train_group(study, group, runner), groups)

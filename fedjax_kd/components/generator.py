@@ -8,16 +8,17 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd import losses, tree
+from fedjax_kd import losses
 from fedjax_kd.components.model_parts import classifier, combine, head, partition
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import stepped
 from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import check_choice, check_range
 from fedjax_kd.prng import cheap
-from fedjax_kd.task import Task
+from fedjax_kd.task import Task, from_nnx
 
 Teacher = Literal["ensemble", "labels", "broadcast"]
 NoiseKind = Literal["normal", "uniform"]
@@ -92,13 +93,14 @@ def feature_generator(
     check_choice("noise", noise, NoiseKind)
     _check(locals())
     opt = optax.chain(optax.add_decayed_weights(generator_decay), optax.adam(generator_lr))
+    network = generator_network(generator_noise, classes, generator_hidden, width)
     draw_noise = jax.random.normal if noise == "normal" else jax.random.uniform
 
     def noise_for(key: Key, labels: Array) -> Array:
         return draw_noise(cheap(key), (*labels.shape, generator_noise))
 
     def init(key: Key) -> GeneratorState:
-        model = generator_network(key, generator_noise, classes, generator_hidden, width)
+        model = network.init(key)
         return GeneratorState(model, opt.init(model.params))
 
     def train(key: Key, learner: GeneratorState, lesson: Lesson, shares: Array) -> GeneratorState:
@@ -109,6 +111,7 @@ def feature_generator(
             def loss(params: PyTree) -> tuple[Array, PyTree]:
                 model, of_them = learner.model._replace(params=params), noise_for(key_noise, labels)
                 return generator_loss(
+                    network,
                     model,
                     lesson,
                     (of_them, labels),
@@ -124,7 +127,7 @@ def feature_generator(
         return jax.lax.fori_loop(0, generator_steps, step, learner)
 
     def draw(key: Key, model: Variables, labels: Array) -> Array:
-        return generate(model, noise_for(key, labels), labels)[0]
+        return network.apply(model, (noise_for(key, labels), labels))[0]
 
     return FeatureGenerator(init, train, draw)
 
@@ -202,45 +205,46 @@ def lesson_of(
     return Lesson(teachers, lambda z: classify(model, z), counts, present)
 
 
-def generator_network(key: Key, noise: int, classes: int, hidden: int, width: int) -> Variables:
-    """A network of one hidden layer from noise and a label to features, to be run by `generate`.
+class FeatureNetwork(nnx.Module):
+    """A network of one hidden layer from noise ``[B, E]`` and labels ``[B]`` to features.
 
     The hidden layer is normalised and has no bias: that would be taken away again, and its
     gradient is rounding alone, of which Adam would make steps.
     """
-    keys, normal = jax.random.split(key, 3), jax.random.normal
-    params = {
-        "noise": normal(keys[0], (noise, hidden)) / (noise + 1) ** 0.5,
-        "label": normal(keys[1], (classes, hidden)) / (noise + 1) ** 0.5,
-        "norm": {"scale": jnp.ones(hidden), "bias": jnp.zeros(hidden)},
-        "out": {"kernel": normal(keys[2], (hidden, width)) / hidden**0.5, "bias": jnp.zeros(width)},
-    }
-    return Variables(params, {"mean": jnp.zeros(hidden), "var": jnp.ones(hidden)})
+
+    def __init__(
+        self, noise: int, classes: int, hidden: int, width: int, *, rngs: nnx.Rngs
+    ) -> None:
+        keys = jax.random.split(rngs.params.key[...], 3)
+        first, label, last = map(_normal, keys, (noise + 1, noise + 1, hidden))
+        # Labels are one-hot inputs of the first layer, whose kernel has a row for each of them.
+        self.noise = nnx.Linear(noise, hidden, use_bias=False, kernel_init=first, rngs=rngs)
+        self.label = nnx.Embed(classes, hidden, embedding_init=label, rngs=rngs)
+        self.norm = nnx.BatchNorm(
+            hidden, momentum=_KEPT, epsilon=_EPSILON, use_fast_variance=False, rngs=rngs
+        )
+        self.out = nnx.Linear(hidden, width, kernel_init=last, rngs=rngs)
+
+    def __call__(self, given: tuple[Float[Array, "B E"], Int[Array, " B"]]) -> Float[Array, "B D"]:
+        noise, labels = given
+        return self.out(jax.nn.relu(self.norm(self.noise(noise) + self.label(labels))))
 
 
-def generate(
-    model: Variables,
-    noise: Float[Array, "B E"],
-    labels: Int[Array, " B"],
-    *,
-    train: bool = False,
-) -> tuple[Float[Array, "B D"], PyTree]:
-    """``(features, new stats)``, normalised by the batch in training, else by running statistics.
+def _normal(key: Key, inputs: int) -> Callable[..., Array]:
+    """An initialiser of variance ``1 / inputs`` that draws by ``key`` and not by a layer's own."""
+    return lambda _, shape, dtype: jax.random.normal(key, shape, dtype) / inputs**0.5
+
+
+def generator_network(noise: int, classes: int, hidden: int, width: int) -> Task:
+    """`FeatureNetwork` as pure functions; in training mode it normalises by the batch.
 
     Example:
-      >>> model = generator_network(jax.random.key(0), noise=2, classes=3, hidden=4, width=5)
-      >>> generate(model, jnp.ones((1, 2)), jnp.array([2]))[0].shape
+      >>> network = generator_network(noise=2, classes=3, hidden=4, width=5)
+      >>> model = network.init(jax.random.key(0))
+      >>> network.apply(model, (jnp.ones((1, 2)), jnp.array([2])))[0].shape
       (1, 5)
     """
-    params, stats = model
-    hidden = noise @ params["noise"] + params["label"][labels]
-    if train:
-        batch = {"mean": hidden.mean(0), "var": hidden.var(0)}
-        stats = tree.add_scaled(tree.scale(_KEPT, stats), 1 - _KEPT, batch)
-    norm = batch if train else stats
-    scale = params["norm"]["scale"] / jnp.sqrt(norm["var"] + _EPSILON)
-    hidden = jax.nn.relu((hidden - norm["mean"][None]) * scale[None] + params["norm"]["bias"][None])
-    return hidden @ params["out"]["kernel"] + params["out"]["bias"][None], stats
+    return from_nnx(lambda rngs: FeatureNetwork(noise, classes, hidden, width, rngs=rngs))
 
 
 def draw_labels(key: Key, shares: Float[Array, " L"], count: int) -> Int[Array, " B"]:
@@ -250,6 +254,7 @@ def draw_labels(key: Key, shares: Float[Array, " L"], count: int) -> Int[Array, 
 
 
 def generator_loss(
+    network: Task,
     model: Variables,
     lesson: Lesson,
     given: tuple[Float[Array, "B E"], Int[Array, " B"]],
@@ -263,7 +268,8 @@ def generator_loss(
     taught + diversity * losses.diversity - student * KL(teachers || student) / L
     """
     noise, labels = given
-    z, stats = generate(model, noise, labels, train=True)
+    # Nothing in the network is random: the key says no more than that it is trained.
+    z, stats = network.apply(model, given, jax.random.key(0))
     logits = lesson.teachers(z)
     shares = _shares(lesson, labels, teacher).astype(logits.dtype)
     together = (shares[..., None] * logits).sum(0)

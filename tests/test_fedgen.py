@@ -16,6 +16,7 @@ from vectors import golden
 from fedjax_kd import tree
 from fedjax_kd.algorithms import fedavg, fedgen
 from fedjax_kd.components import generator
+from fedjax_kd.components.feature_network import generator_network
 from fedjax_kd.components.generator import (
     FeatureGenerator,
     GeneratorState,
@@ -86,7 +87,7 @@ def test_golden_server(beta: int, monkeypatch: pytest.MonkeyPatch):
     sizes = {"generator_steps": 1, "generator_hidden": 12, "generator_noise": 5}
     ours = feature_generator(6, 4, teacher="broadcast", noise="uniform", student=beta, **sizes)
     params, teaching = parameters(vectors, "in_gen_"), lesson(vectors)
-    network = generator.generator_network(5, 4, 12, 6)
+    network = generator_network(5, 4, 12, 6)
     stats = {"norm": {"mean": jnp.zeros(12), "var": jnp.ones(12)}}
 
     def loss(params: Any, **options: Any) -> tuple[jax.Array, Any]:

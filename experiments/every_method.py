@@ -54,6 +54,7 @@ METHODS: Mapping[str, Arguments] = {
     "scaffold": {"client_lr": 0.05},
     "fedntd": {},
     "fedlsd": {},
+    "localkd": {},
     "moon": {},
     "fedmixup": {},
     "fedalign": {},
@@ -81,7 +82,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      27
+      28
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

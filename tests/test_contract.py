@@ -42,7 +42,7 @@ METHODS = pytest.mark.parametrize("name", REGISTRY)
 # FedAvg's own functions with something else in them, which the debug engine cannot tell from it.
 LOSSES_AND_OPTIMISERS = (
     *("fedavgm", "fedadagrad", "fedadam", "fedyogi", "fedprox"),
-    *("fedntd", "fedlsd", "fedalign", "fedmixup", "fedgradaug"),
+    *("fedntd", "fedlsd", "localkd", "fedalign", "fedmixup", "fedgradaug"),
 )
 OPTIONS: dict[str, dict[str, Any]] = {  # of methods that cannot do without, or in less time
     "fedgradaug": {"subnets": 2},

@@ -16,6 +16,7 @@ from vectors import golden
 from fedjax_kd import tree
 from fedjax_kd.algorithms import fedavg, fedgen
 from fedjax_kd.components import generator
+from fedjax_kd.components.feature_network import generator_network
 from fedjax_kd.components.generator import (
     FeatureGenerator,
     GeneratorState,
@@ -54,8 +55,8 @@ def parameters(vectors: dict[str, jax.Array], prefix: str) -> dict[str, Any]:
     names = ("fc_layers.1.weight", "fc_layers.1.bias", "representation_layer.bias")
     scale, shift, bias = (vectors[prefix + name] for name in names)
     return {
-        "noise": first[:size],
-        "label": first[size:],
+        "noise": {"kernel": first[:size]},
+        "label": {"embedding": first[size:]},
         "norm": {"scale": scale, "bias": shift},
         "out": {"kernel": vectors[f"{prefix}representation_layer.weight"].T, "bias": bias},
     }
@@ -86,23 +87,26 @@ def test_golden_server(beta: int, monkeypatch: pytest.MonkeyPatch):
     sizes = {"generator_steps": 1, "generator_hidden": 12, "generator_noise": 5}
     ours = feature_generator(6, 4, teacher="broadcast", noise="uniform", student=beta, **sizes)
     params, teaching = parameters(vectors, "in_gen_"), lesson(vectors)
-    stats = {"mean": jnp.zeros(12), "var": jnp.ones(12)}
+    network = generator_network(5, 4, 12, 6)
+    stats = {"norm": {"mean": jnp.zeros(12), "var": jnp.ones(12)}}
 
     def loss(params: Any, **options: Any) -> tuple[jax.Array, Any]:
-        given = Variables(params, stats), teaching, (noise, y)
+        given = network, Variables(params, stats), teaching, (noise, y)
         return generator.generator_loss(*given, **options)
 
     @jax.jit
     def everything(params: Any) -> Any:
         weights = {"teacher": "broadcast", "student": beta}
         step = jax.value_and_grad(partial(loss, **weights), has_aux=True)(params)
-        learner = GeneratorState(Variables(params, stats), ours.init(KEY).opt)
+        opt = jax.tree.map(lambda a: a.astype(float) if a.ndim else a, ours.init(KEY).opt)
+        learner = GeneratorState(Variables(params, stats), opt)
         trained = ours.train(KEY, learner, teaching, jnp.ones(4)).model
-        z, _ = generator.generate(learner.model, noise, y, train=True)
+        z, _ = network.apply(learner.model, (noise, y), KEY)
         intended, _ = loss(params, teacher="labels", diversity=0.0)
         return *step, trained, z, intended, generator._shares(teaching, jnp.arange(4), "labels")
 
-    (value, _), grads, trained, z, intended, shares = everything(params)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's layers are not strict in float64
+        (value, _), grads, trained, z, intended, shares = everything(params)
     np.testing.assert_allclose(value, vectors[f"out_total_beta{beta}"], **TORCH)
     expected = parameters(vectors, f"out_grad_beta{beta}_")
     assert gap(grads, expected) < 1e-6

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -68,6 +71,37 @@ def test_sequences_leave_out_positions_without_label():
     assert rows.counted.tolist() == kept.reshape(4, 6).sum(1).tolist()
     expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
     assert metrics.summary(metrics.total_of(rows)) == pytest.approx(expected, rel=1e-4)
+
+
+def binned_by_product(weights: jax.Array, confidence: jax.Array, correct: jax.Array) -> jax.Array:
+    """The sums of each bin as a product with one-hot bins."""
+    place = jnp.clip(jnp.ceil(confidence * 15) - 1, 0, 14).astype(jnp.int32)
+    terms = jnp.stack([weights, weights * confidence, correct], axis=1)
+    return terms @ jax.nn.one_hot(place, 15)
+
+
+def test_bins_hold_the_sums_of_a_product_with_one_hot_bins():
+    rng = np.random.default_rng(0)
+    confidence = (
+        jnp.asarray(rng.uniform(size=(6, 50)), jnp.float32).at[0, :2].set(jnp.array([0.0, 1.0]))
+    )
+    weights = jnp.asarray(rng.integers(0, 2, (6, 50)), jnp.float32)
+    given = weights, confidence, weights * (confidence > 0.5).astype(jnp.float32)
+    seen, expected = metrics.binned(*given, 15), binned_by_product(*given)
+    np.testing.assert_array_equal(seen[:, [0, 2]], expected[:, [0, 2]])
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    alone = [values[:, :1] for values in given]  # one prediction an example: no order of a sum
+    np.testing.assert_array_equal(metrics.binned(*alone, 15), binned_by_product(*alone))
+
+
+def test_bins_take_no_more_memory_than_the_predictions():
+    """Of masks there are millions of predictions: none of them is written down once a bin."""
+    masks = jax.ShapeDtypeStruct((8, 256 * 256), jnp.float32)
+    lowered = jax.jit(partial(metrics.binned, bins=15)).lower(masks, masks, masks)
+    dimensions = re.findall(r"tensor<((?:\d+x)+)", lowered.as_text())
+    largest = max(math.prod(map(int, shape.split("x")[:-1])) for shape in dimensions)
+    assert largest == 3 * masks.size
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 15 * 4 * masks.size
 
 
 def test_spread_over_clients():

@@ -25,6 +25,7 @@ from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedyogi import fedyogi
+from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
@@ -48,6 +49,7 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
     "fedbn": fedbn,
     "perfedavg": perfedavg,
     "fedlsd": fedlsd,
+    "localkd": localkd,
     "moon": moon,
     "fedalign": fedalign,
     "fedmixup": fedmixup,
@@ -98,6 +100,7 @@ __all__ = [
     "fedprox",
     "fedsgd",
     "fedyogi",
+    "localkd",
     "moon",
     "perfedavg",
     "pfedhn",

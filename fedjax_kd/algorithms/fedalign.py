@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.model_parts import last_block
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
@@ -65,13 +66,7 @@ def fedalign(
     check_width(width, divisor)
     if not isinstance(width, Real):
         check_separate(task.norm_kinds)
-    block = task.block
-    if block is None:
-        raise ValueError(
-            "This task does not say which the last block of its network is, whose input and output "
-            "FedAlign compares: give the module a method `last_block(x)` that `__call__` uses "
-            "once, and make the task with `from_nnx` or `from_linen`."
-        )
+    block = last_block(task, "FedAlign")
 
     def objective(received: Variables) -> Objective:
         def loss(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:

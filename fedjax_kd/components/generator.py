@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd import losses, tree
+from fedjax_kd import losses
+from fedjax_kd.components.feature_network import generator_network
 from fedjax_kd.components.model_parts import classifier, combine, head, partition
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import stepped
@@ -21,8 +22,6 @@ from fedjax_kd.task import Task
 
 Teacher = Literal["ensemble", "labels", "broadcast"]
 NoiseKind = Literal["normal", "uniform"]
-
-_KEPT, _EPSILON = 0.9, 1e-5  # of batch normalisation
 
 
 class Lesson(NamedTuple):
@@ -92,13 +91,14 @@ def feature_generator(
     check_choice("noise", noise, NoiseKind)
     _check(locals())
     opt = optax.chain(optax.add_decayed_weights(generator_decay), optax.adam(generator_lr))
+    network = generator_network(generator_noise, classes, generator_hidden, width)
     draw_noise = jax.random.normal if noise == "normal" else jax.random.uniform
 
     def noise_for(key: Key, labels: Array) -> Array:
         return draw_noise(cheap(key), (*labels.shape, generator_noise))
 
     def init(key: Key) -> GeneratorState:
-        model = generator_network(key, generator_noise, classes, generator_hidden, width)
+        model = network.init(key)
         return GeneratorState(model, opt.init(model.params))
 
     def train(key: Key, learner: GeneratorState, lesson: Lesson, shares: Array) -> GeneratorState:
@@ -109,6 +109,7 @@ def feature_generator(
             def loss(params: PyTree) -> tuple[Array, PyTree]:
                 model, of_them = learner.model._replace(params=params), noise_for(key_noise, labels)
                 return generator_loss(
+                    network,
                     model,
                     lesson,
                     (of_them, labels),
@@ -124,7 +125,7 @@ def feature_generator(
         return jax.lax.fori_loop(0, generator_steps, step, learner)
 
     def draw(key: Key, model: Variables, labels: Array) -> Array:
-        return generate(model, noise_for(key, labels), labels)[0]
+        return network.apply(model, (noise_for(key, labels), labels))[0]
 
     return FeatureGenerator(init, train, draw)
 
@@ -202,47 +203,6 @@ def lesson_of(
     return Lesson(teachers, lambda z: classify(model, z), counts, present)
 
 
-def generator_network(key: Key, noise: int, classes: int, hidden: int, width: int) -> Variables:
-    """A network of one hidden layer from noise and a label to features, to be run by `generate`.
-
-    The hidden layer is normalised and has no bias: that would be taken away again, and its
-    gradient is rounding alone, of which Adam would make steps.
-    """
-    keys, normal = jax.random.split(key, 3), jax.random.normal
-    params = {
-        "noise": normal(keys[0], (noise, hidden)) / (noise + 1) ** 0.5,
-        "label": normal(keys[1], (classes, hidden)) / (noise + 1) ** 0.5,
-        "norm": {"scale": jnp.ones(hidden), "bias": jnp.zeros(hidden)},
-        "out": {"kernel": normal(keys[2], (hidden, width)) / hidden**0.5, "bias": jnp.zeros(width)},
-    }
-    return Variables(params, {"mean": jnp.zeros(hidden), "var": jnp.ones(hidden)})
-
-
-def generate(
-    model: Variables,
-    noise: Float[Array, "B E"],
-    labels: Int[Array, " B"],
-    *,
-    train: bool = False,
-) -> tuple[Float[Array, "B D"], PyTree]:
-    """``(features, new stats)``, normalised by the batch in training, else by running statistics.
-
-    Example:
-      >>> model = generator_network(jax.random.key(0), noise=2, classes=3, hidden=4, width=5)
-      >>> generate(model, jnp.ones((1, 2)), jnp.array([2]))[0].shape
-      (1, 5)
-    """
-    params, stats = model
-    hidden = noise @ params["noise"] + params["label"][labels]
-    if train:
-        batch = {"mean": hidden.mean(0), "var": hidden.var(0)}
-        stats = tree.add_scaled(tree.scale(_KEPT, stats), 1 - _KEPT, batch)
-    norm = batch if train else stats
-    scale = params["norm"]["scale"] / jnp.sqrt(norm["var"] + _EPSILON)
-    hidden = jax.nn.relu((hidden - norm["mean"][None]) * scale[None] + params["norm"]["bias"][None])
-    return hidden @ params["out"]["kernel"] + params["out"]["bias"][None], stats
-
-
 def draw_labels(key: Key, shares: Float[Array, " L"], count: int) -> Int[Array, " B"]:
     """Labels by their shares, which sum to 1."""
     where = jax.random.uniform(cheap(key), (count,), shares.dtype)
@@ -250,6 +210,7 @@ def draw_labels(key: Key, shares: Float[Array, " L"], count: int) -> Int[Array, 
 
 
 def generator_loss(
+    network: Task,
     model: Variables,
     lesson: Lesson,
     given: tuple[Float[Array, "B E"], Int[Array, " B"]],
@@ -263,7 +224,8 @@ def generator_loss(
     taught + diversity * losses.diversity - student * KL(teachers || student) / L
     """
     noise, labels = given
-    z, stats = generate(model, noise, labels, train=True)
+    # Nothing in the network is random: the key says no more than that it is trained.
+    z, stats = network.apply(model, given, jax.random.key(0))
     logits = lesson.teachers(z)
     shares = _shares(lesson, labels, teacher).astype(logits.dtype)
     together = (shares[..., None] * logits).sum(0)

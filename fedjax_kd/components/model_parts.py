@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.core import PyTree, Variables
-from fedjax_kd.task import Task
+from fedjax_kd.task import LastBlock, Task
 
 Part = Variables
 """Booleans, one a value of the model: whether it belongs to the part."""
@@ -28,7 +28,7 @@ def head(task: Task) -> Part:
       ValueError: if these are no vectors, one a prediction, or the task does not know the shape of
         its examples.
     """
-    _check_example(task)
+    check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
     used = tree.reads(lambda model, x: task.apply(model, x)[0], model, task.input_types)
     below = tree.reads(task.features, model, task.input_types)
@@ -59,7 +59,7 @@ def head_types(task: Task) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
       ValueError: if these are no vectors, one a prediction, or the task does not know the shape of
         its examples.
     """
-    _check_example(task)
+    check_example(task)
     model = jax.eval_shape(task.init, jax.random.key(0))
     features = jax.eval_shape(task.features, model, task.input_types)
     logits = jax.eval_shape(classifier(task), model, features)
@@ -87,6 +87,25 @@ def in_one_pass(task: Task, reader: str) -> Callable[..., tuple[Array, Array, Py
             "make it with `from_nnx` or `from_linen`, or give it `features_and_logits`."
         )
     return task.features_and_logits
+
+
+def last_block(task: Task, reader: str) -> LastBlock:
+    """The functions of a task's last block.
+
+    Args:
+      task: the model.
+      reader: who needs it, for the message.
+
+    Raises:
+      ValueError: if the task has none.
+    """
+    if task.block is None:
+        raise ValueError(
+            "This task does not say which the last block of its network is, whose input and output "
+            f"{reader} compares: give the module a method `last_block(x)` that `__call__` uses "
+            "once, and make the task with `from_nnx` or `from_linen`."
+        )
+    return task.block
 
 
 def classifier(task: Task) -> Callable[[Variables, Array], Array]:
@@ -126,6 +145,15 @@ def normalisation(task: Task, *kinds: str) -> Part:
             "that has one, such as resnet8 with norm='batch'."
         )
     return part
+
+
+def check_example(task: Task) -> None:
+    """Raises ValueError if the task does not know the shape of its examples."""
+    if task.input_types is None:
+        raise ValueError(
+            "This task does not know the shape of its examples, without which the shapes within "
+            "the model are unknown: give `from_nnx` an `example_x`, a batch of the data."
+        )
 
 
 def check_batches(task: Task, name: str, size: int) -> None:
@@ -186,11 +214,3 @@ def _types(tree: PyTree) -> tuple[PyTree, list[PyTree]]:
     """Structure, shapes and dtypes."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(jnp.shape(a), jnp.result_type(a)) for a in leaves]
-
-
-def _check_example(task: Task) -> None:
-    if task.input_types is None:
-        raise ValueError(
-            "This task does not know the shape of its examples, without which its head cannot be "
-            "told from the rest: give `from_nnx` an `example_x`, a batch of the data."
-        )

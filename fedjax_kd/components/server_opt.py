@@ -150,7 +150,7 @@ def _fedopt(
     """The frame that the three adaptive rules share; they differ in ``second``."""
 
     def init(params: PyTree) -> FedOptState:
-        m = jax.tree.map(jnp.zeros_like, params)
+        m = optax.tree.zeros_like(params)
         v = jax.tree.map(lambda p: jnp.zeros_like(p) + jnp.asarray(initial, p.dtype), params)
         return FedOptState(jnp.zeros((), jnp.int32), m, v)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from flax import nnx
+from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from fedjax_kd.core import Data, PyTree
+from fedjax_kd.core import Data, Key, PyTree
 from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.data.sources import load
@@ -111,22 +114,35 @@ def _elsewhere(
     shape, low, high = x.shape[1:], float(x.min()), float(x.max())
     if public == "noise":
         return Noise(jnp.float32(low), jnp.float32(high), shape)
-    widths = (_LATENT, _HIDDEN, int(np.prod(shape)))
-    keys = jax.random.split(jax.random.key(seed), 2)
-    layers = zip(keys, widths[:-1], widths[1:], strict=True)
-    params = [
-        {"w": jax.random.normal(k, (a, b)) * (2 / a) ** 0.5, "b": jnp.zeros(b)}
-        for k, a, b in layers
-    ]
-    return Generator(params, partial(_pixels, shape=shape, low=low, high=high), _LATENT)
+    network = _PixelNetwork(shape, rngs=nnx.Rngs(seed))
+    graph, params = nnx.split(network)
+    pixels = partial(_pixels, graph, low=low, high=high)
+    return Generator(nnx.to_pure_dict(params), pixels, _LATENT)
 
 
-def _pixels(params: Any, z: Array, *, shape: tuple[int, ...], low: float, high: float) -> Array:
-    """Inputs between ``low`` and ``high`` from a network of one hidden layer."""
-    first, last = params
-    hidden = jax.nn.relu(z @ first["w"] + first["b"][None])
-    made = jax.nn.sigmoid(hidden @ last["w"] + last["b"][None])
-    return (low + (high - low) * made).reshape(len(z), *shape)
+class _PixelNetwork(nnx.Module):
+    """A network of one hidden layer from noise to inputs ``[B, *shape]`` in [0, 1]."""
+
+    def __init__(self, shape: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
+        keys = jax.random.split(rngs.params.key[...])
+        first, last = map(_he_normal, keys)
+        self.shape = shape
+        self.hidden = nnx.Linear(_LATENT, _HIDDEN, kernel_init=first, rngs=rngs)
+        self.out = nnx.Linear(_HIDDEN, math.prod(shape), kernel_init=last, rngs=rngs)
+
+    def __call__(self, z: Float[Array, "B E"]) -> Float[Array, "B ..."]:
+        made = jax.nn.sigmoid(self.out(jax.nn.relu(self.hidden(z))))
+        return made.reshape(len(z), *self.shape)
+
+
+def _he_normal(key: Key) -> Callable[..., Array]:
+    """He's initialiser, without truncation, that draws by ``key`` and not by a layer's own."""
+    return lambda _, shape, dtype: jax.random.normal(key, shape, dtype) * (2 / shape[0]) ** 0.5
+
+
+def _pixels(graph: Any, params: PyTree, z: Array, *, low: float, high: float) -> Array:
+    """Inputs between ``low`` and ``high``."""
+    return low + (high - low) * nnx.merge(graph, params)(z)
 
 
 def _of_another(dataset: Dataset, name: str, size: int | None, data_dir: Any, seed: int) -> Stored:

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,11 @@ def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> D
       ValueError: if a package is missing, the name is unknown, or the set is not prepared as
         array_record or is no classification set with train and test rows.
     """
-    _require("tfds", "tensorflow_datasets", "array_record", "PIL", "importlib_resources")
+    _require(
+        ("tensorflow_datasets", "array_record", "PIL", "importlib_resources"),
+        "install fedjax-kd with its dependencies, on Linux or macOS: array_record has no release "
+        "for Windows.",
+    )
     builder = _builder(name, data_dir)
     if not builder.is_prepared():
         raise ValueError(
@@ -72,7 +77,10 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
       ValueError: if a package is missing, the name is unknown, the folder holds the set in
         another format already, or cannot be written, or the source cannot be reached.
     """
-    _require("tfds-prepare", "tensorflow", "tensorflow_datasets", "array_record", "PIL")
+    _require(
+        ("tensorflow", "tensorflow_datasets", "array_record", "PIL"),
+        "run `pip install 'fedjax-kd[tfds-prepare]'`.",
+    )
     present = _builder(name, data_dir)
     if present.is_prepared() and present.info.file_format.value != "array_record":
         raise ValueError(
@@ -91,14 +99,13 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
     return str(builder.data_dir)
 
 
-def _require(extra: str, *modules: str) -> None:
-    """Raises if a package of an optional extra is not installed; imports nothing."""
+def _require(modules: Sequence[str], advice: str) -> None:
+    """Raises ValueError if a package is not installed; imports nothing."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise ValueError(
             f"TensorFlow Datasets needs {', '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: run "
-            f"`pip install 'fedjax-kd[{extra}]'`."
+            f"{'is' if len(missing) == 1 else 'are'} not installed: {advice}"
         )
 
 

@@ -33,6 +33,7 @@ from fedjax_kd.losses.features import (
     attention_transfer,
     feature_cosine,
     feature_mse,
+    feature_refinement,
     refined_self_distillation,
 )
 from fedjax_kd.losses.flow import flow_matching, fsp_matrix
@@ -91,6 +92,7 @@ __all__ = [
     "ensemble_logits",
     "feature_cosine",
     "feature_mse",
+    "feature_refinement",
     "flow_matching",
     "fsp_matrix",
     "group_transfer",

@@ -1,7 +1,7 @@
 """Feature and attention matching, and FRSKD's loss, which is made of it.
 
 Features are examples first and channels last. Gradients reach both sides: a teacher that depends on
-what is trained takes ``jax.lax.stop_gradient`` (`refined_self_distillation` does).
+what is trained takes ``jax.lax.stop_gradient`` (`feature_refinement` does).
 """
 
 from __future__ import annotations
@@ -159,18 +159,56 @@ def refined_self_distillation(
 
     Source: Ji, Shin, Hwang, Park, Moon, CVPR 2021, arXiv:2103.08273.
     """
+    distilled = feature_refinement(
+        logits,
+        teacher,
+        features,
+        teacher_features,
+        alpha=alpha,
+        beta=beta,
+        tau=tau,
+        measure=measure,
+    )
+    values = cross_entropy(logits, labels) + cross_entropy(teacher, labels) + distilled
+    return jnp.where(labels == NO_LABEL, 0, values)
+
+
+def feature_refinement(
+    logits: Float[Array, "B L"],
+    teacher: Float[Array, "B L"],
+    features: Sequence[Float[Array, "B *S D"]],
+    teacher_features: Sequence[Float[Array, "B *S E"]],
+    *,
+    alpha: Scalar,
+    beta: Scalar,
+    tau: Scalar = 4.0,
+    measure: FeatureNorm = "norm",
+) -> Float[Array, " B"]:
+    """FRSKD's terms of distillation, without its cross-entropies: the teacher is a constant.
+
+        alpha tau^2 KL(teacher || logits)
+          + beta sum_i distance of attention maps(features_i, teacher_features_i)
+
+    Arguments and errors are those of `refined_self_distillation`.
+
+    Example:
+      >>> logits, maps = jnp.zeros((1, 2)), [jnp.ones((1, 3, 2))]
+      >>> feature_refinement(logits, logits, maps, [2 * maps[0]], alpha=1.0, beta=1.0)
+      Array([0.], dtype=float32)
+
+    Source: Ji, Shin, Hwang, Park, Moon, CVPR 2021, arXiv:2103.08273.
+    """
     if len(features) != len(teacher_features):
         raise ValueError(
             f"The network has {len(features)} levels of features and the self-teacher "
             f"{len(teacher_features)}, but each level needs its refined one."
         )
     fixed = jax.lax.stop_gradient
-    tasks = cross_entropy(logits, labels) + cross_entropy(teacher, labels)
     taught = kl_divergence(logits, fixed(teacher), tau)
     refined = [
         attention_transfer(own, fixed(better), measure=measure)
         for own, better in zip(features, teacher_features, strict=True)
     ]
-    shift = jnp.zeros_like(tasks) + sum(level.astype(tasks.dtype) for level in refined)
-    alpha, beta = (jnp.asarray(weight, tasks.dtype) for weight in (alpha, beta))
-    return jnp.where(labels == NO_LABEL, 0, tasks + alpha * taught + beta * shift)
+    shift = jnp.zeros_like(taught) + sum(level.astype(taught.dtype) for level in refined)
+    alpha, beta = (jnp.asarray(weight, taught.dtype) for weight in (alpha, beta))
+    return alpha * taught + beta * shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -77,8 +78,10 @@ def binned(
       Array([1., 1.], dtype=float32)
     """
     place = jnp.clip(jnp.ceil(confidence * bins) - 1, 0, bins - 1).astype(jnp.int32)
-    sums = jnp.stack([weights, weights * confidence, correct], axis=1)
-    return sums @ jax.nn.one_hot(place, bins, dtype=sums.dtype)
+    terms = jnp.stack([weights, weights * confidence, correct], axis=-1)
+    # A product with one-hot bins would hold `bins` numbers a prediction: gigabytes for masks.
+    sums = jax.vmap(partial(jax.ops.segment_sum, num_segments=bins))(terms, place)
+    return sums.mT
 
 
 def total_of(tallies: Tally) -> Tally:

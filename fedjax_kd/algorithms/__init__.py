@@ -1,8 +1,9 @@
-"""Federated algorithms, one file a method."""
+"""Federated algorithms, one file a method.
 
-from __future__ import annotations
+A method is registered by its import and its entry below; `fedjax_kd` takes its names from here.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable as _Callable
 
 from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
@@ -32,9 +33,9 @@ from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
-from fedjax_kd.core import Algorithm
+from fedjax_kd.core import Algorithm as _Algorithm
 
-REGISTRY: dict[str, Callable[..., Algorithm]] = {
+REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedsgd": fedsgd,
     "fedavg": fedavg,
     "fedavgm": fedavgm,
@@ -65,46 +66,10 @@ REGISTRY: dict[str, Callable[..., Algorithm]] = {
 }
 """Every method by its name; the command line and the contract tests go through this."""
 
-GROUPS: dict[str, Callable[..., tuple[Algorithm, ...]]] = {
+GROUPS: dict[str, _Callable[..., tuple[_Algorithm, ...]]] = {
     "feddf": feddf_groups,
     "fedmd": fedmd_groups,
     "fedgkt": fedgkt_groups,
     "fedkd": fedkd_groups,
 }
 """Methods for several architectures behind one server: from tasks to an algorithm for each."""
-
-__all__ = [
-    "GROUPS",
-    "REGISTRY",
-    "ccvr",
-    "fedadagrad",
-    "fedadam",
-    "fedalign",
-    "fedavg",
-    "fedavgm",
-    "fedbn",
-    "feddf",
-    "feddf_groups",
-    "fedgen",
-    "fedgkt",
-    "fedgkt_groups",
-    "fedgradaug",
-    "fedkd",
-    "fedkd_groups",
-    "fedlsd",
-    "fedmd",
-    "fedmd_groups",
-    "fedmixup",
-    "fedntd",
-    "fedper",
-    "fedprox",
-    "fedsgd",
-    "fedyogi",
-    "localkd",
-    "moon",
-    "perfedavg",
-    "pfedhn",
-    "pfedhn_pc",
-    "scaffold",
-    "standalone",
-]

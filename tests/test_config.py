@@ -119,7 +119,7 @@ def test_what_is_built_is_what_was_said() -> None:
 
 
 def test_a_method_without_local_training_takes_no_such_options() -> None:
-    assert not config.takes_local(REGISTRY["fedsgd"])
+    assert not build.takes_local(REGISTRY["fedsgd"])
     assert build.build(Config("fedsgd", local={"epochs": 3}, data=SMALL, training=SHORT))
 
 

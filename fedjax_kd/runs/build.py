@@ -62,6 +62,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
       TypeError: if the method breaks the contract.
 
     Example:
+      >>> from fedjax_kd.runs.config import TrainingConfig
       >>> build(Config("fedavg", training=TrainingConfig(num_rounds=3))).federation.num_clients
       100
     """

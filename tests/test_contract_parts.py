@@ -12,7 +12,7 @@ from federations import COHORTS, federation, gap, in_round, logistic, play
 from flax import nnx
 
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedprox
-from fedjax_kd.core import Algorithm, Upload, Wire, mean, stack
+from fedjax_kd.core import Algorithm, Upload, Variables, Wire, mean, stack
 from fedjax_kd.data.sampling import Cohort
 from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import Fit, local_change, local_training
@@ -283,3 +283,27 @@ def test_personal_methods_are_judged_by_their_clients_models():
     assert last["judged_accuracy"] == last["personal_accuracy_mean"] != last["test_accuracy"]
     last = train(fedprox(logistic(), FIT), data, **options).history[-1]
     assert last["judged_accuracy"] == last["test_accuracy"]
+
+
+def test_a_client_may_be_evaluated_with_another_type_than_it_keeps():
+    """Clients keep a number; what is evaluated is a model that they make for the occasion."""
+    task, base = logistic(), fedavg(logistic(), FIT)
+
+    def client_update(key: Any, message: Any, client: Any, data: Any, round: Any) -> Any:
+        upload, _ = base.client_update(key, message, (), data, round)
+        return upload, client + 1
+
+    def predict(server: Any, client: Any, x: Any) -> Any:
+        own = client if isinstance(client, Variables) else server.model
+        return task.apply(own, x)[0]
+
+    algorithm = base._replace(
+        client_init=lambda key, server: jnp.int32(0),
+        client_update=client_update,
+        personalise=lambda key, server, client, data: jax.tree.map(jnp.zeros_like, server.model),
+        predict=predict,
+    )
+    data = federation((30, 20, 10))
+    last = train(algorithm, data, num_rounds=3, cohort_size=3).history[-1]
+    assert last["test_accuracy"] > 0.5
+    assert last["personal_accuracy_mean"] < 0.6, "zeros predict the first class"

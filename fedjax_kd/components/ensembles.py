@@ -147,16 +147,6 @@ def elect(
     return Ensemble(teach, by_teacher, said), on_average
 
 
-def check_batch(task: Task, size: int) -> None:
-    """Raises ValueError if a student with batch normalisation would learn from single inputs."""
-    kinds = set() if task.norm_kinds is None else set(jax.tree.leaves(task.norm_kinds()))
-    if size == 1 and "batch" in kinds:
-        raise ValueError(
-            "distil_batch is 1, but the model has batch normalisation, which takes one input for "
-            "its own mean: take a larger batch, or a model with another normalisation."
-        )
-
-
 def accuracies(teach: Teach, data: Data) -> tuple[Float[Array, " K"], int]:
     """How many of the labels each teacher gets right, in [0, 1], and the number of classes.
 

@@ -12,7 +12,8 @@ import optax
 from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
-from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies, check_batch, elect
+from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies, elect
+from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import Generator, MissingError, inputs_of, validation_of
 from fedjax_kd.options import check_choice, check_range, options_of
@@ -148,7 +149,7 @@ def described(
     own, others = options_of(server_distillation, options)
     how = server_distillation(**own)
     for task in tasks:
-        check_batch(task, how.distil_batch)
+        check_batches(task, "distil_batch", how.distil_batch)
     return how, others
 
 

@@ -31,7 +31,7 @@ def fedlsd(
     """FedLSD: local self-distillation from the received model (Lee et al., 2021).
 
     Against FedAvg: the local loss, which costs one more forward pass. Against FedNTD: the teacher
-    speaks of all classes, and takes its weight from the labels.
+    covers all classes, and its weight is taken off the labels.
     Down: the model. Up: its change. Keeps: nothing.
 
         p, q = softmax(f(x; received) / tau), softmax(f(x; w) / tau)

@@ -122,7 +122,7 @@ def ensemble_logits(
     average: Pooled = "logits",
     tau: Scalar = 1.0,
 ) -> Float[Array, "*B L"]:
-    """What many teachers say together, as logits.
+    """The joint prediction of many teachers, as logits.
 
     Args:
       teachers: logits of each ``[K, B, ..., L]``.

@@ -18,7 +18,6 @@ STATIC = {
     "decomposition",
     "direction",
     "floor",
-    "form",
     "intensity",
     "measure",
     "power",

@@ -38,10 +38,7 @@ ON_LOGITS = {
     "ensemble of probabilities": lambda s, t: of_two(s, t, "probabilities"),
     "ensemble of losses": lambda s, t: of_two(s, t, "losses"),
     "not_true": with_labels(losses.not_true, tau=3.0),
-    "self_distillation": with_labels(losses.self_distillation),
-    "without the label": with_labels(
-        losses.self_distillation, classes="not_true", form="cross_entropy"
-    ),
+    "received_divergence": with_labels(losses.received_divergence),
     "group_transfer": losses.group_transfer,
     "group_transfer, code": lambda s, t: losses.group_transfer(s, t, 100.0, variant="code"),
     "adaptive_mutual": lambda s, t: mutual(s, t, hidden=1.0),
@@ -71,7 +68,7 @@ def test_hard_cases_are_finite_and_batches_do_not_matter(name: str):
 
 def test_a_batch_of_one_and_labels_of_every_position():
     logits, other = HARD[0, :, :1]
-    for loss in (losses.not_true, losses.self_distillation):
+    for loss in (losses.not_true, losses.received_divergence):
         alone = loss(logits, other, jnp.array([1]))
         assert alone.shape == (1,)
         tall = loss(logits[None], other[None], jnp.array([[1]], jnp.uint8))
@@ -104,13 +101,10 @@ def test_not_true_does_not_see_the_label():
     np.testing.assert_array_equal(np.asarray(slope)[own], 0)
 
 
-@pytest.mark.parametrize(
-    "loss", [losses.not_true, losses.self_distillation, with_labels(losses.self_distillation)]
-)
+@pytest.mark.parametrize("loss", [losses.not_true, losses.received_divergence])
 def test_the_received_model_is_a_constant(loss: Any):
     logits, teacher = HARD[0]
-    given = (LABELS,) if loss in (losses.not_true, losses.self_distillation) else ()
-    slope = jax.grad(lambda t: loss(logits, t, *given).sum())(teacher)
+    slope = jax.grad(lambda t: loss(logits, t, LABELS).sum())(teacher)
     np.testing.assert_array_equal(slope, 0)
 
 
@@ -119,20 +113,19 @@ def test_no_label_gives_no_loss():
     labels = jnp.array([-1, 1])
     for values in (
         losses.not_true(logits, teacher, labels),
-        losses.self_distillation(logits, teacher, labels),
+        losses.received_divergence(logits, teacher, labels),
         *losses.adaptive_mutual(logits, teacher, labels, hidden=1.0),
     ):
         assert values[0] == 0
         assert values[1] > 0
 
 
-def test_self_distillation_without_a_teachers_share_is_cross_entropy():
+def test_the_received_model_speaks_of_all_classes_or_of_the_false_ones():
     logits, teacher = HARD[0]
-    labels = LABELS
-    values = losses.self_distillation(logits, teacher, labels, 3.0, 0.0)
-    np.testing.assert_array_equal(values, losses.cross_entropy(logits, labels))
-    taught = losses.self_distillation(logits, teacher, labels, 3.0, 1.0, classes="not_true")
-    np.testing.assert_allclose(taught, losses.not_true(logits, teacher, labels, 3.0), rtol=1e-6)
+    values = losses.received_divergence(logits, teacher, LABELS, 3.0)
+    np.testing.assert_array_equal(values, losses.kl_divergence(logits, teacher, 3.0))
+    taught = losses.received_divergence(logits, teacher, LABELS, 3.0, classes="not_true")
+    np.testing.assert_array_equal(taught, losses.not_true(logits, teacher, LABELS, 3.0))
 
 
 def test_contrast_counts_every_previous_model():
@@ -191,8 +184,8 @@ def test_other_mistakes_say_what_to_do():
     for loss in (plain.kl_divergence, plain.soft_cross_entropy, plain.logit_mse):
         with pytest.raises(ValueError, match="take models for the same classes"):
             loss(z, wide)
-    with pytest.raises(ValueError, match=r"beta is 1\.5, but it is the teacher's share"):
-        plain.self_distillation(z, z, labels, beta=1.5)
+    with pytest.raises(ValueError, match="classes is 'some', but must be one of all, not_true"):
+        plain.received_divergence(z, z, labels, classes="some")
     with pytest.raises(ValueError, match="direction is 'back', but must be one of forward, rev"):
         plain.kl_divergence(z, z, direction="back")
     with pytest.raises(

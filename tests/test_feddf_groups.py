@@ -173,6 +173,6 @@ def test_options_out_of_range(options: dict[str, Any], words: str):
 
 
 def test_batch_normalisation_of_one_input_is_an_error():
-    with pytest.raises(ValueError, match="distil_batch is 1, but the model has batch norm"):
+    with pytest.raises(ValueError, match="distil_batch is 1, but the network has batch norm"):
         feddf_groups([logistic(), normed()], FIT, distil_batch=1)
     feddf(logistic(), FIT, distil_batch=1)

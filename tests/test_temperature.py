@@ -112,7 +112,7 @@ NOT_A_TEMPERATURE = "tau is .*, but a temperature must be > 0: 1 leaves"
         plain.group_transfer,
         lambda s, t, tau: plain.ensemble_divergence(s, t[None], tau),
         lambda s, t, tau: plain.not_true(s, t, LABELS, tau),
-        lambda s, t, tau: plain.self_distillation(s, t, LABELS, tau),
+        lambda s, t, tau: plain.received_divergence(s, t, LABELS, tau),
         lambda s, t, tau: plain.model_contrastive(s, t, t, tau),
     ],
 )
@@ -127,6 +127,3 @@ def test_a_temperature_may_be_traced():
     each = jax.vmap(lambda tau: losses.kl_divergence(student, teacher, tau))(taus)
     for tau, values in zip(taus.tolist(), each, strict=True):
         np.testing.assert_allclose(values, losses.kl_divergence(student, teacher, tau), rtol=1e-5)
-    assert jax.vmap(
-        lambda b: losses.self_distillation(student, teacher, jnp.array([0, 1]), 1.0, b)
-    )(taus / 4).shape == (2, 2)

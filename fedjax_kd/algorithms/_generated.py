@@ -42,7 +42,7 @@ class OwnPart(NamedTuple):
 
 
 def fedavg_of_made_models(task: Task, fit: Fit, part: Part, net: HypernetLearner) -> Algorithm:
-    """FedAvg whose server makes a model for each client, but for the part that clients keep.
+    """FedAvg whose server makes a model for each client, except the part that clients keep.
 
     Down: the model without the part. Up: its change. Keeps: the part, and the client's number.
 

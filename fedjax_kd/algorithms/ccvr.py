@@ -1,4 +1,4 @@
-"""CCVR: FedAvg, whose classifier is trained once more on features that never were."""
+"""CCVR: FedAvg whose classifier is retrained at the end on features drawn from Gaussians."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedjax_kd.wrappers.ccvr import with_ccvr
 def ccvr(task: Task, fit: Fit, **options: Any) -> Algorithm:
     """CCVR: the head is calibrated on virtual features after training (Luo et al., 2021).
 
-    Against FedAvg: from round ``after`` on nobody trains; clients describe their features, and the
+    Against FedAvg: from round ``after`` on no client trains: they describe their features, and the
     server trains the head. `with_ccvr` does this to any other algorithm.
     Down: the model. Up: its change, and of each class's features [D] the count, the mean and the
     scatter [D, D]; these before the calibration, and that in it, are zeros that are not counted
@@ -30,7 +30,7 @@ def ccvr(task: Task, fit: Fit, **options: Any) -> Algorithm:
     For one calibration, as in the paper, train ``after + 1`` rounds, the last with all clients.
     With smaller cohorts train more: each round calibrates by all features described so far.
 
-    Equals FedAvg before round ``after``, and thereafter but for the head.
+    Equals FedAvg before round ``after``, and from then on in all but the head.
 
     Args:
       task: a classifier with ``features`` that knows the shape of its examples.

@@ -72,7 +72,7 @@ def feddf_groups(
 
 @extends(feddf_groups)
 def feddf(task: Task, fit: Fit, **options: Any) -> Algorithm:
-    """FedDF: the average learns what the clients' models say together (Lin et al., 2020).
+    """FedDF: the average learns the joint predictions of the clients' models (Lin et al., 2020).
 
     Against FedAvg: the server keeps all uploads of a round, and trains the average further.
     Down: the model. Up: its change. Keeps: nothing.

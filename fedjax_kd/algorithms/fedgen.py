@@ -1,4 +1,4 @@
-"""FedGEN: FedAvg with a generator of features, which tells each client what all clients know."""
+"""FedGEN: FedAvg with a generator of features, trained on the server by the clients' heads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Labels = Literal["counts", "held"]
 
 
 class Taught(NamedTuple):
-    """The model, a generator, and the shares of the classes among what it makes."""
+    """The model, a generator, and the shares of the classes among generated features."""
 
     base: Any
     generator: Any

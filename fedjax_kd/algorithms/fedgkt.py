@@ -1,4 +1,4 @@
-"""FedGKT: small networks on the clients, a large one on the server, and knowledge in between."""
+"""FedGKT: small networks on the clients and a large one on the server teach each other."""
 
 from __future__ import annotations
 

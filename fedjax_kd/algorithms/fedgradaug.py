@@ -82,9 +82,9 @@ def fedgradaug(
                 thin, rows = narrow(whole, v), dealt(key, len(batch.mask), len(sides))
                 views = (resized(batch.x, *view) for view in zip(rows, sides, strict=True))
                 features = [seen.features(thin, view, key) for view in views]
-                taken, said = jax.tree.map(lambda a: a[jnp.concatenate(rows)], (batch, teacher))
+                taken, taught = jax.tree.map(lambda a: a[jnp.concatenate(rows)], (batch, teacher))
                 logits = classify(whole, jnp.concatenate(features))
-                values = losses.kl_divergence(logits, jax.lax.stop_gradient(said))
+                values = losses.kl_divergence(logits, jax.lax.stop_gradient(taught))
                 return losses.batch_mean(values, taken)
 
             key_widths, *keys = jax.random.split(jax.random.fold_in(key, 1), subnets + 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import jax
 from jaxtyping import Array
 
 from fedjax_kd import losses
@@ -31,7 +31,7 @@ def fedlsd(
     """FedLSD: local self-distillation from the received model (Lee et al., 2021).
 
     Against FedAvg: the local loss, which costs one more forward pass. Against FedNTD: the teacher
-    speaks of all classes, and takes its weight from the labels.
+    covers all classes, and its weight is taken off the labels.
     Down: the model. Up: its change. Keeps: nothing.
 
         p, q = softmax(f(x; received) / tau), softmax(f(x; w) / tau)
@@ -62,18 +62,14 @@ def fedlsd(
     losses.check_temperature(tau)
     check_choice("classes", classes, Classes)
 
-    def taught(logits: Array, teacher: Array, labels: Array) -> Array:
-        if classes == "not_true":
-            return losses.not_true(logits, teacher, labels, tau, scaled=scaled)
-        losses.check_labels(logits, labels)
-        return losses.kl_divergence(logits, teacher, tau, scaled=scaled)
+    divergence = partial(losses.received_divergence, tau=tau, classes=classes, scaled=scaled)
 
     def objective(received: Variables) -> Objective:
         def loss(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
             teacher, _ = task.apply(received, task.augment(key, batch.x))
             logits, stats = task.apply(model, batch.x, key)
             supervised = losses.batch_mean(task.example_loss(logits, batch.y), batch)
-            term = losses.batch_mean(taught(logits, jax.lax.stop_gradient(teacher), batch.y), batch)
+            term = losses.batch_mean(divergence(logits, teacher, batch.y), batch)
             return (1 - beta) * supervised + beta * term, stats
 
         return loss

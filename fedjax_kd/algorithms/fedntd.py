@@ -1,4 +1,4 @@
-"""FedNTD: FedAvg with the received model as a teacher of what the labels do not say."""
+"""FedNTD: FedAvg with the received model as a teacher of the classes that are not the label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedProx: FedAvg with a spring to the received model."""
+"""FedProx: FedAvg with a proximal term around the received model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LocalKD: FedAvg whose clients are distilled from the received model by a loss of one's choice."""
+"""LocalKD: FedAvg whose clients are distilled from the received model by a loss given by name."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Newcomers = Literal["skip", "random"]
 
 
 class Past(NamedTuple):
-    """What a client's last local training made, and whether there was one."""
+    """A client's model after its last local training; ``known`` is false before the first."""
 
     model: Variables
     known: Bool[Array, ""]

@@ -1,4 +1,4 @@
-"""Per-FedAvg: FedAvg of a model from which each client is a step away."""
+"""Per-FedAvg: FedAvg of a model that each client adapts by one local step."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ ControlOption = Literal["I", "II"]
 
 
 class Controlled(NamedTuple):
-    """Something, and the control variate that goes with it (a tree like the parameters)."""
+    """A server or a model with its control variate, a tree like the parameters."""
 
     base: Any
     control: PyTree

@@ -11,7 +11,7 @@ from fedjax_kd.task import Task
 
 
 def standalone(task: Task, fit: Fit) -> Algorithm:
-    """Standalone training: every client has a model of its own and tells nobody.
+    """Standalone training: every client trains a model of its own and sends nothing.
 
     Against FedAvg: nothing travels.
     Down: nothing. Up: nothing. Keeps: its model, params and stats.

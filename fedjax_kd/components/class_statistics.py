@@ -1,4 +1,4 @@
-"""What features look like, class by class: how many, their means, how they scatter.
+"""Moments of features, class by class: counts, means and scatter.
 
 Sums of squares are taken around the mean of what they are taken of, and brought together by the
 differences of the means (Chan, Golub, LeVeque, 1983): nothing large is subtracted from another, so

@@ -1,4 +1,4 @@
-"""Learning from public inputs: what clients agree on there, and what the labels say."""
+"""Learning from public inputs: from the clients' consensus, and from labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Distance = Literal["l1", "kl"]
 
 
 class Consensus(NamedTuple):
-    """What clients agreed on of some public inputs, and which ones they are to judge next."""
+    """The mean logits of some public inputs, and the seed of the inputs to judge next."""
 
     logits: Float[Array, "P L"]
     known: Bool[Array, ""]  # false until there is a consensus
@@ -33,7 +33,7 @@ class Consensus(NamedTuple):
 
 
 class Lessons(NamedTuple):
-    """What a client does with public inputs, from `public_lessons`."""
+    """A client's functions of public inputs, from `public_lessons`."""
 
     nothing: Callable[[Key], Consensus]  # before the first round
     transfer: Callable[[Key, Variables, Array, Round], Variables]  # the third is whether to do it

@@ -1,4 +1,4 @@
-"""Many models as one teacher: what they say, how good they are, and how they vote."""
+"""Many models as one teacher: their logits, their accuracies and their votes."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Ensemble(NamedTuple):
 
     teach: Teach
     votes: Float[Array, " K"]
-    said: Array | None = None  # of every stored input ``[P, K, ...]``, if it is known
+    logits: Array | None = None  # of every stored input ``[P, K, ...]``, if they are known
 
 
 class Uploads(NamedTuple):
-    """What came from the clients of one architecture."""
+    """The uploads of the clients of one architecture."""
 
     task: Task
     received: Variables  # the model that they started from
     changes: Variables  # of it, leaves ``[K, ...]``
-    votes: Float[Array, " K"]  # on the average; 0 where nobody is
+    votes: Float[Array, " K"]  # on the average; 0 in empty places
 
     @property
     def models(self) -> Variables:
@@ -55,7 +55,7 @@ def uploads_of(
     changes: Sequence[Variables],
     votes: Float[Array, " K"],
 ) -> list[Uploads]:
-    """What came from the clients of each architecture, whose votes stand one after another."""
+    """The uploads of each architecture; the votes of all are concatenated."""
     sizes = [len(jax.tree.leaves(change)[0]) for change in changes]
     by_group = jnp.split(votes, np.cumsum(sizes)[:-1])
     return [Uploads(*of) for of in zip(tasks, received, changes, by_group, strict=True)]
@@ -78,14 +78,14 @@ def ensemble(models: Sequence[tuple[Task, Variables]]) -> Teach:
 
             return jax.lax.map(one, stacked, batch_size=_TEACHERS_AT_ONCE)
 
-        said = [of(*group) for group in models]
-        shapes = [logits.shape[1:] for logits in said]
+        logits = [of(*group) for group in models]
+        shapes = [one.shape[1:] for one in logits]
         if len(set(shapes)) > 1:
             raise MissingError(
                 f"The groups' models give outputs of shapes {shapes} for the same inputs, but they "
                 "can teach each other only what all know: take models for the same classes."
             )
-        return jnp.concatenate(said)
+        return jnp.concatenate(logits)
 
     return teach
 
@@ -93,7 +93,7 @@ def ensemble(models: Sequence[tuple[Task, Variables]]) -> Teach:
 def answers(
     teach: Teach, inputs: PyTree, tasks: Sequence[Task], looks: int
 ) -> Float[Array, "P K *L"] | None:
-    """What all teachers say of every stored input, if this is less work than to ask each time.
+    """The logits of all teachers for every stored input, if this is less work than in each step.
 
     None if it is not: inputs are not stored or changed by a student's augmentation, there are more
     of them than ``looks`` that students will take, or the answers would be too large to keep.
@@ -141,20 +141,10 @@ def elect(
         fair = present & (accuracy * classes >= _CHANCE) if drop_worst else present
         kept = jnp.where(fair.any(), fair, present).astype(jnp.float32)
     by_teacher = kept * accuracy if votes == "accuracy" else kept
-    said = answers(teach, inputs, [u.task for u in uploads], looks)
+    logits = answers(teach, inputs, [u.task for u in uploads], looks)
     by_group = jnp.split(kept, np.cumsum([len(u.votes) for u in uploads])[:-1])
     on_average = [u.votes * those for u, those in zip(uploads, by_group, strict=True)]
-    return Ensemble(teach, by_teacher, said), on_average
-
-
-def check_batch(task: Task, size: int) -> None:
-    """Raises ValueError if a student with batch normalisation would learn from single inputs."""
-    kinds = set() if task.norm_kinds is None else set(jax.tree.leaves(task.norm_kinds()))
-    if size == 1 and "batch" in kinds:
-        raise ValueError(
-            "distil_batch is 1, but the model has batch normalisation, which takes one input for "
-            "its own mean: take a larger batch, or a model with another normalisation."
-        )
+    return Ensemble(teach, by_teacher, logits), on_average
 
 
 def accuracies(teach: Teach, data: Data) -> tuple[Float[Array, " K"], int]:
@@ -170,8 +160,8 @@ def accuracies(teach: Teach, data: Data) -> tuple[Float[Array, " K"], int]:
         )
 
     def add(sums: tuple[Array, Array], batch: Batch, _: Array) -> tuple[Array, Array]:
-        said, counts = teach(batch.x), losses.label_weights(batch.y, batch.mask)
-        right = said.argmax(-1).astype(jnp.int32) == batch.y[None].astype(jnp.int32)
+        logits, counts = teach(batch.x), losses.label_weights(batch.y, batch.mask)
+        right = logits.argmax(-1).astype(jnp.int32) == batch.y[None].astype(jnp.int32)
         correct = right.astype(jnp.float32) * counts[None]
         return tree.add(sums, (correct.sum(tuple(range(1, correct.ndim))), counts.sum()))
 

@@ -17,7 +17,7 @@ _KEPT, _EPSILON = 0.9, 1e-5  # of batch normalisation
 class FeatureNetwork(nnx.Module):
     """A network of one hidden layer from noise ``[B, E]`` and labels ``[B]`` to features.
 
-    The hidden layer is normalised and has no bias: that would be taken away again, and its
+    The hidden layer is normalised and has no bias: normalisation would subtract it, and its
     gradient is rounding alone, of which Adam would make steps.
     """
 

@@ -1,4 +1,4 @@
-"""A generator of features of given classes: how heads teach it, and what it teaches (FedGEN)."""
+"""A generator of features of given classes: its training by heads, and its use (FedGEN)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NoiseKind = Literal["normal", "uniform"]
 
 
 class Lesson(NamedTuple):
-    """What a generator learns from: the heads of K models, and what each has seen."""
+    """What a generator learns from: the heads of K models and their label counts."""
 
     teachers: Callable[[Float[Array, "B D"]], Float[Array, "K B L"]]  # features -> logits
     student: Callable[[Float[Array, "B D"]], Float[Array, "B L"]]  # of the model that they had
@@ -190,7 +190,7 @@ def with_generated(
 def lesson_of(
     task: Task, model: Variables, changes: PyTree, counts: Float[Array, "K L"], present: Array
 ) -> Lesson:
-    """What clients teach whose heads differ by ``changes``, leaves ``[K, ...]``, from a model's."""
+    """The lesson of clients whose heads are a model's plus ``changes``, leaves ``[K, ...]``."""
     classify = classifier(task)
     rest, own = partition(head(task), model)
     heads = jax.tree.map(lambda value, change: value[None] + change, own, changes)
@@ -242,7 +242,7 @@ def generator_loss(
 
 
 def _shares(lesson: Lesson, labels: Int[Array, " B"], teacher: Teacher) -> Float[Array, "K B"]:
-    """How much each head has to say of each feature; over the heads the sum is 1."""
+    """The weight of each head for each feature; over the heads they sum to 1."""
     if teacher == "ensemble":
         votes = jnp.broadcast_to(lesson.present[:, None], (len(lesson.present), len(labels)))
     else:

@@ -46,7 +46,7 @@ class HypernetState(NamedTuple):
 
 
 class HypernetLearner(NamedTuple):
-    """How a server has a hypernetwork: three pure functions."""
+    """A server's hypernetwork as three pure functions."""
 
     init: Callable[[Key, PyTree], HypernetState]  # (key, parameters of the shapes to be made)
     make: Callable[[HypernetState, Array], PyTree]  # (learning, client's number) -> its parameters
@@ -162,7 +162,7 @@ def hypernet(
 
 
 def embeddings_of(net: Hypernet, numbers: Int[Array, " K"]) -> Float[Array, "K E"]:
-    """The embeddings of these clients; that of number -1, who is nobody, is the mean of all.
+    """The embeddings of these clients; number -1 stands for a newcomer: the mean of all.
 
     Example:
       >>> net = Hypernet(jnp.array([[1.0], [3.0]]), (), Dense((), ()))
@@ -182,7 +182,7 @@ def make_parameters(net: Hypernet, numbers: Int[Array, " K"]) -> PyTree:
 
 
 def pulled_back(net: Hypernet, numbers: Int[Array, " K"], changes: PyTree) -> Hypernet:
-    """``sum_k (d theta_k / d net)^T change_k``: what changes of models say about the hypernetwork.
+    """``sum_k (d theta_k / d net)^T change_k``: the changes' pull-back.
 
     All clients together are one product a layer, in memory of the changes.
     """

@@ -1,4 +1,4 @@
-"""Messages of low rank: what is left of a change whose matrices are cut to most of their energy.
+"""Messages of low rank: changes whose matrices are cut to most of their energy.
 
 Shapes are static, so nothing here gets smaller: a cut matrix comes as the receiver would put it
 together again from its factors, and how many numbers those have is counted beside it.
@@ -21,7 +21,7 @@ from fedjax_kd.options import check_range
 
 
 class LowRank(NamedTuple):
-    """What a receiver has, and the bytes that had to travel for it."""
+    """A change as its receiver has it, and the bytes of its factors."""
 
     base: Any
     size: Int[Array, ""]  # bytes of the factors
@@ -50,7 +50,7 @@ def rising(start: Scalar, end: Scalar, rounds: Scalar) -> Callable[[Array], Arra
 
 
 def whole(base: Any, message: PyTree) -> LowRank:
-    """What has to travel as it is: all bytes of a message."""
+    """A message that is sent as it is, with all of its bytes."""
     return LowRank(base, jnp.int32(tree.num_bytes(message)))
 
 

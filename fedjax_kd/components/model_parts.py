@@ -21,7 +21,7 @@ Part = Variables
 
 
 def head(task: Task) -> Part:
-    """What the model uses, but not for its features: normally the last layer.
+    """The values that logits depend on and features do not: normally the last layer.
 
     Raises:
       TypeError: if the module has no ``features``.

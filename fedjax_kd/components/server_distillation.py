@@ -1,4 +1,4 @@
-"""Server distillation: a student learns on the server what the uploaded models say together."""
+"""Server distillation: a student learns the uploaded models' joint predictions on the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import optax
 from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
-from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies, check_batch, elect
+from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies, elect
+from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import Generator, MissingError, inputs_of, validation_of
 from fedjax_kd.options import check_choice, check_range, options_of
@@ -44,7 +45,7 @@ class Distillation(NamedTuple):
 
 
 class _Lesson(NamedTuple):
-    """What does not change while a student learns."""
+    """The constants of a student's training."""
 
     how: Distillation
     task: Task
@@ -54,7 +55,7 @@ class _Lesson(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """A student on its way."""
+    """The state of a student's training."""
 
     student: Variables
     opt: Any
@@ -63,7 +64,7 @@ class _Progress(NamedTuple):
 
 
 class _Best(NamedTuple):
-    """A student on its way, and the best one so far."""
+    """The state of a student's training, and the best student so far."""
 
     step: Array
     now: _Progress
@@ -104,7 +105,7 @@ def server_distillation(
       best: whether the best student is kept, by its accuracy on the server's labelled examples
         before the first step and after every ``distil_eval_every``, or the last one. By default the
         best, if there are such examples.
-      distil_eval_every: steps between two looks at these examples, >= 1.
+      distil_eval_every: steps between two evaluations on these examples, >= 1.
       patience: steps without a better student after which it is enough, >= 1; needs ``best``.
       swa: whether the student is the mean of its models after every 25 steps, at a constant rate.
       drop_worst: whether models count for nothing whose accuracy on the server's labelled examples
@@ -148,14 +149,14 @@ def described(
     own, others = options_of(server_distillation, options)
     how = server_distillation(**own)
     for task in tasks:
-        check_batch(task, how.distil_batch)
+        check_batches(task, "distil_batch", how.distil_batch)
     return how, others
 
 
 def elected(
     how: Distillation, uploads: Sequence[Uploads], round: Round
 ) -> tuple[Ensemble, list[Float[Array, " K"]]]:
-    """`elect` as a distillation says."""
+    """`elect` with the options of a distillation."""
     looks = how.distil_steps * how.distil_batch
     return elect(uploads, round, drop_worst=how.drop_worst, votes=how.votes, looks=looks)
 
@@ -201,7 +202,7 @@ def distil(
 
 
 def _best_of(lesson: _Lesson, start: _Progress, examples: Data) -> Variables:
-    """The student whose accuracy on labelled examples is the best of those looked at."""
+    """The student of the best accuracy on labelled examples among those evaluated."""
     how = lesson.how
 
     def accuracy(model: Variables) -> Array:
@@ -225,23 +226,23 @@ def _best_of(lesson: _Lesson, start: _Progress, examples: Data) -> Variables:
 
 
 def _step(lesson: _Lesson, i: Array, now: _Progress) -> _Progress:
-    """One step of the student, before it one of the generator if it is its turn."""
+    """One step of the student, after one of the generator where that is due."""
     how, task = lesson.how, lesson.task
     i = jnp.asarray(i, jnp.int32)  # the debug engine counts in Python
     key_inputs, key_view = jax.random.split(jax.random.fold_in(lesson.key, i))
     inputs, maker = lesson.inputs, now.maker
 
-    def heard(x: PyTree) -> Array:
+    def teach(x: PyTree) -> Array:
         return lesson.teachers.teach(task.augment(key_view, x))
 
-    def divergence(logits: Array, said: Array) -> Array:
+    def divergence(logits: Array, taught: Array) -> Array:
         return losses.ensemble_divergence(
-            logits, said, how.tau, lesson.teachers.votes, average=how.scheme, teacher_tau=1.0
+            logits, taught, how.tau, lesson.teachers.votes, average=how.scheme, teacher_tau=1.0
         ).mean()
 
     def agreement(params: PyTree) -> Array:
         x = replace(inputs, params=params).draw(key_inputs, how.distil_batch)
-        return -divergence(task.apply(now.student, x, key_view)[0], heard(x))
+        return -divergence(task.apply(now.student, x, key_view)[0], teach(x))
 
     if how.adversarial is not None:
         made, opt = maker
@@ -251,16 +252,16 @@ def _step(lesson: _Lesson, i: Array, now: _Progress) -> _Progress:
             lambda: maker,
         )
         inputs = replace(inputs, params=maker[0])
-    if lesson.teachers.said is None:
+    if lesson.teachers.logits is None:
         x = inputs.draw(key_inputs, how.distil_batch)
-        said = heard(x)
+        taught = teach(x)
     else:
-        x, rows = inputs._replace(y=lesson.teachers.said).examples(key_inputs, how.distil_batch)
-        said = jnp.swapaxes(rows, 0, 1)
+        x, rows = inputs._replace(y=lesson.teachers.logits).examples(key_inputs, how.distil_batch)
+        taught = jnp.swapaxes(rows, 0, 1)
 
     def loss(params: PyTree) -> tuple[Array, PyTree]:
         logits, stats = task.apply(Variables(params, now.student.stats), x, key_view)
-        return divergence(logits, said), stats
+        return divergence(logits, taught), stats
 
     grads, stats = jax.grad(loss, has_aux=True)(now.student.params)
     params, opt = _moved(how, i, now.student.params, now.opt, grads)
@@ -287,5 +288,5 @@ def _averaged(done: Array, mean: Any, student: Variables) -> Any:
 
 
 def _result(how: Distillation, done: Array, now: _Progress) -> Variables:
-    """The model that a student's way has led to."""
+    """The model at the end of a student's training."""
     return tree.where(done >= _SWA_EVERY, now.mean, now.student) if how.swa else now.student

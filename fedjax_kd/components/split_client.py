@@ -101,7 +101,7 @@ def labels_and_logits(task: Task, tau: Scalar, variant: MutualVariant) -> Measur
 
 
 def weighed(measure: MeasureBoth, weigh: Weigh) -> AnsweringObjective:
-    """The objective of what was measured, which tells the logits, too."""
+    """The weighted sum of the measured losses as an objective that also returns the logits."""
 
     def objective(model: Variables, batch: Batch, key: Key) -> tuple[Array, tuple[PyTree, Array]]:
         supervised, distilled, logits, stats = measure(model, batch, key)

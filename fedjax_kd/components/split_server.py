@@ -35,7 +35,7 @@ class UpperPart(NamedTuple):
 
 
 class Upper(NamedTuple):
-    """The server: its part, what it answers each client, and the key of the clients' first part."""
+    """The server: its part, its logits for each client, and the key of the clients' first part."""
 
     part: UpperPart
     answers: Answers
@@ -65,7 +65,7 @@ def upper_half(
     server_opt: Optimiser = optax.adam,
     late: bool = True,
 ) -> UpperHalf:
-    """A server that goes over what a cohort sent: client by client, in batches of one client.
+    """A server that trains on a cohort's uploads: client by client, in batches of one client.
 
     Clients come in the order of their numbers. Only batches with examples take a step, whatever
     the capacity of the messages is.
@@ -114,7 +114,7 @@ def upper_half(
         epochs = server_epochs(round.number) if callable(server_epochs) else server_epochs
 
         def step(i: Array, carry: tuple) -> tuple[UpperPart, Array]:
-            (model, opt_state), said = carry
+            (model, opt_state), answers = carry
             client, positions = find(i % each)
             size = sent.size[client]
             # Filling repeats the client's examples: it enters the statistics of a batch.
@@ -128,7 +128,7 @@ def upper_half(
                 before, last = logits, i >= each * (epochs - 1)
                 logits = jax.lax.cond(last, lambda: top.apply(model, x)[0], lambda: before)
             where = jnp.where(positions < size, positions, capacity)
-            return UpperPart(model, opt_state), said.at[client, where].set(logits, mode="drop")
+            return UpperPart(model, opt_state), answers.at[client, where].set(logits, mode="drop")
 
         start = upper.part, jnp.zeros_like(sent.logits)
         part, logits = jax.lax.fori_loop(0, each * epochs, step, start)

@@ -20,7 +20,7 @@ Images = Num[Array, "B H W C"]
 
 
 class Augmentation(NamedTuple):
-    """What becomes of images before a model sees them.
+    """The changes of images before a model sees them.
 
     ``augment`` is for training, the key is consumed; ``centre`` follows it there and stands alone
     in evaluation, and leaves what ``augment`` returned as it is.

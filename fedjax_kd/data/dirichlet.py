@@ -151,7 +151,7 @@ def _cut(
 def _sweep(
     counts: Int[np.ndarray, "L C"], alpha: float, least: int, ceiling: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "L C"]:
-    """Every client meets a random other one, and both divide their rows anew if nobody is hurt."""
+    """Random pairs of clients divide their rows anew if neither of the two falls short."""
     half = counts.shape[1] // 2
     order = rng.permutation(counts.shape[1])
     left, right = order[:half], order[half : 2 * half]

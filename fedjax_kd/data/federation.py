@@ -38,7 +38,7 @@ class Federation:
       num_classes: L.
       input_shape: of one example, without the batch axis.
       train: what the clients train on, C clients; where they are streamed, some of them, for types.
-      test: the global test set; it belongs to nobody.
+      test: the global test set; it belongs to no client.
       client_test: test rows of each client, C clients; some may have none. None where the clients
         are streamed.
       prepare: raw inputs to model inputs, applied in every step on the device.
@@ -195,7 +195,7 @@ def deal_test(dataset: Dataset, parts: Parts, seed: int) -> Parts:
 
     If a column divides the training rows exactly as ``parts`` do and names all these clients in the
     test set too, it decides. Else each label's test rows are shared out in proportion to the
-    clients' training rows of this label (of any label, where labels are sequences or nobody
+    clients' training rows of this label (of any label, where labels are sequences or no client
     trains on this one).
     """
     column = _natural_column(dataset, parts)
@@ -231,10 +231,10 @@ def _natural_column(dataset: Dataset, parts: Parts) -> str | None:
 
 
 def _pool(examples: Examples, target: Target = "label") -> Pool:
-    """Examples on the device that nobody owns yet; inputs that are targets too lie there once."""
-    x, nobody = jnp.asarray(examples.x), jnp.zeros(0, jnp.int32)
+    """Examples on the device, not yet divided; inputs that are also targets are stored once."""
+    x, none = jnp.asarray(examples.x), jnp.zeros(0, jnp.int32)
     y = x if target == "input" else jnp.asarray(examples.y)
-    return Pool(x, y, nobody, nobody, nobody)
+    return Pool(x, y, none, none, none)
 
 
 def _stretched(dataset: Dataset) -> Dataset:

@@ -33,7 +33,7 @@ class PachinkoPartitioner:
       alpha: concentration over coarse labels, > 0; small values give a client few of them.
       beta: concentration over the fine labels of a coarse one, > 0.
       examples_per_client: rows of every client, >= 1; None divides all rows evenly. Rows beyond
-        ``num_partitions * examples_per_client`` are given to nobody.
+        ``num_partitions * examples_per_client`` are given to no client.
       seed: of the random draws, >= 0.
 
     Raises:
@@ -86,7 +86,7 @@ class PachinkoPartitioner:
         for client, size in enumerate(sizes):
             counts[client] = self._one_client(left, parents, size, rng)
             left = left - counts[client]
-        counts[-1] = left  # a last place for the rows that nobody gets
+        counts[-1] = left  # a last place for the rows that no client gets
         return [rng.permutation(part) for part in by_label_counts(fine, counts.T, rng)[:-1]]
 
     def _sizes(self, num_rows: int, each: int) -> Int[np.ndarray, " C"]:

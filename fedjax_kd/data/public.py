@@ -36,7 +36,7 @@ def set_apart(
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, Public | None]:
-    """What is left to the clients, and what belongs to the server or to everybody.
+    """The clients' data set, and the data of the server or of everybody.
 
     Args:
       dataset: training and test examples.

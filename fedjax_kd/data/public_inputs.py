@@ -1,4 +1,4 @@
-"""What belongs to no client: inputs that anyone may look at, and labelled rows of the server.
+"""Data that belong to no client: public inputs, and labelled rows of the server.
 
 A source of inputs has one method, ``draw(key, count)``: the same key gives the same inputs to all
 who ask. It is a tree of arrays, so that it lies on the device and may be an argument of a program.
@@ -32,7 +32,7 @@ class Source(Protocol):
 
 
 class Public(NamedTuple):
-    """What belongs to no client.
+    """Data that belong to no client.
 
     ``inputs`` is a `Source` that server and clients may draw from; ``validation`` are labelled
     examples of the server's own. Either may be None.

@@ -1,4 +1,4 @@
-"""What partitioners share: checks of their arguments, and lists of row numbers."""
+"""Helpers of partitioners: checks of their arguments, and lists of row numbers."""
 
 from __future__ import annotations
 

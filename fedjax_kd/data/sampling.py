@@ -20,7 +20,7 @@ Ids = NDArray[np.int64]
 
 
 class Cohort(NamedTuple):
-    """The clients of a round, and what else is known of it on the host.
+    """The clients of a round, and the host's other facts about it.
 
     ``facts`` become columns of the round's row: simulated seconds, how many were asked in vain. A
     sampler tells the same ones in every round.

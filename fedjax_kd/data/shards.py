@@ -32,7 +32,7 @@ class ShardPartitioner:
       num_shards_per_partition: shards of one client, >= 1; the paper uses 2.
       partition_by: the column to sort by; ``label`` is the label.
       shard_size: rows of one shard, >= 1. None makes shards of equal size, up to one row, from all
-        rows; with a number, rows beyond the clients' shards are given to nobody.
+        rows; with a number, rows beyond the clients' shards are given to no client.
       shuffle: whether a client's rows are in random order; ascending if not.
       seed: of the random draws, >= 0.
 

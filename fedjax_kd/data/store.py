@@ -98,7 +98,7 @@ class ClientStore:
         return ends - begins
 
     def rows_of(self, ids: ArrayLike, capacity: int | None = None) -> Rows:
-        """The rows of the given clients, in their order, in arrays that nobody else holds.
+        """The rows of the given clients, in their order, in arrays of their own.
 
         The rows are read, not copied out of the mapped files: pages of a mapping count as memory of
         the process, which would grow to the size of the store. Ascending numbers read fastest.

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fedjax_kd.core import Data, PyTree
 from fedjax_kd.data.store import ClientStore
 
-_NOBODY = np.iinfo(np.int32).max  # fills ``ids`` up; no client has this number
+_NO_CLIENT = np.iinfo(np.int32).max  # fills ``ids`` up; no client has this number
 
 
 class Window(NamedTuple):
@@ -50,7 +50,7 @@ def window_size(store: ClientStore, blocks: Iterable[ArrayLike]) -> WindowSize:
 
     Clients differ in size, so windows differ in rows, and every new shape of a window is compiled
     anew. Whoever knows all blocks of a run beforehand gives them all: there is one shape, as large
-    as the largest block. The work is a look at two offsets a client and round, and nothing is kept.
+    as the largest block. The work is two offsets read a client and round, and nothing is kept.
     Whoever does not, asks for each block: the rounding leaves four shapes between any number and
     its double, so that blocks of like size share one; the price is room that is not used, up to a
     quarter of the rows. The rounding also lets runs that differ in their seed share a program.
@@ -82,7 +82,7 @@ def window_size(store: ClientStore, blocks: Iterable[ArrayLike]) -> WindowSize:
 
 
 def make_window(store: ClientStore, ids: ArrayLike, room: WindowSize) -> Window:
-    """Reads the rows of some clients into a window of NumPy arrays, which nobody else holds.
+    """Reads the rows of some clients into a window of NumPy arrays of its own.
 
     Args:
       store: of the clients.
@@ -94,7 +94,7 @@ def make_window(store: ClientStore, ids: ArrayLike, room: WindowSize) -> Window:
       ValueError: if there is no such client, or the room is too small.
     """
     numbers = _met(store, ids)
-    if room.rows > _NOBODY or store.num_clients > _NOBODY:
+    if room.rows > _NO_CLIENT or store.num_clients > _NO_CLIENT:
         raise ValueError(
             f"The window has {room.rows} rows and the store {store.num_clients} clients, but both "
             "are counted in 32 bits: take fewer rounds in a block, or divide the store."
@@ -106,7 +106,7 @@ def make_window(store: ClientStore, ids: ArrayLike, room: WindowSize) -> Window:
         )
     x, y, starts, sizes = store.rows_of(numbers, room.rows)
     rows = np.arange(room.rows, dtype=np.int32)
-    places = ((numbers, _NOBODY), (starts, 0), (sizes, 0))
+    places = ((numbers, _NO_CLIENT), (starts, 0), (sizes, 0))
     return Window._make((x, y, rows, *(_padded(v, room.clients, fill) for v, fill in places)))
 
 

@@ -34,7 +34,7 @@ class _Block(NamedTuple):
 
 
 class _Totals(NamedTuple):
-    """What is known of the clients written so far. ``total`` and ``squares`` are sums of uint8
+    """Counts and sums over the clients written so far. ``total`` and ``squares`` are sums of uint8
     inputs a channel, exact up to 1e14 values.
     """
 
@@ -182,7 +182,7 @@ def _block(first: int, pairs: list[Pair]) -> _Block:
 def _write(
     part: Path, blocks: Iterator[_Block], num_classes: int, test: Pair | None
 ) -> dict[str, Any]:
-    """Writes all arrays; returns what ``store.json`` says of them."""
+    """Writes all arrays; returns their entries of ``store.json``."""
     totals = _Totals()
     with ExitStack() as stack:
         put_x, put_y, put_offsets = (

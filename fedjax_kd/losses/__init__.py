@@ -45,7 +45,7 @@ from fedjax_kd.losses.lipschitz import (
 )
 from fedjax_kd.losses.mixing import Mixed, mixed_loss, mixed_with, mixup
 from fedjax_kd.losses.mutual import Mutual, adaptive_mutual, group_transfer
-from fedjax_kd.losses.received import model_contrastive, not_true, self_distillation
+from fedjax_kd.losses.received import model_contrastive, not_true, received_divergence
 from fedjax_kd.losses.relations import (
     diversity,
     relational_angles,
@@ -110,12 +110,12 @@ __all__ = [
     "model_contrastive",
     "normalised",
     "not_true",
+    "received_divergence",
     "refined_self_distillation",
     "relational_angles",
     "relational_distances",
     "relative_entropy",
     "right_singular_vectors",
-    "self_distillation",
     "similarity_preserving",
     "singular_correlation",
     "singular_distillation",

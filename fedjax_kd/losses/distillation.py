@@ -79,7 +79,7 @@ def soft_cross_entropy(
     """
     check_pair(student, teacher)
     log_q, log_p = log_probabilities(student, tau), log_probabilities(teacher, tau)
-    values = cross(log_p.astype(log_q.dtype), log_q)
+    values = -(jnp.exp(log_p.astype(log_q.dtype)) * log_q).sum(-1)
     return values * _factor(tau, scaled, values)
 
 
@@ -122,7 +122,7 @@ def ensemble_logits(
     average: Pooled = "logits",
     tau: Scalar = 1.0,
 ) -> Float[Array, "*B L"]:
-    """What many teachers say together, as logits.
+    """The joint prediction of many teachers, as logits.
 
     Args:
       teachers: logits of each ``[K, B, ..., L]``.
@@ -227,11 +227,6 @@ def relative_entropy(
     # which the factor tau^2 would magnify.
     excess = jnp.where(above, p, -q) * jnp.expm1(jnp.where(above, -gap, gap))
     return (p * gap + excess).sum(-1)
-
-
-def cross(log_p: Float[Array, "*B L"], log_q: Float[Array, "*B L"]) -> Float[Array, "*B"]:
-    """``-sum p log q`` of two distributions, given by their logarithms."""
-    return -(jnp.exp(log_p) * log_q).sum(-1)
 
 
 def check_temperature(tau: Scalar) -> None:

@@ -13,7 +13,7 @@ from fedjax_kd.core import Batch, Key, PyTree, Scalar
 
 
 class Mixed(NamedTuple):
-    """A batch of mixed inputs, whose ``y`` are the first labels, and what belongs to the second."""
+    """A batch of mixed inputs, whose ``y`` are the first labels, and the partners' labels."""
 
     batch: Batch
     partner_y: PyTree
@@ -25,7 +25,7 @@ def mixup(key: Key, batch: Batch, gamma: Scalar) -> Mixed:
 
         lam ~ Beta(gamma, gamma), once a batch;  x' = lam x + (1 - lam) x[partner]
 
-    Filling rows stay and are nobody's partner. Bytes are rounded, so that they stay pixels. The
+    Filling rows stay and are no partners. Bytes are rounded, so that they stay pixels. The
     loss of the model's outputs on ``batch.x`` is `mixed_loss` of the losses against both labels.
 
     Args:

@@ -5,7 +5,6 @@ Teachers are constants here: no gradient reaches them.
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Literal
 
 import jax
@@ -16,16 +15,14 @@ from fedjax_kd.core import Scalar
 from fedjax_kd.losses.distillation import (
     check_pair,
     check_temperature,
-    cross,
     log_probabilities,
     relative_entropy,
 )
-from fedjax_kd.losses.supervised import NO_LABEL, check_labels, cross_entropy
+from fedjax_kd.losses.supervised import NO_LABEL, check_labels
 from fedjax_kd.losses.vectors import cosine_similarity
 from fedjax_kd.options import check_choice
 
 Classes = Literal["all", "not_true"]
-Form = Literal["kl", "cross_entropy"]
 
 
 def not_true(
@@ -61,55 +58,53 @@ def not_true(
 
     Source: Lee, Jeong, Shin, Bae, Yun, NeurIPS 2022, arXiv:2106.03097.
     """
-    return _term(logits, teacher, labels, tau, classes="not_true", form="kl", scaled=scaled)
+    return received_divergence(logits, teacher, labels, tau, classes="not_true", scaled=scaled)
 
 
-def self_distillation(
+def received_divergence(
     logits: Float[Array, "*B L"],
     teacher: Float[Array, "*B L"],
     labels: Int[Array, "*B"],
     tau: Scalar = 1.0,
-    beta: Scalar = 0.3,
     *,
     classes: Classes = "all",
-    form: Form = "kl",
     scaled: bool = True,
 ) -> Float[Array, "*B"]:
-    """FedLSD's loss: labels and the received model's predictions share the weight.
+    """FedLSD's second term: distillation from the received model; 0 where the label is -1.
 
-        (1 - beta) CE(logits, y) + beta tau^2 KL(softmax(teacher / tau) || softmax(logits / tau))
+        tau^2 KL(softmax(teacher / tau) || softmax(logits / tau))
 
-    Equals `cross_entropy` when ``beta == 0``; 0 where the label is -1.
+    FedLSD's loss is ``1 - beta`` times `cross_entropy` plus ``beta`` times this.
 
     Args:
       logits: of the model in training ``[B, ..., L]``.
       teacher: logits of the received model, of the same shape.
       labels: classes ``[B, ...]``, or -1 for "no label".
-      tau: temperature of the second term, > 0.
-      beta: its share, in [0, 1].
+      tau: temperature, > 0.
       classes: "all", or "not_true" for FedLS-NTD, which distils as `not_true` does.
-      form: "kl", or "cross_entropy", whose gradient is the same.
       scaled: with the factor ``tau^2``, which the paper's first version does not print.
 
     Raises:
-      ValueError: if shapes differ, an option is unknown, or a number is out of its range.
+      ValueError: if shapes differ, ``classes`` is unknown, or ``tau`` is a number <= 0.
 
     Example:
-      >>> logits, labels = jnp.array([[1.0, 0.0]]), jnp.array([0])
-      >>> self_distillation(logits, logits, labels, beta=0.5) * 2 == cross_entropy(logits, labels)
-      Array([ True], dtype=bool)
+      >>> logits = jnp.array([[1.0, 0.0], [3.0, 0.0]])
+      >>> received_divergence(logits, jnp.zeros((2, 2)), jnp.array([0, -1]))
+      Array([0.12, 0. ], dtype=float32)
 
     Source: Lee, Shin, Jeong, Yun, 2021, arXiv:2106.03097v1.
     """
-    if isinstance(beta, Real) and not 0 <= beta <= 1:
-        raise ValueError(
-            f"beta is {beta}, but it is the teacher's share and must be in [0, 1]: 0 is training "
-            "without a teacher."
-        )
-    values = cross_entropy(logits, labels)
-    share = jnp.asarray(beta, values.dtype)
-    term = _term(logits, teacher, labels, tau, classes=classes, form=form, scaled=scaled)
-    return (1 - share) * values + share * term
+    check_choice("classes", classes, Classes)
+    check_pair(logits, teacher)
+    check_labels(logits, labels)
+    labels = labels.astype(jnp.int32)
+    teacher = jax.lax.stop_gradient(teacher).astype(logits.dtype)
+    if classes == "not_true":
+        own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+        logits, teacher = (jnp.where(own, -jnp.inf, z) for z in (logits, teacher))
+    values = relative_entropy(log_probabilities(teacher, tau), log_probabilities(logits, tau))
+    values = jnp.where(labels == NO_LABEL, 0, values)
+    return values * jnp.square(jnp.asarray(tau, values.dtype)) if scaled else values
 
 
 def model_contrastive(
@@ -148,29 +143,3 @@ def model_contrastive(
     check_pair(features, received)
     near = cosine_similarity(jnp.broadcast_to(features[None], others.shape), others)
     return -jax.nn.log_softmax(near / jnp.asarray(tau, near.dtype), axis=0)[0]
-
-
-def _term(
-    logits: Array,
-    teacher: Array,
-    labels: Array,
-    tau: Scalar,
-    *,
-    classes: Classes,
-    form: Form,
-    scaled: bool,
-) -> Array:
-    """The divergence from the received model, over all classes or without the label's."""
-    check_choice("classes", classes, Classes)
-    check_choice("form", form, Form)
-    check_pair(logits, teacher)
-    check_labels(logits, labels)
-    labels = labels.astype(jnp.int32)
-    teacher = jax.lax.stop_gradient(teacher).astype(logits.dtype)
-    if classes == "not_true":
-        own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-        logits, teacher = (jnp.where(own, -jnp.inf, z) for z in (logits, teacher))
-    log_p, log_q = log_probabilities(teacher, tau), log_probabilities(logits, tau)
-    values = (relative_entropy if form == "kl" else cross)(log_p, log_q)
-    values = jnp.where(labels == NO_LABEL, 0, values)
-    return values * jnp.square(jnp.asarray(tau, values.dtype)) if scaled else values

@@ -1,4 +1,4 @@
-"""Relation matching: what examples, or tokens, are to each other, and not what they are.
+"""Relation matching: distances, angles and similarities of examples or tokens.
 
 Features of student and teacher may have different lengths. Gradients reach both sides. The value of
 an example is its mean over all partners, so that ``masked_mean(values, mask)`` is the mean over all
@@ -29,7 +29,7 @@ def relational_distances(
     Args:
       student: features, flattened from the second axis on.
       teacher: features of the same examples.
-      mask: 1 for a real row, 0 for filling, which nobody is compared with.
+      mask: 1 for a real row, 0 for filling, with which no row is compared.
 
     Raises:
       ValueError: if the numbers of examples differ.
@@ -139,7 +139,7 @@ def _over_partners(values: Float[Array, "*B J"], mask: Float[Array, " J"]) -> Fl
 
 
 def _differences(x: Array) -> Float[Array, "B B D"]:
-    """What leads from each example to each other one."""
+    """The vector from each example to each other one."""
     flat = x.reshape(len(x), -1)
     return flat[None] - flat[:, None]
 

@@ -78,7 +78,7 @@ def singular_distillation(
 def singular_correlation(
     student: Sequence[Float[Array, "B D K"]], teacher: Sequence[Float[Array, "B D K"]]
 ) -> Float[Array, " B"]:
-    """How the vectors of one map go with those of the next, compared between two models.
+    """The correlation of one map's vectors with the next map's, compared between two models.
 
         R_i[d, e, k] = exp(-(v_i[d, k] - v_{i-1}[e, k])^2 / 8)
         sum_{i, d, e, k} (R_i of the student - R_i of the teacher)^2

@@ -1,6 +1,6 @@
 """Losses against labels or values, one value an example, and how to average them.
 
-Targets say by their dtype what they are: int32 numbers are labels; bytes and floats are values that
+The dtype of targets tells their kind: int32 numbers are labels; bytes and floats are values that
 the outputs should equal, bytes as pixels, which stand for [0, 1].
 """
 

@@ -12,7 +12,7 @@ from fedjax_kd.metrics.tally import Tally
 
 
 def headline(sums: Tally) -> Literal["accuracy", "loss"]:
-    """What `over_clients` is about: the loss where targets are no labels."""
+    """The quantity of `over_clients`: accuracy, or the loss where targets are no labels."""
     return "loss" if sums.correct is None else "accuracy"
 
 

@@ -1,4 +1,4 @@
-"""What a model has forgotten, class by class, and how far models have drifted apart."""
+"""Forgetting, class by class, and the distance between models."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def method_of(module: Any, name: str) -> Callable[..., Array]:
 
 
 def head_of(module: Any, features: Any, **flags: bool) -> Array:
-    """What a module returns where its features are these."""
+    """A module's outputs where its features are these."""
     method_of(module, "features")
     vars(module)["features"] = lambda *args, **options: features  # hides the method
     outputs = module(None, **flags)
@@ -41,19 +41,19 @@ def head_of(module: Any, features: Any, **flags: bool) -> Array:
 
 
 def both_of(module: Any, x: Any, **flags: bool) -> tuple[Array, Array]:
-    """What a module returns, and the features on the way to it."""
+    """A module's outputs, and the features on the way to them."""
     outputs, _, features = _passing(module, "features", x, flags)
     return outputs, features
 
 
 def passed_of(module: Any, x: Any, **flags: bool) -> tuple[Array, tuple[Array, Array]]:
-    """What a module returns, and the input and the output of its last block on the way to it."""
+    """A module's outputs, and the input and output of its last block on the way to them."""
     outputs, before, after = _passing(module, "last_block", x, flags)
     return outputs, (before, after)
 
 
 def _passing(module: Any, name: str, x: Any, flags: dict[str, bool]) -> tuple[Array, Array, Array]:
-    """What a module returns, and what went into and came out of its method ``name`` meanwhile."""
+    """A module's outputs, and the input and output of its method ``name`` on the way."""
     method, seen = method_of(module, name), []
 
     def recorded(x: Any, *args: Any, **options: Any) -> Array:

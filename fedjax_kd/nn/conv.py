@@ -140,7 +140,7 @@ def _patches(
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> Float[Array, "B *T P"]:
-    """What the kernel sees at each place: one slice of the input a tap, P = taps x features."""
+    """The input under the kernel at each place: one slice of it a tap, P = taps x features."""
     places = x.shape[1:-1]
     reach = [(taps - 1) * d for taps, d in zip(window, dilation, strict=True)]
     slices = []

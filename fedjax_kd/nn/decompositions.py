@@ -2,7 +2,7 @@
 
 On CPUs, jaxlib before 0.11.2 divides a batch of matrices over the very threads that run programs.
 As many batches at the same time as there are threads, such as those of the layers of stacked
-clients, then wait for each other for ever (``jax::ParallelBatchMap``). One matrix is not divided,
+clients, then wait for each other forever (``jax::ParallelBatchMap``). One matrix is not divided,
 so CPUs are given one at a time here, under `jax.vmap` as well; accelerators get all of them.
 """
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 class StochasticDepth(nnx.Module):
-    """What becomes of a residual branch before it is added to its shortcut.
+    """A residual branch kept or left out at random before it is added to its shortcut.
 
     In training one draw for the whole batch keeps it or leaves it out; in evaluation it is
     multiplied by the probability to be kept.

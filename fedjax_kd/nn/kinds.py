@@ -52,7 +52,7 @@ def linen_norms(init: Callable[[Key], Variables]) -> Variables:
         return call(*arguments, **options)
 
     with linen.intercept_methods(note):
-        # A function of its own: JAX would not trace one again that it knows, and nothing be noted.
+        # A new function each time: JAX would not trace a known one again, and nothing be noted.
         variables = jax.eval_shape(lambda: init(jax.random.key(0)))
     stats = {name: _marked(values, places) for name, values in variables.stats.items()}
     return Variables(_marked(variables.params, places), stats)

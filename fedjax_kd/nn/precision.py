@@ -1,4 +1,4 @@
-"""In which numbers clients compute; their weights are float32 whatever is chosen.
+"""The number format of clients' arithmetic; their weights are float32 in each.
 
 ``None``: as JAX is set. Its own default lets GPUs multiply float32 matrices in tensorfloat32 (10
 bits of mantissa, float32 has 23), and TPUs in bfloat16 (7 bits); CPUs multiply in float32.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dis
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from types import TracebackType
 
 from fedjax_kd.engine.processes import leave
+from fedjax_kd.errors import InputError, UserError
 
 TRACEBACK = "FEDJAX_KD_TRACEBACK"
 
@@ -74,7 +73,7 @@ def _dispatch(args: list[str]) -> int:
     if name not in COMMANDS:
         from fedjax_kd.options import nearest
 
-        raise ValueError(
+        raise InputError(
             f"There is no command {name!r}{nearest(name, COMMANDS)}. There are: "
             f"{', '.join(COMMANDS)}; see `fedjax-kd --help`."
         )
@@ -86,7 +85,7 @@ def _dispatch(args: list[str]) -> int:
 
 def _report(error: Exception) -> int:
     """Prints an error to the standard error; returns the exit code."""
-    if _is_ours(error):
+    if isinstance(error, UserError):
         print(f"fedjax-kd: {error}", file=sys.stderr)
         return 2
     if isinstance(error, OSError):
@@ -99,22 +98,3 @@ def _report(error: Exception) -> int:
         file=sys.stderr,
     )
     return 1
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether a statement ``raise`` of this package made the error, and no mistake within it.
-
-    A ValueError from deep inside a library says nothing about the user's input.
-    """
-    if not isinstance(error, ValueError | TypeError | OSError):
-        return False
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return last is not None and _raised(last)
-
-
-def _raised(place: TracebackType) -> bool:
-    code, module = place.tb_frame.f_code, place.tb_frame.f_globals.get("__name__", "")
-    operation = dis.opname[code.co_code[place.tb_lasti]]
-    return module.split(".")[0] == "fedjax_kd" and operation == "RAISE_VARARGS"

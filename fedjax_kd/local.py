@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
 from fedjax_kd.options import check_choice, check_range
 
@@ -71,7 +72,7 @@ class Fit(NamedTuple):
           2
         """
         if self.options is None:
-            raise ValueError(
+            raise InputError(
                 f"This local training was not made by `local_training`, so {', '.join(options)} "
                 "cannot be changed: make it with these options."
             )
@@ -135,7 +136,7 @@ def optimiser_named(name: str) -> Optimiser:
     if name.startswith("_") or not callable(found):
         known = [n for n in dir(optax) if n.islower() and callable(getattr(optax, n))]
         near = difflib.get_close_matches(name, known, 3) or ["sgd", "adam", "adamw"]
-        raise ValueError(
+        raise InputError(
             f"optax has no optimiser {name!r}; near it: {', '.join(near)}. "
             "Give the name of an optax optimiser whose first argument is the learning rate."
         )
@@ -258,12 +259,12 @@ def stepped(
 
 def _check(batch_size: int, epochs: int, steps: Any, last_batch: str, lr_end: Any) -> None:
     if batch_size < 0:
-        raise ValueError(
+        raise InputError(
             f"batch_size is {batch_size}, but must be >= 1, or 0 for all examples of a client."
         )
     given = 1 if steps is None or callable(steps) else steps
     for name, value in {"epochs": epochs, "steps": given}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}, but a client must train for at least 1.")
+            raise InputError(f"{name} is {value}, but a client must train for at least 1.")
     check_last_batch(last_batch)
     check_range("lr_end", lr_end, "it is a share of the learning rate.", most=1)

@@ -20,6 +20,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 
 from docstring_parser import parse
 
+from fedjax_kd.errors import InputError, InputTypeError
+
 REQUIRED = inspect.Parameter.empty
 
 _Entry = TypeVar("_Entry")
@@ -50,13 +52,9 @@ def extends(
     Their options become part of the signature, but for those that the factory ``fixes``. With
     several bases, `options_of` takes out those of one.
 
-    Args:
-      bases: factories that get the options which the factory does not name.
-      fixes: their options that the factory sets itself.
-      fixes_local: options of local training that it sets itself, by ``fit.but(...)``. They are
-        hidden from the command line, and a ``fit`` that sets one is refused.
-      network: "model" and "model_options" that suit the method where the default network does not;
-        for descriptions and tables.
+    Options of local training that it sets itself (``fixes_local``) are hidden from the command
+    line, and a ``fit`` that sets one is refused. ``network`` is "model" and "model_options" that
+    suit the method where the default network does not, for descriptions and tables.
 
     Example:
       >>> def plain(task, *, lr: float = 0.1, clip: float = 1.0): ...
@@ -67,7 +65,7 @@ def extends(
       >>> fancy(None, m=1)
       Traceback (most recent call last):
       ...
-      TypeError: fancy has no option 'm'; near it: mu. It has: mu, lr.
+      fedjax_kd.errors.InputTypeError: fancy has no option 'm'; near it: mu. It has: mu, lr.
     """
 
     def decorate(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,7 +80,7 @@ def extends(
         def checked(*args: Any, **options: Any) -> Any:
             for name in options:
                 if name not in signature.parameters:
-                    raise TypeError(_unknown(factory.__name__, name, names))
+                    raise InputTypeError(_unknown(factory.__name__, name, names))
             if fixed:
                 _check_fit(factory.__name__, signature.bind(*args, **options).arguments, fixed)
             return factory(*args, **options)
@@ -112,7 +110,7 @@ def _check_fit(factory: str, arguments: Mapping[str, Any], fixed: Sequence[str])
     fit = arguments.get("fit")
     for name in fixed:
         if name in getattr(fit, "given", ()):
-            raise ValueError(
+            raise InputError(
                 f"{factory} sets {name} of the local training itself, but it is given: leave it "
                 "out of `local_training`."
             )
@@ -200,11 +198,12 @@ def named(kind: str, name: str, registry: Mapping[str, _Entry]) -> _Entry:
       >>> named("method", "fedavgg", {"fedavg": 1, "fedprox": 2})
       Traceback (most recent call last):
       ...
-      ValueError: There is no method 'fedavgg'; near it: fedavg. There are: fedavg, fedprox.
+      fedjax_kd.errors.InputError: There is no method 'fedavgg'; near it: fedavg. There are: fedavg,
+      fedprox.
     """
     if name not in registry:
         known = ", ".join(registry)
-        raise ValueError(
+        raise InputError(
             f"There is no {kind} {name!r}{nearest(name, registry)}. There are: {known}."
         )
     return registry[name]
@@ -239,7 +238,7 @@ def check_options(owner: str, given: Mapping[str, Any], known: Sequence[Option])
     names = [option.name for option in known]
     for name in given:
         if name not in names:
-            raise ValueError(
+            raise InputError(
                 f"{owner} has no option {name!r}{nearest(name, names)}. It has: {', '.join(names)}."
             )
     check_finite(owner, given)
@@ -263,7 +262,7 @@ def check_range(
       >>> check_range("mu", -1.0, "it weighs a penalty.")
       Traceback (most recent call last):
       ...
-      ValueError: mu is -1.0, but must be >= 0: it weighs a penalty.
+      fedjax_kd.errors.InputError: mu is -1.0, but must be >= 0: it weighs a penalty.
     """
     if not isinstance(value, Real):
         return
@@ -276,7 +275,7 @@ def check_range(
         ends = f"{'[' if above is None else '('}{low:g}, {high:g}{']' if below is None else ')'}"
         one_sided = f"{'>=' if above is None else '>'} {low:g}"
         allowed = one_sided if high == math.inf else f"in {ends}"
-        raise ValueError(f"{name} is {value}, but must be {allowed}: {advice}")
+        raise InputError(f"{name} is {value}, but must be {allowed}: {advice}")
 
 
 def check_choice(name: str, value: Any, choices: Any, advice: str = "") -> None:
@@ -286,16 +285,16 @@ def check_choice(name: str, value: Any, choices: Any, advice: str = "") -> None:
       >>> check_choice("hessian", "SO", Literal["FO", "HF"], "HF is the paper's.")
       Traceback (most recent call last):
       ...
-      ValueError: hessian is 'SO', but must be one of FO, HF: HF is the paper's.
+      fedjax_kd.errors.InputError: hessian is 'SO', but must be one of FO, HF: HF is the paper's.
     """
     allowed = get_args(choices)
     if value not in allowed:
         message = f"{name} is {value!r}, but must be one of {', '.join(allowed)}"
-        raise ValueError(f"{message}: {advice}" if advice else f"{message}.")
+        raise InputError(f"{message}: {advice}" if advice else f"{message}.")
 
 
 def check_finite(owner: str, given: Mapping[str, Any]) -> None:
     """Raises ValueError if a number is NaN or infinite."""
     for name, value in given.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} of {owner} is {value}, but must be finite: give a number.")
+            raise InputError(f"{name} of {owner} is {value}, but must be finite: give a number.")

@@ -15,6 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the bottom up. A module imports from lower lines only; files of a folder, which stands here
 # as a whole, also from each other, but not in a circle.
 LAYERS = (
+    "errors",
     "core options prng",
     "tree batching",
     "nn",
@@ -34,7 +35,7 @@ LAYERS = (
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 BELOW_METHODS = {
-    *("core", "options", "prng", "tree", "batching", "nn", "losses"),
+    *("errors", "core", "options", "prng", "tree", "batching", "nn", "losses"),
     *("metrics", "data", "local", "task", "components"),
 }
 MAY_IMPORT = {"algorithms": BELOW_METHODS | {"wrappers"}, "wrappers": BELOW_METHODS | {"engine"}}

@@ -11,6 +11,7 @@ from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.model_parts import Part, head
 from fedjax_kd.core import Algorithm, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
@@ -54,7 +55,7 @@ def fedper(
     part = head(task)
     if len(set(jax.tree.leaves(part))) == 1:
         which = "no value" if any(jax.tree.leaves(part)) else "every value"
-        raise ValueError(
+        raise InputError(
             f"`features` uses {which} of the model, so that it has no body and head: take a "
             "network with a layer before the last one, or say what is `personal`."
         )

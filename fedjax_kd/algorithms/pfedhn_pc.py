@@ -11,6 +11,7 @@ from fedjax_kd.algorithms._generated import fedavg_of_made_models
 from fedjax_kd.components.hypernet import hypernet_learner
 from fedjax_kd.components.model_parts import Part, head
 from fedjax_kd.core import Algorithm, Scalar, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
@@ -58,7 +59,7 @@ def pfedhn_pc(
         head(task) if personal is None else personal(jax.eval_shape(task.init, jax.random.key(0)))
     )
     if all(jax.tree.leaves(part.params)):
-        raise ValueError(
+        raise InputError(
             "All parameters are personal, so that the hypernetwork has nothing to make: take a "
             "network with a layer before the last one, or say what is `personal`."
         )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import tyro
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import REQUIRED, Option
 
 
@@ -71,13 +72,13 @@ def folders(
     found = [Path(arg) for arg in args[:count]]
     if not found:
         parse(f"{prog} RUN", help, [], [a for a in args if a in ("-h", "--help")])
-        raise ValueError(f"{prog} needs a run folder: the path that `fedjax-kd run` printed last.")
+        raise InputError(f"{prog} needs a run folder: the path that `fedjax-kd run` printed last.")
     if most is not None and len(found) > most:
-        raise ValueError(f"{prog} takes one run folder, but {len(found)} are given: give one.")
+        raise InputError(f"{prog} takes one run folder, but {len(found)} are given: give one.")
     for folder in found:
         # Of several processes, the first alone needs to see it.
         if not folder.is_dir() and "--distributed" not in args:
-            raise ValueError(f"There is no folder {folder}: give the path of a run folder.")
+            raise InputError(f"There is no folder {folder}: give the path of a run folder.")
     return found, list(args[count:])
 
 

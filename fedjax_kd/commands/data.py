@@ -18,6 +18,7 @@ from fedjax_kd.data import (
     tfds,
     write_store,
 )
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import REQUIRED, named, options
 from fedjax_kd.runs.data_config import partitioner
 
@@ -57,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     if not args or args[0].startswith("-"):
         parse("fedjax-kd data", _HELP, [], args)
-        raise ValueError(f"data does one of {', '.join(_KINDS)}: see `fedjax-kd data --help`.")
+        raise InputError(f"data does one of {', '.join(_KINDS)}: see `fedjax-kd data --help`.")
     return named("kind of data command", args[0], _KINDS)(args[1:])
 
 
@@ -66,7 +67,7 @@ def _prepare(args: Sequence[str]) -> int:
     names = args[:1] if args and not args[0].startswith("-") else []
     chosen = parse("fedjax-kd data prepare NAME", _PREPARE, [_TFDS], args[len(names) :])["output"]
     if not names:
-        raise ValueError("data prepare needs a name: `fedjax-kd data prepare mnist`.")
+        raise InputError("data prepare needs a name: `fedjax-kd data prepare mnist`.")
     print(tfds.prepare(names[0].removeprefix("tfds:"), chosen["data_dir"]))
     return 0
 

@@ -10,6 +10,7 @@ from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands._options import WRAPPING
 from fedjax_kd.commands._parser import parse
 from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import named, network_of, options
 from fedjax_kd.report import tables
 from fedjax_kd.runs.build import algorithm_of, task_of
@@ -30,7 +31,7 @@ def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     if not args or args[0].startswith("-"):
         parse("fedjax-kd describe METHOD", HELP, [WRAPPING], args)
-        raise ValueError(
+        raise InputError(
             f"describe needs the name of a method or a wrapper. There are: {', '.join(REGISTRY)}; "
             f"{', '.join(WRAPPERS)}."
         )

@@ -14,6 +14,7 @@ from fedjax_kd import metrics
 from fedjax_kd.commands._parser import folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
+from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.runs import checkpoint
@@ -55,7 +56,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
     """
     own = simulation.federation.client_test
     if own is None or seen.clients is None:
-        raise ValueError(
+        raise InputError(
             "The clients of this run are streamed from a store, and have no test examples of their "
             "own: the test set's results are in metrics.csv."
         )

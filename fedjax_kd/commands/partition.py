@@ -11,6 +11,7 @@ from fedjax_kd.commands import _options
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.data import is_store
 from fedjax_kd.data.sources import DATA_DIR_VARIABLE
+from fedjax_kd.errors import InputError
 from fedjax_kd.report import partition, tables
 from fedjax_kd.runs.data_config import STORED, DataConfig, federation_of
 
@@ -29,7 +30,7 @@ def main(args: Sequence[str]) -> int:
     data = data_config(found, seed=0)
     dataset, federation = federation_of(data)
     if dataset is None:
-        raise ValueError(
+        raise InputError(
             f"{data.dataset} is a client store, whose clients are read as they take part: there is "
             "no picture of it. Give a data set and a partition."
         )

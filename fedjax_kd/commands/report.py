@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedjax_kd.commands._parser import Section, flag, folders, parse
+from fedjax_kd.errors import InputError
 from fedjax_kd.report.load import read_studies
 from fedjax_kd.report.page import page
 from fedjax_kd.runs import folder as run_folder
@@ -48,6 +49,6 @@ def main(args: Sequence[str]) -> int:
 def _check(out: Path) -> None:
     """Raises ValueError if the page cannot go there."""
     if out.suffix not in (".html", ".htm") or out.is_dir():
-        raise ValueError(f"The page is {out}, but must be a file that ends in .html: rename it.")
+        raise InputError(f"The page is {out}, but must be a file that ends in .html: rename it.")
     if not out.parent.is_dir():
-        raise ValueError(f"There is no folder {out.parent} to write {out.name} to: make it first.")
+        raise InputError(f"There is no folder {out.parent} to write {out.name} to: make it first.")

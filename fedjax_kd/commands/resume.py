@@ -11,6 +11,7 @@ from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.commands._training import Run
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish_runs
 from fedjax_kd.engine import processes
+from fedjax_kd.errors import InputError
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.build import build
 from fedjax_kd.runs.config import Config, from_json, longer, to_json
@@ -83,7 +84,7 @@ def _has_ended(folder: Path, config: Config) -> bool:
     ended = summary.get("status") == "finished"
     finished, asked = summary.get("finished_rounds", 0), config.training.num_rounds
     if ended and asked < finished:
-        raise ValueError(
+        raise InputError(
             f"num_rounds is {asked}, but {folder} has finished {finished} rounds already: give a "
             "larger number, or start a new run."
         )

@@ -14,6 +14,7 @@ from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import processes
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import named, options
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
@@ -126,7 +127,7 @@ def check_output(output: Mapping[str, Any]) -> None:
     """Raises ValueError if a run cannot be written as asked."""
     every = output["checkpoint_every"]
     if every is not None and every < 1:
-        raise ValueError(f"checkpoint_every is {every}, but must be at least 1 round.")
+        raise InputError(f"checkpoint_every is {every}, but must be at least 1 round.")
     if output["tensorboard"]:
         tensorboard.require()
 
@@ -164,7 +165,7 @@ def leading_methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
     for method in methods:
         named("method", method, REGISTRY)
     if len(set(methods)) < len(methods):
-        raise ValueError(f"A method is named twice in {' '.join(methods)}: name each once.")
+        raise InputError(f"A method is named twice in {' '.join(methods)}: name each once.")
     return methods, list(args[count:])
 
 

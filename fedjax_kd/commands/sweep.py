@@ -9,6 +9,7 @@ from typing import Any
 from fedjax_kd.commands import _options, _sweeping
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands.run import config_of, leading_methods
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import nearest
 from fedjax_kd.runs.config import Config
 from fedjax_kd.sweeps import axes
@@ -70,7 +71,7 @@ def main(args: Sequence[str]) -> int:
     prog = " ".join(["fedjax-kd sweep", *methods])
     if not methods:
         parse(f"{prog} METHOD...", HELP, [WHAT, _sweeping.SWEEP_OUTPUT], _help_only(rest))
-        raise ValueError("fedjax-kd sweep needs a method: `fedjax-kd list methods` shows them.")
+        raise InputError("fedjax-kd sweep needs a method: `fedjax-kd list methods` shows them.")
     options = [WHAT, *_options.of_run(methods, rest), _sweeping.SWEEP_OUTPUT]
     found = parse(prog, HELP, options, _gathered(rest))
     bases = {m: _base(m, found) for m in methods}
@@ -155,16 +156,16 @@ def _settings(
 
 def _check(asked: Mapping[str, Any]) -> None:
     if asked["seeds"] < 1:
-        raise ValueError(f"seeds is {asked['seeds']}, but must be 1 at least.")
+        raise InputError(f"seeds is {asked['seeds']}, but must be 1 at least.")
     if not asked["grid"] and asked["table"] is None:
-        raise ValueError(
+        raise InputError(
             "The sweep varies nothing: give --grid NAME=VALUES, such as "
             "--grid client-lr=1e-3:1:log4, or --table FILE."
         )
     if asked["table"] is not None and (asked["grid"] or asked["samples"] or asked["trials"]):
-        raise ValueError("A table says all: leave out --grid, --samples and --trials beside it.")
+        raise InputError("A table says all: leave out --grid, --samples and --trials beside it.")
     if asked["samples"] is not None and asked["trials"] is not None:
-        raise ValueError("Either --samples draws configurations or --trials: give one of them.")
+        raise InputError("Either --samples draws configurations or --trials: give one of them.")
 
 
 def _texts(grid: Sequence[str], method: str, bases: Mapping[str, Config]) -> dict[str, str]:
@@ -175,13 +176,13 @@ def _texts(grid: Sequence[str], method: str, bases: Mapping[str, Config]) -> dic
         name, equals, values = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            raise ValueError(f"--grid {text!r} has no '=': give NAME=VALUES.")
+            raise InputError(f"--grid {text!r} has no '=': give NAME=VALUES.")
         if name == "seed":
-            raise ValueError("Seeds are no axis of the grid: give --seeds, and --seed the first.")
+            raise InputError("Seeds are no axis of the grid: give --seeds, and --seed the first.")
         if not any(name in known_parameters(config) for config in bases.values()):
-            raise ValueError(unknown_parameter(name, bases))
+            raise InputError(unknown_parameter(name, bases))
         if name in seen:
-            raise ValueError(f"--grid names {name} twice: give all its values at once.")
+            raise InputError(f"--grid names {name} twice: give all its values at once.")
         seen.add(name)
         axes.axis(values)
         if name in known_parameters(bases[method]):
@@ -196,7 +197,7 @@ def _finite(varied: Mapping[str, Axis]) -> dict[str, Sequence[Any]]:
         if isinstance(values, Range):
             low, high, log = values
             kind = "log" if log else "lin"
-            raise ValueError(
+            raise InputError(
                 f"{name} has no number of points: give {low:g}:{high:g}:{kind}5, or draw from the "
                 "range by --samples or --trials."
             )
@@ -208,7 +209,7 @@ def _of_table(row: Setting, bases: Mapping[str, Config]) -> list[Setting]:
     """The configurations that a row of a table stands for: of its method, or of each one."""
     method = row.get(METHOD)
     if method is not None and method not in bases:
-        raise ValueError(
+        raise InputError(
             f"The table names the method {method!r}{nearest(str(method), bases)}, but the command "
             f"only {', '.join(bases)}: add it there."
         )
@@ -216,7 +217,7 @@ def _of_table(row: Setting, bases: Mapping[str, Config]) -> list[Setting]:
         if name != METHOD and not any(
             name in known_parameters(config) for config in bases.values()
         ):
-            raise ValueError(unknown_parameter(name, bases))
+            raise InputError(unknown_parameter(name, bases))
     chosen = bases if method is None else [str(method)]
     return [
         {
@@ -231,6 +232,6 @@ def _halving(asked: Mapping[str, Any], num_rounds: int) -> Halving | None:
     eta, first = asked["halving"], asked["first_rung"]
     if eta is None:
         if first is not None:
-            raise ValueError("first_rung is given without halving: add --halving, e.g. 3.")
+            raise InputError("first_rung is given without halving: add --halving, e.g. 3.")
         return None
     return Halving(eta, first if first is not None else max(num_rounds // max(eta, 1) ** 2, 1))

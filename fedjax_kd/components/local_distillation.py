@@ -16,6 +16,7 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.components.model_parts import check_example, in_one_pass, last_block
 from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
 from fedjax_kd.task import Task
 
@@ -181,7 +182,7 @@ def _check_axes(task: Task, kd: KdLoss, outputs: Callable[..., tuple[Outputs, Py
     if not all(array.ndim in _AXES[kd] for array in arrays):
         what = "features" if kd in _OF_FEATURES else "input and output of the last block"
         shapes = " and ".join(str(list(array.shape)) for array in arrays)
-        raise ValueError(
+        raise InputError(
             f"kd is {kd!r}, which takes arrays {_SHAPES.get(kd, '[B, places ..., C]')}, but the "
             f"{what} of this model have the shape {shapes}: take another model, or another kd."
         )

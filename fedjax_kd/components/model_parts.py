@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.core import PyTree, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.task import LastBlock, Task
 
 Part = Variables
@@ -44,7 +45,7 @@ def nonempty_head(task: Task) -> Part:
     """
     part = head(task)
     if not any(jax.tree.leaves(part)):
-        raise ValueError(
+        raise InputError(
             "`features` uses every value of the model, so that it has no head: let it return the "
             "input of the last layer."
         )
@@ -64,7 +65,7 @@ def head_types(task: Task) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     features = jax.eval_shape(task.features, model, task.input_types)
     logits = jax.eval_shape(classifier(task), model, features)
     if features.shape[:-1] != logits.shape[:-1]:
-        raise ValueError(
+        raise InputError(
             f"`features` have the shape {features.shape} and their logits {logits.shape}, but this "
             "algorithm makes features one by one: let `features` return one vector a prediction."
         )
@@ -82,7 +83,7 @@ def in_one_pass(task: Task, reader: str) -> Callable[..., tuple[Array, Array, Py
       ValueError: if the task has none.
     """
     if task.features_and_logits is None:
-        raise ValueError(
+        raise InputError(
             f"This task does not give features and logits in one pass, as {reader} needs them: "
             "make it with `from_nnx` or `from_linen`, or give it `features_and_logits`."
         )
@@ -100,7 +101,7 @@ def last_block(task: Task, reader: str) -> LastBlock:
       ValueError: if the task has none.
     """
     if task.block is None:
-        raise ValueError(
+        raise InputError(
             "This task does not say which the last block of its network is, whose input and output "
             f"{reader} compares: give the module a method `last_block(x)` that `__call__` uses "
             "once, and make the task with `from_nnx` or `from_linen`."
@@ -115,7 +116,7 @@ def classifier(task: Task) -> Callable[[Variables, Array], Array]:
       ValueError: if the task does not have it.
     """
     if task.classify is None:
-        raise ValueError(
+        raise InputError(
             "This task does not give logits of features, which this algorithm makes without "
             "inputs: make it with `from_nnx` or `from_linen`, or give it `classify`."
         )
@@ -133,14 +134,14 @@ def normalisation(task: Task, *kinds: str) -> Part:
       ValueError: if the model has no such layer, or the task cannot tell.
     """
     if task.norm_kinds is None:
-        raise ValueError(
+        raise InputError(
             "This task does not know which values belong to normalisation layers: make it with "
             "`from_nnx` or `from_linen`, or give it `norm_kinds`."
         )
     part = jax.tree.map(lambda kind: bool(kind) and kind in (kinds or (kind,)), task.norm_kinds())
     if not any(jax.tree.leaves(part)):
         wanted = f"{' or '.join(kinds)} " if kinds else ""
-        raise ValueError(
+        raise InputError(
             f"The model has no {wanted}normalisation layer with values of its own: take a model "
             "that has one, such as resnet8 with norm='batch'."
         )
@@ -150,7 +151,7 @@ def normalisation(task: Task, *kinds: str) -> Part:
 def check_example(task: Task) -> None:
     """Raises ValueError if the task does not know the shape of its examples."""
     if task.input_types is None:
-        raise ValueError(
+        raise InputError(
             "This task does not know the shape of its examples, without which the shapes within "
             "the model are unknown: give `from_nnx` an `example_x`, a batch of the data."
         )
@@ -159,7 +160,7 @@ def check_example(task: Task) -> None:
 def check_batches(task: Task, name: str, size: int) -> None:
     """Raises ValueError if the task normalises batches and these have one example only."""
     if size == 1 and task.norm_kinds is not None and "batch" in jax.tree.leaves(task.norm_kinds()):
-        raise ValueError(
+        raise InputError(
             f"{name} is 1, but the network has batch normalisation, which makes all batches of one "
             "the same: take at least 2, or a network with norm='group'."
         )

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.components.model_parts import in_one_pass
 from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.mutual import MutualVariant
 from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import check_choice, check_range
@@ -68,7 +69,7 @@ def _check(task: Task, mentor: Task, hidden: Hidden, variant: MutualVariant) -> 
     for each in () if hidden == "none" else (task, mentor):
         in_one_pass(each, "the hidden loss, which hidden='none' leaves out,")
     if hidden == "projected" and task.input_types is None:
-        raise ValueError(
+        raise InputError(
             "This task does not know the shape of its examples, without which the projection has "
             "no size: give `from_nnx` an `example_x`, or take hidden='plain'."
         )

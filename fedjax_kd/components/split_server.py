@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.components.split_client import AnsweringObjective, Exchange
 from fedjax_kd.core import Batch, Key, Round, Scalar, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.local import Optimiser, stepped
 from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models.mlp import mlp
@@ -153,7 +154,7 @@ def dense_layers(task: Task, hidden: tuple[int, ...], classes: int) -> Task:
       TypeError: if the module has no ``features``.
     """
     if task.input_types is None:
-        raise ValueError(
+        raise InputError(
             "This task does not know the shape of its examples, and so not that of its features: "
             "give `from_nnx` an `example_x`, a batch of the data, or give the server a task."
         )

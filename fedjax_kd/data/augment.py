@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Num
 
 from fedjax_kd.core import Key
+from fedjax_kd.errors import InputError
 from fedjax_kd.prng import cheap
 
 Images = Num[Array, "B H W C"]
@@ -117,7 +118,7 @@ def _image(input_shape: Sequence[int], least: int) -> tuple[int, int, int]:
     match tuple(input_shape):
         case (height, width, channels) if min(height, width) >= least:
             return height, width, channels
-    raise ValueError(
+    raise InputError(
         f"One example has shape {tuple(input_shape)}, but this augmentation needs images (height, "
         f"width, channels) of at least {least} x {least} pixels: train without it."
     )

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_kd.errors import InputError, InputTypeError
+
 _INPUT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.float32))
 _INT32 = np.iinfo(np.int32)
 
@@ -57,7 +59,7 @@ class Dataset:
             ("y", self.train.y, self.test.y),
         ):
             if train.shape[1:] != test.shape[1:]:
-                raise ValueError(
+                raise InputError(
                     f"one example of train_{axis} has shape {train.shape[1:]}, one of test_{axis} "
                     f"{test.shape[1:]}, but must be the same: reshape, crop or pad one of them."
                 )
@@ -67,18 +69,18 @@ def _check_lengths(part: str, examples: Examples) -> None:
     """Every array of a part has one entry a row, and there is at least one row."""
     x, y, columns = examples
     if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
-        raise ValueError(
+        raise InputError(
             f"{part}_x has shape {x.shape} and {part}_y {y.shape}, but both need at least one row "
             "on their first axis: check how the arrays were cut."
         )
     if len(x) != len(y):
-        raise ValueError(
+        raise InputError(
             f"{part}_x has {len(x)} rows and {part}_y {len(y)}, but every example needs one label: "
             "cut both in the same way."
         )
     for name, column in columns.items():
         if column.shape != (len(x),) or column.dtype == object:
-            raise ValueError(
+            raise InputError(
                 f"column {part}_{name} has shape {column.shape} and dtype {column.dtype}, but "
                 f"needs one number or string a row, shape ({len(x)},): give one value an example."
             )
@@ -87,13 +89,13 @@ def _check_lengths(part: str, examples: Examples) -> None:
 def _check_input(part: str, x: np.ndarray) -> None:
     """Inputs are bytes, tokens or finite floats."""
     if x.dtype not in _INPUT_DTYPES:
-        raise TypeError(
+        raise InputTypeError(
             f"{part}_x is {x.dtype}, but must be uint8, int32 or float32: build the data set with "
             "from_arrays, which converts."
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         bad = int(np.argmax(~np.isfinite(x.reshape(len(x), -1)).all(axis=1)))
-        raise ValueError(
+        raise InputError(
             f"{part}_x holds a NaN or an infinity, first in row {bad}, but must be finite: remove "
             "or fill such rows."
         )
@@ -102,13 +104,13 @@ def _check_input(part: str, x: np.ndarray) -> None:
 def _check_labels(part: str, y: np.ndarray, num_classes: int) -> None:
     """Labels are int32 in 0..L-1; -1 is allowed in sequences only."""
     if y.dtype != np.int32:
-        raise TypeError(
+        raise InputTypeError(
             f"{part}_y is {y.dtype}, but labels must be int32: build the data set with "
             "from_arrays, which converts integers; turn one-hot rows into numbers by argmax."
         )
     lowest = -1 if y.ndim > 1 else 0
     if int(y.min()) < lowest or int(y.max()) >= num_classes:
-        raise ValueError(
+        raise InputError(
             f"{part}_y lies in {y.min()}..{y.max()}, but num_classes={num_classes} allows "
             f"{lowest}..{num_classes - 1}: renumber the labels from 0 or raise num_classes."
         )
@@ -129,13 +131,13 @@ def _inputs(part: str, x: np.ndarray) -> np.ndarray:
 def _integers(name: str, values: np.ndarray) -> np.ndarray:
     """Integers as int32, if they are integers and fit."""
     if values.dtype.kind not in "iu":
-        raise TypeError(
+        raise InputTypeError(
             f"{name} is {values.dtype}, but must hold integers"
             + (" or floats" if name.endswith("_x") else "")
             + ": convert it to numbers first."
         )
     if values.size and (values.min() < _INT32.min or values.max() > _INT32.max):
-        raise ValueError(
+        raise InputError(
             f"{name} lies in {values.min()}..{values.max()}, but must fit 32 bits: renumber it."
         )
     return values.astype(np.int32, copy=False)

@@ -18,6 +18,7 @@ from fedjax_kd.data.rows import (
     numbered,
     ordered,
 )
+from fedjax_kd.errors import InputError
 
 _DRAWS = 100  # whole draws before the smallest clients are mended
 _SWEEPS = 1000  # mending sweeps before giving up: about a second for 1000 clients and 10 labels
@@ -108,7 +109,7 @@ class DirichletPartitioner:
             mending -= 1
         if reached >= self.min_partition_size:
             return counts
-        raise ValueError(
+        raise InputError(
             f"alpha={self.alpha} over {self.num_partitions} clients gave a smallest client of "
             f"{reached} rows after {_DRAWS} draws and {_SWEEPS} mending sweeps, but "
             f"min_partition_size is {self.min_partition_size}: raise alpha, lower "

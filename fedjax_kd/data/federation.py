@@ -21,6 +21,7 @@ from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.public_inputs import Public
 from fedjax_kd.data.rows import Partitioner, Parts
 from fedjax_kd.data.store import ClientStore
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
@@ -165,7 +166,7 @@ def streamed(store: ClientStore) -> Federation:
       20
     """
     if store.test is None:
-        raise ValueError(
+        raise InputError(
             f"The client store {store.folder} has no test set, without which nothing can be "
             "evaluated: write it again with test=(x, y)."
         )
@@ -241,7 +242,7 @@ def _stretched(dataset: Dataset) -> Dataset:
     """The data set with pixels up to 255, whatever their largest value was (16 in the digits)."""
     x = dataset.train.x
     if x.dtype == np.int32:
-        raise ValueError(
+        raise InputError(
             f"The inputs of {dataset.name} are symbols, which have numbers but no distance, and "
             "cannot be a target: take images, or target 'label'."
         )

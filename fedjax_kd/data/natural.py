@@ -8,6 +8,7 @@ import numpy as np
 
 from fedjax_kd.data.dataset import Dataset
 from fedjax_kd.data.rows import Parts, by_owner, check_count, check_enough_rows, column, numbered
+from fedjax_kd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class NaturalIdPartitioner:
         parts = by_owner(np.arange(len(codes)), codes, clients)
         kept = [part for part in parts if len(part) >= self.min_partition_size]
         if not kept:
-            raise ValueError(
+            raise InputError(
                 f"min_partition_size is {self.min_partition_size}, but the largest client of "
                 f"{dataset.name!r} by {self.partition_by!r} has {max(map(len, parts))} rows: lower "
                 "min_partition_size."

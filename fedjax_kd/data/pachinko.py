@@ -17,6 +17,7 @@ from fedjax_kd.data.rows import (
     column,
     numbered,
 )
+from fedjax_kd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class PachinkoPartitioner:
         check_enough_rows(len(fine), self.num_partitions)
         each = self.examples_per_client or len(fine) // self.num_partitions
         if self.num_partitions * each > len(fine):
-            raise ValueError(
+            raise InputError(
                 f"{self.num_partitions} clients with examples_per_client={each} need "
                 f"{self.num_partitions * each} rows, but there are {len(fine)}: lower it to at "
                 f"most {len(fine) // self.num_partitions}, or take fewer clients."
@@ -120,7 +121,7 @@ def _parents(fine: Int[np.ndarray, " N"], coarse: Int[np.ndarray, " N"]) -> Int[
     pairs = np.unique(np.stack([fine, coarse], axis=1), axis=0)
     if len(pairs) != fine.max() + 1:
         twice = int(pairs[np.argmax(np.bincount(pairs[:, 0]) > 1), 0])
-        raise ValueError(
+        raise InputError(
             f"the rows of label {twice} have several values in column 'coarse', but every label "
             "must belong to one coarse label: correct the column."
         )

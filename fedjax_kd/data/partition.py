@@ -10,6 +10,7 @@ from fedjax_kd.data.pachinko import PachinkoPartitioner
 from fedjax_kd.data.rows import Partitioner, Parts, check_count
 from fedjax_kd.data.shards import PathologicalPartitioner, ShardPartitioner
 from fedjax_kd.data.sizes import IidPartitioner, LogNormalPartitioner, PowerLawPartitioner
+from fedjax_kd.errors import InputError
 
 __all__ = [
     "PARTITIONERS",
@@ -64,7 +65,7 @@ def client_test_split(parts: Parts, fraction: float, seed: int = 0) -> tuple[Par
       ([3, 1], [2, 0])
     """
     if not 0 <= fraction < 1:
-        raise ValueError(
+        raise InputError(
             f"fraction is {fraction}, but must be in 0 <= fraction < 1: 0.2 holds out a fifth of "
             "each client's rows."
         )

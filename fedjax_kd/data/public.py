@@ -20,6 +20,7 @@ from fedjax_kd.core import Data, Key, PyTree
 from fedjax_kd.data.dataset import Dataset, Examples
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.data.sources import load
+from fedjax_kd.errors import InputError
 
 KINDS = ("holdout", "noise", "generator")
 
@@ -60,12 +61,12 @@ def set_apart(
       (1237, (200, 8, 8, 1))
     """
     if not 0 <= validation_fraction < 1:
-        raise ValueError(
+        raise InputError(
             f"validation_fraction is {validation_fraction}, but must be in [0, 1): it is the share "
             "of the training rows that no client trains on."
         )
     if public_size is not None and (public in (None, "noise", "generator") or public_size < 1):
-        raise ValueError(
+        raise InputError(
             f"public_size is {public_size} with public={public!r}, but it is the number >= 1 of "
             "inputs of public 'holdout' or of another data set: leave it out, or name one."
         )
@@ -90,7 +91,7 @@ def hold_out(dataset: Dataset, rows: int, seed: int) -> tuple[Dataset, Examples]
     """
     count = len(dataset.train.y)
     if rows >= count:
-        raise ValueError(
+        raise InputError(
             f"{rows} rows are to be held out of {count} training rows of {dataset.name}, which "
             "leaves the clients none: hold out fewer."
         )
@@ -107,7 +108,7 @@ def _elsewhere(
         return _of_another(dataset, public, size, data_dir, seed)
     x = dataset.train.x
     if x.dtype == np.int32:
-        raise ValueError(
+        raise InputError(
             f"public is {public!r}, but the inputs of {dataset.name} are symbols: take public "
             "'holdout' or another data set."
         )
@@ -150,14 +151,14 @@ def _of_another(dataset: Dataset, name: str, size: int | None, data_dir: Any, se
     other = load(name, data_dir=data_dir).train
     ours = dataset.train.x
     if (other.x.shape[1:], other.x.dtype) != (ours.shape[1:], ours.dtype):
-        raise ValueError(
+        raise InputError(
             f"The public data set {name} has inputs {other.x.dtype}{list(other.x.shape[1:])}, but "
             f"{dataset.name} has {ours.dtype}{list(ours.shape[1:])}: take one with inputs of the "
             f"same shape and kind, or {', '.join(KINDS)}."
         )
     count = len(other.y) if size is None else size
     if count > len(other.y):
-        raise ValueError(
+        raise InputError(
             f"public_size is {count}, but {name} has {len(other.y)} training rows: ask for fewer."
         )
     rows = np.random.default_rng([seed, 2]).permutation(len(other.y))[:count]

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.batching import shuffled
 from fedjax_kd.core import Data, Key, PyTree, Round
+from fedjax_kd.errors import InputError
 
 
-class MissingError(ValueError):
+class MissingError(InputError):
     """A method needs something that this federation does not have."""
 
 

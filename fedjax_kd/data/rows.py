@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from fedjax_kd.data.dataset import Dataset
+from fedjax_kd.errors import InputError
 
 Parts = Sequence[NDArray[np.int64]]  # a client each: row numbers of the training set, int64 [N]
 
@@ -26,7 +27,7 @@ class Partitioner(Protocol):
 def check_count(name: str, value: int, least: int = 1) -> None:
     """Raises unless ``value`` is an integer from ``least`` on."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(
+        raise InputError(
             f"{name} is {value!r}, but must be an integer >= {least}: give a larger whole number."
         )
 
@@ -35,18 +36,18 @@ def check_number(name: str, value: float, advice: str, *, positive: bool = True)
     """Raises unless ``value`` is finite, and > 0 if it has to be ``positive``, else >= 0."""
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         sign = ">" if positive else ">="
-        raise ValueError(f"{name} is {value}, but must be finite and {sign} 0: {advice}")
+        raise InputError(f"{name} is {value}, but must be finite and {sign} 0: {advice}")
 
 
 def check_enough_rows(num_rows: int, num_partitions: int, min_partition_size: int = 1) -> None:
     """Raises if the rows cannot give every client ``min_partition_size`` of them."""
     if num_partitions > num_rows:
-        raise ValueError(
+        raise InputError(
             f"num_partitions is {num_partitions}, but there are {num_rows} training rows, more "
             f"clients than examples: ask for at most {num_rows} clients."
         )
     if num_partitions * min_partition_size > num_rows:
-        raise ValueError(
+        raise InputError(
             f"{num_partitions} clients with min_partition_size={min_partition_size} need "
             f"{num_partitions * min_partition_size} rows, but there are {num_rows}: lower "
             f"min_partition_size to at most {num_rows // num_partitions}, or take fewer clients."
@@ -66,7 +67,7 @@ def column(dataset: Dataset, name: str) -> np.ndarray:
     if name == "label" and has_labels:
         return dataset.train.y
     known = ", ".join([*(["label"] if has_labels else []), *columns])
-    raise ValueError(
+    raise InputError(
         f"data set {dataset.name!r} has no column {name!r} to divide its training rows by; it has "
         f"{known or 'none'}"
         + ("" if has_labels else " (its labels are sequences)")

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fedjax_kd.errors import InputError
+
 Ids = NDArray[np.int64]
 
 
@@ -58,7 +60,7 @@ def weighted(weights: ArrayLike, cohort_size: int) -> Sampler:
     odds = np.asarray(weights, float)
     check_cohort(len(odds), cohort_size)
     if not np.isfinite(odds).all() or (odds < 0).any() or (odds > 0).sum() < cohort_size:
-        raise ValueError(
+        raise InputError(
             f"The sampling weights have {(odds > 0).sum()} positive entries and a minimum of "
             f"{odds.min()}, but must be finite, >= 0, and positive for at least "
             f"cohort_size={cohort_size} clients."
@@ -76,7 +78,7 @@ def fixed(cohorts: Sequence[Sequence[int]]) -> Sampler:
     """
     fixed = [np.asarray(ids, np.int64) for ids in cohorts]
     if not fixed or any(len(ids) == 0 or len(set(ids.tolist())) < len(ids) for ids in fixed):
-        raise ValueError("Each given cohort must name at least one client, and none twice.")
+        raise InputError("Each given cohort must name at least one client, and none twice.")
     return lambda rng, number: fixed[number % len(fixed)]
 
 
@@ -100,7 +102,7 @@ def sampler_named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> 
         cohorts = json.loads(Path(sampling).read_text(encoding="utf-8"))
         return fixed([[operator.index(i) for i in ids] for ids in cohorts])
     except (OSError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
+        raise InputError(
             f"sampling is {sampling!r}, but must be 'uniform', 'examples', or a JSON file with a "
             f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error})."
         ) from error
@@ -109,7 +111,7 @@ def sampler_named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> 
 def check_cohort(population: int, cohort_size: int) -> None:
     """Raises ValueError unless ``1 <= cohort_size <= population``."""
     if not 1 <= cohort_size <= population:
-        raise ValueError(
+        raise InputError(
             f"cohort_size is {cohort_size}, but must be between 1 and the {population} clients of "
             "this federation: choose a smaller cohort or more clients."
         )
@@ -136,12 +138,12 @@ def check_ids(ids: Ids, population: int) -> Ids:
     """The client numbers, or ValueError if one does not exist or comes twice."""
     if len(set(ids.tolist())) < len(ids):
         twice = max(ids.tolist(), key=ids.tolist().count)
-        raise ValueError(
+        raise InputError(
             f"A cohort names client {twice} twice, but a client takes part once in a round: let "
             "the sampler draw without replacement."
         )
     if len(ids) and (ids.min() < 0 or ids.max() >= population):
-        raise ValueError(
+        raise InputError(
             f"A cohort names client {ids.max() if ids.max() >= population else ids.min()}, but "
             f"clients are numbered from 0 to {population - 1}."
         )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from fedjax_kd.data.dataset import Dataset, from_arrays
+from fedjax_kd.errors import InputError
 
 SEQUENCE_LENGTH = 80
 # 86 characters and four signs: the 90 symbols of the literature. Fixed, so that models stay usable.
@@ -69,7 +70,7 @@ def load_shakespeare(path: Path) -> Dataset:
         client, text = _role(path, number, line)
         roles.setdefault(client, []).append(text)
     if not roles:
-        raise ValueError(f"{path} is empty, but needs a line a role: write the file again.")
+        raise InputError(f"{path} is empty, but needs a line a role: write the file again.")
     train, test = [], []
     for role, texts in enumerate(roles.values()):
         x, y = sequences(encode("\n".join(texts)))
@@ -97,7 +98,7 @@ def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} cannot be read as UTF-8 text ({error}): write the file again."
         ) from error
     return [line for line in text.split("\n") if line.strip()]
@@ -112,7 +113,7 @@ def _role(path: Path, number: int, line: str) -> tuple[str, str]:
             return client, text
     except (json.JSONDecodeError, KeyError, TypeError):
         client = None
-    raise ValueError(
+    raise InputError(
         f"line {number} of {path} starts with {line[:40]!r}, but must be an object with the texts "
         '"client" and "text": write one such object a line.'
     )

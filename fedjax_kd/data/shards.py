@@ -18,6 +18,7 @@ from fedjax_kd.data.rows import (
     numbered,
     ordered,
 )
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
 
 Mode = Literal["random", "deterministic", "first-deterministic"]
@@ -71,7 +72,7 @@ class ShardPartitioner:
         num_shards = self.num_partitions * self.num_shards_per_partition
         needed = num_shards * (self.shard_size or 1)
         if needed > len(labels):
-            raise ValueError(
+            raise InputError(
                 f"{num_shards} shards of {self.shard_size or 1} rows or more need {needed} rows, "
                 f"but there are {len(labels)}: lower num_shards_per_partition or shard_size, or "
                 "take fewer clients."
@@ -143,7 +144,7 @@ class PathologicalPartitioner:
         sizes, holders = np.bincount(labels, minlength=classes), held.sum(axis=0)
         if (sizes < holders).any():
             worst = int(np.argmax(holders - sizes))
-            raise ValueError(
+            raise InputError(
                 f"class {worst} of {self.partition_by!r} has {sizes[worst]} rows for "
                 f"{holders[worst]} clients, but each of them must get one: take fewer clients, "
                 "lower num_classes_per_partition, or use class_assignment_mode='deterministic', "
@@ -154,12 +155,12 @@ class PathologicalPartitioner:
     def _check_classes(self, classes: int) -> None:
         """The classes must fit into a client, and the clients' places must suffice for them."""
         if self.num_classes_per_partition > classes:
-            raise ValueError(
+            raise InputError(
                 f"num_classes_per_partition is {self.num_classes_per_partition}, but column "
                 f"{self.partition_by!r} has {classes} classes: give at most {classes}."
             )
         if self.num_partitions * self.num_classes_per_partition < classes:
-            raise ValueError(
+            raise InputError(
                 f"{self.num_partitions} clients with {self.num_classes_per_partition} classes each "
                 f"cannot hold all {classes} classes: take more clients, or raise "
                 f"num_classes_per_partition to {-(-classes // self.num_partitions)}."

@@ -15,6 +15,7 @@ from fedjax_kd.data.rows import (
     check_enough_rows,
     check_number,
 )
+from fedjax_kd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class PowerLawPartitioner:
     def __post_init__(self) -> None:
         check_count("num_partitions", self.num_partitions)
         if not np.isfinite(self.exponent):
-            raise ValueError(
+            raise InputError(
                 f"exponent is {self.exponent}, but must be finite: 0 gives even sizes, 1 "
                 "Zipf's law."
             )

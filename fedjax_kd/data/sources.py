@@ -14,6 +14,7 @@ import numpy as np
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.shakespeare import load_shakespeare
 from fedjax_kd.data.tfds import load_tfds
+from fedjax_kd.errors import InputError
 
 DATA_DIR_VARIABLE = "FEDJAX_KD_DATA"
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
@@ -98,12 +99,12 @@ def _digits() -> Dataset:
 def _file(name: str, folder: str | os.PathLike[str] | None, suffix: str) -> Path:
     """The file of a data set, or an error that says what there is instead."""
     if folder is None:
-        raise ValueError(
+        raise InputError(
             f"data set {name!r} is read from a folder, but none is given; without one there are "
             f"'digits' and 'tfds:NAME': pass data_dir (--data-dir) or set {DATA_DIR_VARIABLE}."
         )
     if not Path(folder).is_dir():
-        raise ValueError(
+        raise InputError(
             f"data folder {os.fspath(folder)!r} does not exist or is no folder: pass the folder "
             f"that holds {name}{suffix} as data_dir (--data-dir)."
         )
@@ -112,7 +113,7 @@ def _file(name: str, folder: str | os.PathLike[str] | None, suffix: str) -> Path
         return path
     names = list(sources(folder))
     near = difflib.get_close_matches(name, names, n=3)
-    raise ValueError(
+    raise InputError(
         f"data set {name!r} is unknown: {os.fspath(folder)!r} holds no {path.name}. "
         + (f"Did you mean {' or '.join(near)}? " if near else "")
         + f"There are {', '.join(names)}."
@@ -124,7 +125,7 @@ def _from_npz(name: str, path: Path) -> Dataset:
     arrays = _read_npz(path)
     missing = [key for key in _ARRAYS if key not in arrays]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{path.name} holds {', '.join(arrays) or 'nothing'}, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing: a data set needs "
             f"{', '.join(_ARRAYS)}, and may have columns such as train_client; divide the rows "
@@ -152,11 +153,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one bare array")
+            raise InputError("it holds one bare array")
         with archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} cannot be read as an npz file ({error}), but must be one that holds plain "
             "arrays, no Python objects: write it again with numpy.savez_compressed."
         ) from error

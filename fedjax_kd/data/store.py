@@ -28,6 +28,8 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike, NDArray
 
+from fedjax_kd.errors import InputError
+
 FORMAT = 1
 ABOUT = "store.json"
 
@@ -115,7 +117,7 @@ class ClientStore:
         sizes = ends - begins
         needed = int(sizes.sum())
         if capacity is not None and capacity < needed:
-            raise ValueError(
+            raise InputError(
                 f"capacity is {capacity} rows, but the {len(sizes)} clients have {needed}: ask for "
                 "fewer clients or give more room."
             )
@@ -130,7 +132,7 @@ class ClientStore:
         numbers = np.asarray(ids, np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.num_clients:
             absent = numbers.min() if numbers.min() < 0 else numbers.max()
-            raise ValueError(
+            raise InputError(
                 f"client {absent} does not exist: clients of {self.name} are numbered from 0 to "
                 f"{self.num_clients - 1}."
             )
@@ -194,7 +196,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     """What ``store.json`` says, if it says all of it."""
     if not is_store(folder):
         kind = "holds no" if folder.is_dir() else "does not exist or is no folder, so it has no"
-        raise ValueError(
+        raise InputError(
             f"{folder} {kind} {ABOUT}, but a client store must have one: write a store with "
             "`fedjax-kd data pack` or fedjax_kd.data.write_store."
         )
@@ -205,7 +207,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     if not isinstance(about, Mapping) or "format" not in about:
         raise _damaged(folder, f"{ABOUT} names no format")
     if about["format"] != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"The store {folder} has format {about['format']!r}, but this version of fedjax_kd "
             f"reads format {FORMAT}: write it again with this version."
         )
@@ -249,8 +251,8 @@ def _check_offsets(folder: Path, offsets: NDArray[Any], about: Mapping[str, Any]
         raise _damaged(folder, f"offsets.npy runs from {offsets[0]} to {offsets[-1]}")
 
 
-def _damaged(folder: Path, what: str) -> ValueError:
-    return ValueError(
+def _damaged(folder: Path, what: str) -> InputError:
+    return InputError(
         f"The store {folder} is damaged: {what}, but its files must be as they were written, and "
         "fit each other: write it again."
     )

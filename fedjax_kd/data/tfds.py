@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedjax_kd.data.dataset import Dataset, from_arrays
+from fedjax_kd.errors import InputError
 
 _PARTS = ("train", "test")
 
@@ -38,7 +39,7 @@ def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> D
     )
     builder = _builder(name, data_dir)
     if not builder.is_prepared():
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} is not prepared in {builder.data_dir}: run "
             f"`{_command(name, data_dir)}`, which needs TensorFlow, or pass the folder "
             "that it was prepared in as data_dir (--data-dir)."
@@ -46,7 +47,7 @@ def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> D
     try:
         sources = {part: builder.as_data_source(split=part) for part in _splits(name, builder)}
     except NotImplementedError as error:
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} in {builder.data_dir} is prepared as {builder.info.file_format.value}, "
             "but only array_record can be read without TensorFlow: run "
             f"`{_command(name, 'ANOTHER_FOLDER')}` and read from there."
@@ -83,7 +84,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
     )
     present = _builder(name, data_dir)
     if present.is_prepared() and present.info.file_format.value != "array_record":
-        raise ValueError(
+        raise InputError(
             f"{present.data_dir} holds tfds:{name} as {present.info.file_format.value} already, "
             "but array_record is needed: remove that folder, or pass another data_dir (--data-dir)."
         )
@@ -92,7 +93,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
     try:
         builder.download_and_prepare()
     except (OSError, tfds.download.DownloadError) as error:
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} could not be downloaded and written to {builder.data_dir} ({error}): "
             "check the network and that the folder can be written, and run it again."
         ) from error
@@ -103,7 +104,7 @@ def _require(modules: Sequence[str], advice: str) -> None:
     """Raises ValueError if a package is not installed; imports nothing."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"TensorFlow Datasets needs {', '.join(missing)}, which "
             f"{'is' if len(missing) == 1 else 'are'} not installed: {advice}"
         )
@@ -123,7 +124,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, **options: str)
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(name, known, n=3)
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} is unknown to tensorflow-datasets {tfds.__version__}, which has "
             f"{len(known)} data sets: "
             + (f"did you mean {' or '.join(near)}?" if near else "look its name up in its catalog.")
@@ -133,7 +134,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None, **options: str)
 def _splits(name: str, builder: Any) -> tuple[str, ...]:
     """The names of the training and test rows."""
     if missing := [part for part in _PARTS if part not in builder.info.splits]:
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} has the splits {', '.join(builder.info.splits)}, but {missing[0]!r} is "
             "missing: write its rows to an npz file with train_x, train_y, test_x, test_y instead."
         )
@@ -146,7 +147,7 @@ def _supervised_keys(name: str, builder: Any) -> tuple[str, str]:
     keys = builder.info.supervised_keys or ("image", "label")
     has_keys = len(keys) == 2 and all(isinstance(key, str) and key in features for key in keys)
     if not has_keys or not _is_scalar_integer(features[keys[1]]):
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} has the features {', '.join(features)}, but a classification set needs "
             "image and label, or supervised keys of which the second is a whole number: write its "
             "rows to an npz file with train_x, train_y, test_x, test_y instead."
@@ -175,7 +176,7 @@ def _arrays(name: str, rows: Any, keys: tuple[str, ...]) -> dict[str, np.ndarray
             values[key].append(np.asarray(row[key]))
     shapes = {array.shape for array in values[keys[0]]}
     if len(shapes) != 1:
-        raise ValueError(
+        raise InputError(
             f"tfds:{name} has inputs of {len(shapes)} shapes, but all must be the same: resize "
             "them, and write an npz file with train_x, train_y, test_x, test_y."
         )

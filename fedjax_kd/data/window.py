@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedjax_kd.core import Data, PyTree
 from fedjax_kd.data.store import ClientStore
+from fedjax_kd.errors import InputError
 
 _NO_CLIENT = np.iinfo(np.int32).max  # fills ``ids`` up; no client has this number
 
@@ -95,12 +96,12 @@ def make_window(store: ClientStore, ids: ArrayLike, room: WindowSize) -> Window:
     """
     numbers = _met(store, ids)
     if room.rows > _NO_CLIENT or store.num_clients > _NO_CLIENT:
-        raise ValueError(
+        raise InputError(
             f"The window has {room.rows} rows and the store {store.num_clients} clients, but both "
             "are counted in 32 bits: take fewer rounds in a block, or divide the store."
         )
     if len(numbers) > room.clients:
-        raise ValueError(
+        raise InputError(
             f"The window has room for {room.clients} clients, but {len(numbers)} take part: take "
             "the size of the largest block."
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedjax_kd.data.dataset import Dataset, Examples, from_arrays
 from fedjax_kd.data.store import ABOUT, FORMAT, ClientStore, open_store
+from fedjax_kd.errors import InputError
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 """Inputs and labels."""
@@ -132,12 +133,12 @@ def pack(
 def _check_absent(target: Path, part: Path) -> None:
     """Raises ValueError if the store exists or is being written."""
     if target.exists():
-        raise ValueError(
+        raise InputError(
             f"{target} exists, but a store is written to a new folder: take another name or remove "
             "it first."
         )
     if part.exists():
-        raise ValueError(
+        raise InputError(
             f"{part} exists: this store is being written, or its writer was killed. Wait, or "
             "remove that folder if nobody writes to it."
         )
@@ -152,14 +153,14 @@ def _blocks(clients: Iterable[Pair]) -> Iterator[_Block]:
         found = (x.dtype, x.shape[1:], y.dtype, y.shape[1:])
         kind = kind or found
         if found != kind or x.ndim == 0 or x.shape[:1] != y.shape[:1]:
-            raise ValueError(_misfit(number, x, y, kind))
+            raise InputError(_misfit(number, x, y, kind))
         kept.append((x, y))
         held, count = held + x.nbytes + y.nbytes, number + 1
         if held >= _BLOCK_BYTES or len(kept) == _BLOCK_CLIENTS:
             yield _block(first, kept)
             first, held, kept = count, 0, []
     if count == 0:
-        raise ValueError(
+        raise InputError(
             "There are no clients, but a store needs at least one: check their source."
         )
     if kept:
@@ -201,7 +202,7 @@ def _write(
             put_y(rows.y)
             totals = _add(totals, rows.x)
     if totals.rows == 0:
-        raise ValueError(
+        raise InputError(
             f"None of the {totals.clients} clients has a row, but a store needs at least one: "
             "check their source."
         )

@@ -17,6 +17,7 @@ from fedjax_kd.engine.mesh import assemble, divide
 from fedjax_kd.engine.round import Resident
 from fedjax_kd.engine.schedule import Placement, Work
 from fedjax_kd.engine.simulation import Simulation
+from fedjax_kd.errors import InputError
 
 
 class BlockInputs(NamedTuple):
@@ -61,7 +62,7 @@ def _check_facts(names: tuple[str, ...], told: list[dict[str, float]]) -> None:
     """Raises ValueError if a sampler tells other facts than in the first round."""
     for facts in told:
         if set(facts) != set(names):
-            raise ValueError(
+            raise InputError(
                 f"The sampler tells {sorted(facts)} of a round, but {sorted(names)} of the first "
                 "one: these are columns, so let it tell the same facts of every round."
             )

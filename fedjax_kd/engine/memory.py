@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 
 import jax
 
+from fedjax_kd.errors import UserError
+
 _Width = TypeVar("_Width")
 _Result = TypeVar("_Result")
 
 _SHARE = 0.9  # of the free memory may be planned with
 
 
-class TooLargeError(MemoryError):
+class TooLargeError(UserError, MemoryError):
     """A program needs more memory than the device has."""
 
 

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from fedjax_kd.core import PyTree
+from fedjax_kd.errors import InputError
 
 AXIS = "clients"
 
@@ -29,7 +30,7 @@ def make_mesh(devices: int | None = None, axis: str = AXIS) -> Mesh:
     count = available if devices is None else devices
     if not 1 <= count <= available or (processes > 1 and count < available):
         rule = f"between 1 and {available}" if processes == 1 else f"{available}, all of them"
-        raise ValueError(
+        raise InputError(
             f"devices is {count}, but must be {rule}: JAX sees {available} devices in {processes} "
             "processes."
         )

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from fedjax_kd.errors import InputError
+
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -44,7 +46,7 @@ def prefetched(
       [0, 1, 4, 9, 16]
     """
     if ahead < 1:
-        raise ValueError(
+        raise InputError(
             f"ahead is {ahead}, but must be >= 1: 1 loads the next result while the caller works."
         )
     return _prefetched(load, iter(items), ahead)

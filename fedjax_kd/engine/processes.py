@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fedjax_kd.core import PyTree
+from fedjax_kd.errors import InputError
 
 _T = TypeVar("_T")
 
@@ -67,13 +68,13 @@ def connect(
             initialization_timeout=timeout,
         )
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"The processes cannot meet ({error}), but each must know the others before it touches "
             f"a device: start them by SLURM or Kubernetes, or set {ADDRESS}, {COUNT} and {NUMBER}."
         ) from error
     sys.excepthook = _excepthook
     if jax.local_device_count() * jax.process_count() != jax.device_count():
-        raise ValueError(
+        raise InputError(
             f"Process {jax.process_index()} has {jax.local_device_count()} of {jax.device_count()} "
             f"devices, but each of the {jax.process_count()} processes must have as many as the "
             "others: start them on machines alike."
@@ -85,7 +86,7 @@ def _from_environment(name: str) -> int | None:
     if text is None:
         return None
     if not text.isdecimal():
-        raise ValueError(f"{name} is {text!r}, but must be a whole number from 0: set it anew.")
+        raise InputError(f"{name} is {text!r}, but must be a whole number from 0: set it anew.")
     return int(text)
 
 
@@ -119,7 +120,7 @@ def by_first(ask: Callable[[], _T]) -> _T:
     if failure is not None:
         raise failure
     if told[1] is not None:
-        raise ValueError(told[1])
+        raise InputError(told[1])
     return told[0]
 
 

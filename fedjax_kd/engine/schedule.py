@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedjax_kd.data.sampling import Cohort, Ids, Sampler, participants
+from fedjax_kd.errors import InputError
 
 StepsOf = Callable[[NDArray[np.int64], Ids, int], ArrayLike]
 """Examples of clients ``[k]``, their numbers ``[k]``, round number -> local steps, in any unit."""
@@ -138,7 +139,7 @@ class Layout:
         """
         for widths, _ in chunks:
             if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
-                raise ValueError(
+                raise InputError(
                     f"chunk is {', '.join(map(str, widths))}, but at least 1 client must be "
                     "trained at a time: give one width, or several that ascend."
                 )
@@ -181,7 +182,7 @@ class Layout:
             ours = np.isin(ids, members)
             ids, sizes = ids[ours], sizes[ours]
         if len(ids) > self.capacity[group] * self.devices:
-            raise ValueError(
+            raise InputError(
                 f"A cohort has {len(ids)} clients of one group, but there is room for "
                 f"{self.capacity[group] * self.devices}: give a cohort_size as large as the "
                 "largest cohort of the sampler."

@@ -22,6 +22,7 @@ from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.mesh import AXIS, replicate
 from fedjax_kd.engine.schedule import Chunks, Layout
 from fedjax_kd.engine.validation import Types, check_groups
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
 
 Engine = Literal["jit", "python"]
@@ -122,10 +123,10 @@ def simulate(
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
     _check_numbers(num_rounds=num_rounds, eval_every=eval_every)
     if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
+        raise InputError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     check_choice("engine", engine, Engine)
     if per_class and not (losses.are_labels(federation.test.y) and federation.test.y.ndim == 1):
-        raise ValueError(
+        raise InputError(
             "per_class needs one label an example, but these targets are sequences or values: "
             "leave it out."
         )
@@ -194,7 +195,7 @@ def _block(asked: int | None, eval_every: int) -> int:
     if asked is None:
         return max(n for n in range(1, _BLOCK + 1) if eval_every % n == 0)
     if asked < 1 or (asked % eval_every and eval_every % asked):
-        raise ValueError(
+        raise InputError(
             f"rounds_per_dispatch is {asked}, but must divide eval_every={eval_every}, or be a "
             "multiple of it, to evaluate inside the dispatch."
         )
@@ -228,7 +229,7 @@ def _check_memory(types: Sequence[Types], members: Sequence[Ids | range]) -> Non
     kept = [tree.num_bytes(t.client) * len(m) for t, m in zip(types, members, strict=True)]
     room = memory.free()
     if room is not None and _COPIES * sum(kept) > room:
-        raise ValueError(
+        raise InputError(
             f"The {sum(map(len, members))} clients keep {sum(kept) / 2**30:.1f} GiB between rounds "
             f"with this method, of which {_COPIES} copies are needed for a moment, but "
             f"{room / 2**30:.1f} GiB are free on the device: take fewer clients, a smaller model, "
@@ -239,7 +240,7 @@ def _check_memory(types: Sequence[Types], members: Sequence[Ids | range]) -> Non
 def _check_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}, but must be at least 1.")
+            raise InputError(f"{name} is {value}, but must be at least 1.")
 
 
 def _members(
@@ -250,7 +251,7 @@ def _members(
         return (range(population),)
     given = np.asarray([] if group_of is None else group_of)
     if given.shape != (population,) or set(given.tolist()) != set(range(num_groups)):
-        raise ValueError(
+        raise InputError(
             f"group_of has shape {given.shape} and values {sorted(set(given.tolist()))}, but with "
             f"{num_groups} algorithms it must give each of the {population} clients a number from "
             f"0 to {num_groups - 1}, each at least once."

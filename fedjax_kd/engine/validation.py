@@ -12,6 +12,7 @@ from fedjax_kd import tree
 from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Upload
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.engine import aggregation
+from fedjax_kd.errors import InputTypeError
 
 _PLACES = 2  # of the cohort on which types are checked
 
@@ -107,20 +108,23 @@ def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
     """Raises TypeError with the first difference in structure, shape or dtype.
 
     Example:
-      >>> check_same_type({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)}, "a step must keep the shape")
+      >>> check_same_type({"w": jnp.zeros(3)}, {"w": jnp.zeros(4)}, "the shape stays")
       Traceback (most recent call last):
       ...
-      TypeError: a step must keep the shape, but at ['w'] it is float32[4] instead of float32[3].
+      fedjax_kd.errors.InputTypeError: the shape stays, but at ['w'] it is float32[4] instead of
+      float32[3].
     """
     before = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(expected)}
     after = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(given)}
     for path in [*before, *(p for p in after if p not in before)]:
         old, new = _kind(before.get(path)), _kind(after.get(path))
         if old != new:
-            raise TypeError(f"{rule}, but at {path or 'the root'} it is {new} instead of {old}.")
+            raise InputTypeError(
+                f"{rule}, but at {path or 'the root'} it is {new} instead of {old}."
+            )
     old, new = str(jax.tree.structure(expected)), str(jax.tree.structure(given))
     if old != new:
-        raise TypeError(f"{rule}, but its structure is {new} instead of {old}.")
+        raise InputTypeError(f"{rule}, but its structure is {new} instead of {old}.")
 
 
 def _surroundings(
@@ -155,7 +159,7 @@ def _run(name: str, function: Callable, *args: PyTree) -> PyTree:
     except MissingError:
         raise
     except Exception as error:
-        raise TypeError(
+        raise InputTypeError(
             f"{name} cannot be traced: {type(error).__name__}: {error}. Every function of an "
             "Algorithm must be pure and traceable by JAX; the debug engine shows where it stops."
         ) from error
@@ -163,7 +167,7 @@ def _run(name: str, function: Callable, *args: PyTree) -> PyTree:
 
 def _check_upload(upload: Any) -> None:
     if not isinstance(upload, Upload):
-        raise TypeError(
+        raise InputTypeError(
             f"client_update must return (Upload, client), but its first part is a "
             f"{type(upload).__name__}: wrap the message as Upload(message, weight, metrics)."
         )
@@ -171,7 +175,7 @@ def _check_upload(upload: Any) -> None:
     scalars |= {f"wire.{k}": v for k, v in upload.wire._asdict().items() if v is not None}
     for name, value in scalars.items():
         if jnp.shape(value) != ():
-            raise TypeError(f"Upload.{name} must be a scalar a client, but is {_kind(value)}.")
+            raise InputTypeError(f"Upload.{name} must be a scalar a client, but is {_kind(value)}.")
 
 
 def _reduced(aggregates: Sequence[PyTree], messages: Sequence[PyTree]) -> PyTree:
@@ -179,7 +183,7 @@ def _reduced(aggregates: Sequence[PyTree], messages: Sequence[PyTree]) -> PyTree
     for aggregate in aggregates:
         rules = jax.tree.leaves(aggregate)
         if not rules or not all(isinstance(r, Reducer) for r in rules):
-            raise TypeError(
+            raise InputTypeError(
                 f"aggregate must be a tree of Reducers (mean, total, ...), not {aggregate}."
             )
     many = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_PLACES, *a.shape), a.dtype), [*messages])
@@ -193,7 +197,7 @@ def _reduced(aggregates: Sequence[PyTree], messages: Sequence[PyTree]) -> PyTree
     try:
         return jax.eval_shape(receive, many, votes)
     except ValueError as error:
-        raise TypeError(
+        raise InputTypeError(
             f"aggregate {aggregates[0]} is no tree prefix of the message "
             f"{jax.tree.structure(messages[0])}: give one Reducer for each of its entries. "
             f"({error})"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fedjax_kd.core import Scalar
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
 
 Direction = Literal["forward", "reverse"]
@@ -232,7 +233,7 @@ def relative_entropy(
 def check_temperature(tau: Scalar) -> None:
     """Raises ValueError if ``tau`` is a number that is no temperature; a traced value passes."""
     if isinstance(tau, Real) and not 0 < tau < float("inf"):
-        raise ValueError(
+        raise InputError(
             f"tau is {tau}, but a temperature must be > 0: 1 leaves the logits as they are, larger "
             "ones soften the predictions."
         )
@@ -241,7 +242,7 @@ def check_temperature(tau: Scalar) -> None:
 def check_pair(student: Array, teacher: Array) -> None:
     """Raises ValueError if a student and a teacher do not have the same shape."""
     if student.shape != teacher.shape:
-        raise ValueError(
+        raise InputError(
             f"The student gives {student.shape} and the teacher {teacher.shape}, but both must "
             "have the same shape, examples first and classes or features last: take models for "
             "the same classes, or project one side."

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.distillation import check_pair, kl_divergence
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
@@ -80,7 +81,7 @@ def attention_map(features: Float[Array, "B *S D"], power: int = 2) -> Float[Arr
     Source: Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928.
     """
     if power < 1:
-        raise ValueError(f"power is {power}, but must be >= 1: larger ones stress the peaks.")
+        raise InputError(f"power is {power}, but must be >= 1: larger ones stress the peaks.")
     pooled = (jnp.abs(features) ** power).mean(-1)
     return normalised(pooled.reshape(len(pooled), -1))
 
@@ -199,7 +200,7 @@ def feature_refinement(
     Source: Ji, Shin, Hwang, Park, Moon, CVPR 2021, arXiv:2103.08273.
     """
     if len(features) != len(teacher_features):
-        raise ValueError(
+        raise InputError(
             f"The network has {len(features)} levels of features and the self-teacher "
             f"{len(teacher_features)}, but each level needs its refined one."
         )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.distillation import check_pair
 
 
@@ -32,7 +33,7 @@ def fsp_matrix(
     sizes = first.shape[1:3], second.shape[1:3]
     first, second = _pooled(first, min(sizes)), _pooled(second, min(sizes))
     if first.shape[:3] != second.shape[:3]:
-        raise ValueError(
+        raise InputError(
             f"The maps are {sizes[0]} and {sizes[1]} pixels large, but one must be a multiple of "
             "the other, by the same factor in height and width: take maps of neighbouring stages."
         )
@@ -76,7 +77,7 @@ def flow_matching(
 def check_stages(student: Sequence[Array], teacher: Sequence[Array]) -> None:
     """Raises ValueError unless both models give the same number of maps, two or more."""
     if len(student) != len(teacher) or len(student) < 2:
-        raise ValueError(
+        raise InputError(
             f"The student gives {len(student)} feature maps and the teacher {len(teacher)}, but "
             "both must give the same number, at least 2: take the ends of the same stages."
         )

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.vectors import length, normalised
 
 
@@ -118,7 +119,7 @@ def _factors(
 
 def _norm_of_product(factors: Sequence[Float[Array, "B _ _"]], steps: int) -> Float[Array, " B"]:
     if steps < 1:
-        raise ValueError(
+        raise InputError(
             f"steps is {steps}, but the power iteration needs at least 1; 10 is usual."
         )
     # The norm is proportional to each factor: constant scales keep fourth powers from overflowing.

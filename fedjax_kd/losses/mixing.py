@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Batch, Key, PyTree, Scalar
+from fedjax_kd.errors import InputError, InputTypeError
 
 
 class Mixed(NamedTuple):
@@ -45,7 +46,7 @@ def mixup(key: Key, batch: Batch, gamma: Scalar) -> Mixed:
     Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv:1710.09412.
     """
     if isinstance(gamma, Real) and not gamma >= 0:
-        raise ValueError(
+        raise InputError(
             f"gamma is {gamma}, but must be >= 0: 0 mixes nothing, 0.1 to 0.4 are usual."
         )
     key_share, key_partner = jax.random.split(key)
@@ -72,7 +73,7 @@ def mixed_with(batch: Batch, partner: Int[Array, " B"], share: Float[Array, ""])
     def mix(x: Array) -> Array:
         floats = jnp.issubdtype(x.dtype, jnp.floating)
         if not floats and x.dtype != jnp.uint8:
-            raise TypeError(
+            raise InputTypeError(
                 f"Inputs are {x.dtype}, but only floats and bytes can be mixed: symbols have "
                 "numbers and no values between them."
             )

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.distillation import (
     check_pair,
     check_temperature,
@@ -79,7 +80,7 @@ def adaptive_mutual(
     check_choice("intensity", intensity, Intensity)
     check_pair(student, teacher)
     if not floor > 0:
-        raise ValueError(f"floor is {floor}, but must be > 0, because it is divided by.")
+        raise InputError(f"floor is {floor}, but must be > 0, because it is divided by.")
     known = (labels.astype(jnp.int32) != NO_LABEL).astype(student.dtype)
     counted = known if mask is None else known * mask.astype(student.dtype)
     constant = jax.lax.stop_gradient if variant == "paper" else lambda x: x

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.losses.flow import check_stages
 from fedjax_kd.losses.vectors import normalised
 from fedjax_kd.nn.decompositions import eigh, svd
@@ -59,7 +60,7 @@ def singular_distillation(
     own, given = [], []
     for student_map, teacher_map in zip(student, teacher, strict=True):
         if student_map.shape[-1] != teacher_map.shape[-1]:
-            raise ValueError(
+            raise InputError(
                 f"A student's map has {student_map.shape[-1]} channels and the teacher's "
                 f"{teacher_map.shape[-1]}, but their vectors can only be compared if they are as "
                 "long: take stages of the same width, or project one side."
@@ -140,7 +141,7 @@ def right_singular_vectors(
     """
     check_choice("decomposition", decomposition, Decomposition)
     if count < 1:
-        raise ValueError(f"count is {count}, but at least 1 singular vector is needed.")
+        raise InputError(f"count is {count}, but at least 1 singular vector is needed.")
     x = features.reshape(len(features), -1, features.shape[-1])
     # Vectors do not depend on the scale, and without it the Gram matrix of 1e20 would overflow.
     largest = jax.lax.stop_gradient(jnp.abs(x).max((1, 2), keepdims=True))

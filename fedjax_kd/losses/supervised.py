@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
 from fedjax_kd.core import Batch
+from fedjax_kd.errors import InputError
 
 NO_LABEL = -1  # a position that no loss and no metric may count
 
@@ -44,7 +45,7 @@ def cross_entropy(logits: Float[Array, "*B L"], labels: Int[Array, "*B"]) -> Flo
 def check_labels(logits: Array, labels: Array) -> None:
     """Raises ValueError if there is not one label a row of logits."""
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(
+        raise InputError(
             f"The model's outputs have shape {logits.shape} and the labels {labels.shape}, but "
             "there must be one label a row of logits: take a classifier."
         )
@@ -67,7 +68,7 @@ def squared_error(
       Array([2.], dtype=float32)
     """
     if predictions.shape != targets.shape:
-        raise ValueError(
+        raise InputError(
             f"The model's outputs have shape {predictions.shape}, but the values that they should "
             f"equal {targets.shape}: take a model whose outputs have the shape of its targets, as "
             "autoencoder has that of its inputs."

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses
 from fedjax_kd.core import Key, PyTree, Variables
+from fedjax_kd.errors import InputError
 from fedjax_kd.metrics.tally import binned, calibration_error
 
 _BINS = 10
@@ -184,7 +185,7 @@ def interpolation_study(
     """
     outside = [share for share in lambdas if not 0 <= share <= 1]
     if outside:
-        raise ValueError(
+        raise InputError(
             f"lambdas holds {outside}, but the teacher's shares must be in [0, 1]: 0 is a fresh "
             "student, 1 the teacher."
         )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import tree
 from fedjax_kd.core import PyTree
+from fedjax_kd.errors import InputError
 
 
 class ClassTally(NamedTuple):
@@ -43,7 +44,7 @@ def forgetting(accuracy: Float[Array, "R L"]) -> Float[Array, ""]:
     Source: Lee, Jeong, Shin, Bae, Yun, NeurIPS 2022, arXiv:2106.03097.
     """
     if len(accuracy) < 2:
-        raise ValueError(
+        raise InputError(
             f"There are {len(accuracy)} rounds, but only what a round before the last has known "
             "can be forgotten: give the accuracies of at least 2."
         )

@@ -10,6 +10,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
+
 
 class Autoencoder(nnx.Module):
     """Dense layers down to a narrow linear one and up again; all others end in a sigmoid."""
@@ -70,7 +72,7 @@ def autoencoder(
     """
     sizes = (*input_shape, *hidden, bottleneck)
     if any(size < 1 for size in sizes):
-        raise ValueError(
+        raise InputError(
             f"sizes of the network are {sizes}, but all must be >= 1: give one size a layer of the "
             "encoder, or () for none but the bottleneck."
         )

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.nn import Conv, batch_norm, max_pool
 from fedjax_kd.options import check_choice
 
@@ -42,7 +43,7 @@ class CNNShape:
             if number in self.pooled:
                 sides = tuple(side // 2 for side in sides)
         if min(sides) < 1:
-            raise ValueError(
+            raise InputError(
                 f"images are {image[0]} x {image[1]}, but this network needs larger ones: its "
                 "convolutions and pools leave no pixel; take mlp for tiny images."
             )
@@ -184,7 +185,7 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0
     """
     init = nnx.initializers.lecun_normal
     if projection < 0:
-        raise ValueError(f"projection is {projection}, but must be >= 0, units of a layer.")
+        raise InputError(f"projection is {projection}, but must be >= 0, units of a layer.")
     dense = (120, 84, 84, projection) if projection else (120, 84)
     layout = CNNShape(
         5, (6, 16), (0, 1), dense, padding="VALID", init=init, projected=bool(projection)
@@ -229,7 +230,7 @@ def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
             return height, width, 1
         case (height, width, channels):
             return height, width, channels
-    raise ValueError(
+    raise InputError(
         f"input_shape is {tuple(input_shape)}, but an image has (height, width) or (height, width, "
         "channels): take mlp for other inputs."
     )

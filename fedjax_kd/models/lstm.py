@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.nn.decompositions import one_by_one
 
 
@@ -105,12 +106,12 @@ def char_lstm(
     2003.00295.
     """
     if len(input_shape) != 1:
-        raise ValueError(
+        raise InputError(
             f"input_shape is {input_shape}, but char_lstm reads sequences of symbols (T,): take an "
             "image network for images."
         )
     if min(num_classes, embedding, units, layers) < 1:
-        raise ValueError(
+        raise InputError(
             f"num_classes, embedding, units and layers are {num_classes}, {embedding}, {units}, "
             f"{layers}, but all must be >= 1: the published network has 90, 8, 256, 2."
         )

@@ -10,6 +10,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
+
 
 class MLP(nnx.Module):
     """Dense layers with ReLU on the flattened input, and a linear head."""
@@ -84,7 +86,7 @@ def mlp(
     """
     sizes = (*input_shape, *hidden, num_classes)
     if any(size < 1 for size in sizes):
-        raise ValueError(
+        raise InputError(
             f"sizes of the network are {sizes}, but all must be >= 1: give one size a layer, or () "
             "for no hidden layer."
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.models.cnn import Build, image_shape
 from fedjax_kd.nn import Conv, batch_norm
 from fedjax_kd.nn.depth import StochasticDepth, decay
@@ -239,7 +240,7 @@ def _build(input_shape: tuple[int, ...], num_classes: int, layout: ResNetShape) 
     check_choice("norm", layout.norm, ResNetNorm)
     decay(layout.survival, 1)
     if layout.groups < 1 or layout.widths[0] % layout.groups:
-        raise ValueError(
+        raise InputError(
             f"groups is {layout.groups}, but must divide {layout.widths[0]}, the features of the "
             "first stage: take 1, 2, 4, 8 or 16."
         )

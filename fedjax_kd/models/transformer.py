@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
 
 Output = Literal["positions", "pooled"]
@@ -109,12 +110,12 @@ def transformer(
     Xiong et al., On Layer Normalization in the Transformer Architecture, 2020, arXiv 2002.04745.
     """
     if len(input_shape) != 1:
-        raise ValueError(
+        raise InputError(
             f"input_shape is {input_shape}, but transformer reads sequences of symbols (T,): take "
             "an image network for images."
         )
     if min(width, layers, heads) < 1 or width % heads:
-        raise ValueError(
+        raise InputError(
             f"width, layers and heads are {width}, {layers}, {heads}, but all must be >= 1 and "
             "width a multiple of heads: try 64, 2, 4."
         )

@@ -9,6 +9,8 @@ from typing import Any
 from flax import linen
 from jaxtyping import Array
 
+from fedjax_kd.errors import InputError, InputTypeError
+
 # Linen has no convention for the name of the flag; these are the ones in use, and what they say.
 TRAIN_ARGUMENTS = {
     "train": True,
@@ -24,7 +26,7 @@ def method_of(module: Any, name: str) -> Callable[..., Array]:
     method = getattr(module, name, None)
     if callable(method):
         return method
-    raise TypeError(
+    raise InputTypeError(
         f"{type(module).__name__} has no method {name!r}, but this algorithm needs it: give the "
         "module `features(x)`, the input of its last layer, and write `__call__` as "
         "`head(features(x))`."
@@ -64,7 +66,7 @@ def _passing(module: Any, name: str, x: Any, flags: dict[str, bool]) -> tuple[Ar
     outputs = module(x, **flags)
     del vars(module)[name]
     if len(seen) != 1:
-        raise TypeError(
+        raise InputTypeError(
             f"{type(module).__name__}.__call__ calls `{name}` {len(seen)} times, but this "
             f"algorithm needs {_NEEDED[name]}."
         )
@@ -91,14 +93,14 @@ def flags_of(
       TypeError: if the module does not take it.
     """
     if name is not None and name not in TRAIN_ARGUMENTS:
-        raise ValueError(
+        raise InputError(
             f"train_argument is {name!r}, but must be one of {sorted(TRAIN_ARGUMENTS)}: rename the "
             "module's argument."
         )
     taken = inspect.signature(module).parameters
     found = [known for known in TRAIN_ARGUMENTS if known in taken] if name is None else [name]
     if name is not None and name not in taken:
-        raise TypeError(
+        raise InputTypeError(
             f"train_argument is {name!r}, but {type(module).__name__} takes {list(taken)}: name "
             "one of these, or leave train_argument out."
         )

@@ -19,6 +19,8 @@ from flax import linen
 from jax import lax
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
+
 Pairs = Sequence[tuple[int, int]]
 
 
@@ -65,7 +67,7 @@ def conv_general_dilated(
              [27., 27.]], dtype=float32)
     """
     if batch_group_count != 1 or out_sharding is not None:
-        raise ValueError(
+        raise InputError(
             f"batch_group_count is {batch_group_count} and out_sharding {out_sharding}, but only 1 "
             "and None are possible here: use jax.lax.conv_general_dilated for the others."
         )
@@ -126,7 +128,7 @@ def _edges(
     """Zeros before, after and between the places of each spatial axis."""
     if isinstance(padding, str):
         if max(dilation) > 1:
-            raise ValueError(
+            raise InputError(
                 f"padding is {padding!r} with lhs_dilation {dilation}, but dilated inputs need "
                 "(low, high) pairs: write the padding out."
             )
@@ -218,7 +220,7 @@ def _products(
 def _check_features(features: int, kernel: Sequence[int], groups: int) -> None:
     """Raises if the kernel does not fit the features of the input, or the groups either."""
     if features != kernel[-2] * groups or kernel[-1] % groups:
-        raise ValueError(
+        raise InputError(
             f"the input has {features} features and the kernel {kernel[-2]} x {groups} groups -> "
             f"{kernel[-1]}, but features must equal kernel x groups, and groups must divide the "
             "output: check in_features and feature_group_count."

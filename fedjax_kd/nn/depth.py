@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
+
 
 class StochasticDepth(nnx.Module):
     """A residual branch kept or left out at random before it is added to its shortcut.
@@ -38,7 +40,7 @@ def decay(survival: float, blocks: int) -> tuple[float, ...]:
       (1.0, 0.75, 0.5)
     """
     if not 0 < survival <= 1:
-        raise ValueError(
+        raise InputError(
             f"survival is {survival}, but must be in (0, 1]: the probability that the last block "
             "is kept, 0.5 is usual; 1 keeps all blocks."
         )

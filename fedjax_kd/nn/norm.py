@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fedjax_kd.errors import InputError
+
 
 class GroupNorm(nnx.GroupNorm):
     """``flax.nnx.GroupNorm``, equal up to rounding, with its attributes.
@@ -61,7 +63,7 @@ class GroupNorm(nnx.GroupNorm):
     def _size(self, features: int) -> int:
         """Features of a group; a narrower network has as many groups of fewer."""
         if features % self.num_groups:
-            raise ValueError(
+            raise InputError(
                 f"A layer has {features} features, but its normalisation {self.num_groups} groups, "
                 "which must divide them: take another width, a `divisor` that is a multiple of the "
                 "groups, or batch normalisation."

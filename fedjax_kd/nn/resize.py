@@ -11,12 +11,13 @@ from jaxtyping import Array, Int, Num
 from numpy.typing import NDArray
 
 from fedjax_kd.core import Key, PyTree
+from fedjax_kd.errors import InputError
 
 
 def check_sides(sides: Sequence[int]) -> None:
     """Raises ValueError if an image would have no pixel."""
     if any(side < 1 for side in sides):
-        raise ValueError(
+        raise InputError(
             f"resolutions are {tuple(sides)}, but all must be >= 1: sides of images in pixels."
         )
 
@@ -32,7 +33,7 @@ def dealt(key: Key, rows: int, parts: int) -> list[Int[Array, " b"]]:
       [3, 3, 2, 2]
     """
     if rows < parts:
-        raise ValueError(
+        raise InputError(
             f"A batch has {rows} rows, but there are {parts} resolutions: take a batch_size of at "
             f"least {parts}, or fewer resolutions."
         )
@@ -63,7 +64,7 @@ def bilinear(x: Num[Array, "B H W *C"], side: int) -> Num[Array, "B h h *C"]:
              [2. , 2.5, 3. ]], dtype=float32)
     """
     if x.ndim not in (3, 4):
-        raise ValueError(
+        raise InputError(
             f"A batch has shape {x.shape}, but only images [B, H, W] or [B, H, W, C] have another "
             "resolution: leave the resolutions out."
         )

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     file = Path(path)
     if file.suffix not in _KINDS:
-        raise ValueError(f"The picture is {path}, but must end in {', '.join(_KINDS)}: rename it.")
+        raise InputError(f"The picture is {path}, but must end in {', '.join(_KINDS)}: rename it.")
     run_folder.replace(file, _encoded(figure, file.suffix[1:]))
     return file
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report import figures, heatmap
 from fedjax_kd.report.estimates import Goal, goal_of, number
 from fedjax_kd.report.sweeps import (
@@ -89,12 +90,12 @@ def _check(points: Sequence[Record], axes: Sequence[str]) -> None:
     for axis in axes:
         if not any(math.isfinite(number(point.get(axis))) for point in points):
             known = list(dict.fromkeys(n for p in points for n in p))
-            raise ValueError(
+            raise InputError(
                 f"No point has a number {axis!r} to draw over; the columns are "
                 f"{', '.join(known) or 'none, for there is no point'}: choose one of them."
             )
     if len(axes) not in (1, 2):
-        raise ValueError(f"{len(axes)} axes are given, but a picture has one or two: choose them.")
+        raise InputError(f"{len(axes)} axes are given, but a picture has one or two: choose them.")
 
 
 def _varies(points: Sequence[Record], name: str) -> bool:

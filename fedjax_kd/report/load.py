@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report import table_files, tables
 from fedjax_kd.report.estimates import Goal, goal_of, number
 from fedjax_kd.report.studies import StudyPoints, check_metric, scored
@@ -55,7 +56,7 @@ def _runs(folder: Path, *, optional: bool) -> list[Path]:
     if not (folder / "config.json").is_file() and not any(folder.glob("*/config.json")):
         if optional:
             return []
-        raise ValueError(
+        raise InputError(
             f"{folder} is neither a run nor a sweep, and holds none: there is no config.json or "
             "sweep.json. Give a path that `fedjax-kd run` or `fedjax-kd sweep` printed last."
         )
@@ -74,7 +75,7 @@ def read_sweep(folder: Path, metric: str | None = None) -> StudyPoints:
     """
     about = run_folder.read_json(folder, "sweep.json")
     if about.get("format") != FORMAT or about.get("kind") != "sweep":
-        raise ValueError(
+        raise InputError(
             f"{folder}/sweep.json is of kind {about.get('kind')!r} and format "
             f"{about.get('format')!r}, but this version reads sweeps of format {FORMAT}: use the "
             "version that wrote it."
@@ -110,7 +111,7 @@ def _points(folder: Path, about: Mapping[str, Any]) -> list[dict[str, CellValue]
     path = folder / "points.csv"
     points = table_files.read_table(path) if path.is_file() else []
     if not any(point["finished_rounds"] for point in points):
-        raise ValueError(
+        raise InputError(
             f"The sweep {folder} is empty: no point of it has finished a round. Go on with it by "
             f"`fedjax-kd resume {folder}`."
         )

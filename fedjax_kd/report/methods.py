@@ -14,6 +14,7 @@ from fedjax_kd.algorithms import GROUPS, REGISTRY
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.validation import Types, check_algorithm
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import network_of
 from fedjax_kd.runs.build import algorithm_of, task_of
 from fedjax_kd.runs.config import Config
@@ -73,7 +74,7 @@ def travels(factory: Callable[..., Any]) -> dict[str, str]:
     """
     found = re.search(r"Down: (.*?)\.? Up: (.*?)\.? Keeps: (.*?)\.(?= |$)", _text(factory))
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"The docstring of {factory.__name__} does not say what travels: write one line "
             "'Down: ... Up: ... Keeps: ...'."
         )

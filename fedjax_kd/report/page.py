@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report import bands, figures, formatting, landscape, sections
 from fedjax_kd.report.sections import Chosen, Table
 from fedjax_kd.report.studies import StudyPoints
@@ -102,7 +103,7 @@ def _check_baseline(studies: Sequence[StudyPoints], baseline: str | None) -> Non
     """Raises ValueError if the baseline is in no study."""
     names = dict.fromkeys(str(point[s.by]) for s in studies for point in s.points)
     if baseline is not None and baseline not in names:
-        raise ValueError(
+        raise InputError(
             f"The baseline is {baseline!r}, but what is compared is {', '.join(names)}: name one."
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fedjax_kd.data.dataset import Dataset
+from fedjax_kd.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,7 @@ def describe(dataset: Dataset, parts: Sequence[np.ndarray]) -> PartitionStatisti
       (10, 1437, 143, 144)
     """
     if not sum(len(part) for part in parts):
-        raise ValueError(
+        raise InputError(
             f"{len(parts)} clients hold no row together, but at least one row is needed: check the "
             "partition."
         )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report import bands, figures
 
 _PANEL = (5.2, 3.8)  # inches
@@ -53,6 +54,6 @@ def _check(known: Sequence[str], metrics: Sequence[str]) -> None:
     for metric in metrics:
         if metric not in known:
             names = ", ".join(name for name in known if name not in ("round", "seconds"))
-            raise ValueError(
+            raise InputError(
                 f"No run has the metric {metric!r}; there are: {names or 'none yet, not a row'}."
             )

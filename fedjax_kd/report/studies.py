@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report.estimates import Goal, score_of
 from fedjax_kd.report.sweeps import DIVERGED, by_value
 from fedjax_kd.report.table_files import CellValue, Record
@@ -38,7 +39,7 @@ class StudyPoints(NamedTuple):
 def check_metric(rounds: Sequence[Record], metric: str, where: object) -> None:
     """Raises ValueError unless some row has the metric."""
     if not any(row.get(metric) is not None for row in rounds):
-        raise ValueError(
+        raise InputError(
             f"{where} has no metric {metric!r}: name a column of its metrics.csv or results.csv, "
             "such as test_accuracy, test_loss or train_loss."
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.runs import folder as run_folder
 
 CellValue = str | int | float | bool | None
@@ -75,7 +76,7 @@ def read_table(
     try:
         table = decode(content, wanted, where)
     except (ValueError, OSError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged ({error}): write it anew.") from error
+        raise InputError(f"{path} is damaged ({error}): write it anew.") from error
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     return [row for row in rows if all(row[name] in kept for name, kept in where.items())]
 
@@ -83,7 +84,7 @@ def read_table(
 def _kind(path: Path, kinds: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """The reader or writer for the end of the file's name."""
     if path.suffix not in kinds:
-        raise ValueError(f"The table is {path}, but must end in {' or '.join(kinds)}: rename it.")
+        raise InputError(f"The table is {path}, but must end in {' or '.join(kinds)}: rename it.")
     return kinds[path.suffix]
 
 

@@ -19,6 +19,7 @@ from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, simulate
+from fedjax_kd.errors import InputError
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.options import (
@@ -69,7 +70,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     check_finite("training", asdict(config.training))
     for seed in (config.training.seed, config.data.seed or 0):
         if not 0 <= seed < 2**32:
-            raise ValueError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
+            raise InputError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
     if federation is None:
         _, federation = federation_of(config.data)
     algorithms, group_of = _groups(config, federation)
@@ -90,12 +91,12 @@ def _groups(
     if not config.models:
         return algorithm_of(config, task_of(config, federation), federation), None
     if config.model is not None:
-        raise ValueError(
+        raise InputError(
             f"Both model {config.model!r} and models {', '.join(config.models)} are given: give "
             "either one network for all clients, or several."
         )
     if config.wrappers:
-        raise ValueError(
+        raise InputError(
             f"Wrappers ({', '.join(config.wrappers)}) go around one algorithm, but models "
             f"{', '.join(config.models)} make one each: give one model."
         )
@@ -132,7 +133,7 @@ def _images(
     if name is None:
         return federation.input_shape, federation.prepare, None
     if federation.target == "input":
-        raise ValueError(
+        raise InputError(
             f"augment is {name!r}, but the inputs are the targets, which would stay as they were: "
             "train without augment, or with target 'label'."
         )

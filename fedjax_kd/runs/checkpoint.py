@@ -17,6 +17,7 @@ from fedjax_kd.core import PyTree, State
 from fedjax_kd.engine.schedule import Chunks
 from fedjax_kd.engine.simulation import Simulation, initial_state
 from fedjax_kd.engine.validation import check_same_type
+from fedjax_kd.errors import FileError, InputError
 
 FORMAT = 1
 
@@ -106,7 +107,7 @@ def save(
     except ValueError as error:
         # Tensorstore reports a full disk as a ValueError, whose last part says what is wrong.
         reason = str(error).rsplit(": ", 1)[-1]
-        raise OSError(
+        raise FileError(
             f"The checkpoint {folder / str(finished)} cannot be written ({reason}): make "
             "room, and go on with `fedjax-kd resume RUN`."
         ) from error
@@ -148,7 +149,7 @@ def restore(
     """
     known = finished_rounds(folder)
     if not known or (finished is not None and finished not in known):
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no checkpoint{'' if finished is None else f' of round {finished}'}: "
             "`fedjax-kd resume` starts such a run from its beginning."
         )
@@ -161,7 +162,7 @@ def restore(
     types = {path: _stored_type(leaf) for path, leaf in _leaves(expected).items()}
     about = _read(folder, step, "about", None)
     if about.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"The checkpoint {folder / str(step)} has format {about.get('format')!r}, but this "
             f"version of fedjax_kd reads format {FORMAT}: use the version that wrote it."
         )
@@ -219,7 +220,7 @@ def _read(folder: Path, step: int, part: str, like: PyTree) -> Any:
         with _manager(folder) as manager:
             return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"The checkpoint {folder / str(step)} is damaged ({type(error).__name__}: {error}): "
             "remove that folder, and `fedjax-kd resume` goes on from the one before, or from the "
             "beginning."

@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fedjax_kd.engine.simulation import Engine
+from fedjax_kd.errors import InputError
 from fedjax_kd.nn.precision import Precision
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.data_config import DataConfig, Options
@@ -91,7 +92,7 @@ def from_json(values: Mapping[str, Any]) -> Config:
       ValueError: if the format is another one, or a part is missing or has an unknown key.
     """
     if values.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"The configuration has format {values.get('format')!r}, but this version of fedjax_kd "
             f"reads format {FORMAT}: use the version that wrote it, which it names."
         )
@@ -111,12 +112,12 @@ def _tuples(value: Any) -> Any:
 def _part(kind: type[Any], values: Any) -> Any:
     """A dataclass from a mapping; a field that is younger than the mapping has its default."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"The configuration lacks {kind.__name__}: start a new run.")
+        raise InputError(f"The configuration lacks {kind.__name__}: start a new run.")
     known = [f.name for f in fields(kind)]
     needed = {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}
     wrong = sorted(({*values} - {*known}) | (needed - {*values}))
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{kind.__name__} of the configuration must have {', '.join(known)} and no more, but "
             f"differs in {', '.join(wrong)}: start a new run with these options."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store, set_apart
 from fedjax_kd.data.federation import Federation, Partitioner, Target, federate, streamed
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import REQUIRED, Option, check_options, named, options
 
 STORED = "stored"  # the partition of a client store, which is divided already
@@ -100,13 +101,13 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
     """
     if data.partition == STORED:
         if data.target != "label":
-            raise ValueError(
+            raise InputError(
                 f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
                 "targets: take target 'label', or a data set."
             )
         return None, streamed(open_store(data.dataset))
     if data.target == "input" and data.public is not None:
-        raise ValueError(
+        raise InputError(
             f"public is {data.public!r}, but methods that use public inputs classify: take target "
             "'label', or no public inputs."
         )

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from fedjax_kd.errors import FileError, InputError
 from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.train import Row
 
@@ -46,7 +47,7 @@ def create(out: str | None, name: str) -> Path:
         return _unique(Path("runs"), f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(
+        raise InputError(
             f"{folder} exists and is not an empty folder: choose another --out, or go on with the "
             f"run that is there by `fedjax-kd resume {folder}`."
         )
@@ -63,7 +64,7 @@ def _unique(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise OSError(f"{parent} holds 999 runs called {name}: clear it up, or give --out.")
+    raise FileError(f"{parent} holds 999 runs called {name}: clear it up, or give --out.")
 
 
 def members(folder: Path) -> list[Path]:
@@ -75,13 +76,13 @@ def members(folder: Path) -> list[Path]:
     if (folder / "config.json").is_file():
         return [folder]
     if (folder / "sweep.json").is_file():
-        raise ValueError(
+        raise InputError(
             f"{folder} is a sweep, whose points have no folders of their own: `fedjax-kd report "
             f"{folder}` shows it."
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
     if not inner:
-        raise ValueError(
+        raise InputError(
             f"{folder} is no run folder, and holds none: there is no config.json. Give the path "
             "that `fedjax-kd run` printed last."
         )
@@ -166,14 +167,14 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """
     path = folder / name
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{folder} is no run folder: it holds no {name}. Give the path that `fedjax-kd run` "
             "printed last."
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): start a new run.") from error
+        raise InputError(f"{path} is damaged ({error}): start a new run.") from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.models import MODELS
 from fedjax_kd.runs.option_values import parse_named
 
@@ -48,7 +49,7 @@ def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArra
     """
     clients = np.arange(num_clients)
     if num_models > num_clients:
-        raise ValueError(
+        raise InputError(
             f"There are {num_models} models but {num_clients} clients: every model needs a client."
         )
     if model_of == TURNS:
@@ -56,16 +57,16 @@ def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArra
     if model_of == BLOCKS:
         return clients * num_models // num_clients
     if not Path(model_of).is_file():
-        raise ValueError(
+        raise InputError(
             f"model_of is {model_of!r}, but must be 'turns', 'blocks', or a JSON file with the "
             "number of each client's model: there is no such file."
         )
     try:
         given = np.asarray(json.loads(Path(model_of).read_text()))
     except ValueError as error:
-        raise ValueError(f"{model_of} is no JSON file: {error}. Write a list of numbers.") from None
+        raise InputError(f"{model_of} is no JSON file: {error}. Write a list of numbers.") from None
     if given.shape != (num_clients,) or set(given.tolist()) != set(range(num_models)):
-        raise ValueError(
+        raise InputError(
             f"{model_of} holds an array of shape {given.shape}, but must list {num_clients} "
             f"numbers, one a client, from 0 to {num_models - 1}, each at least once."
         )

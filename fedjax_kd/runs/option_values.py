@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import Option, check_options, named, options
 
 _NO = object()
@@ -29,7 +30,7 @@ def parse_value(option: Option, value: Any, name: str, where: str = "in this swe
         if found is not _NO:
             return found
     kinds = " or ".join(_named(member) for member in members)
-    raise ValueError(f"{name} is {value!r} {where}, but must be {kinds}: give such a value.")
+    raise InputError(f"{name} is {value!r} {where}, but must be {kinds}: give such a value.")
 
 
 def parse_named(
@@ -57,12 +58,12 @@ def parse_named(
         option, equals, value = part.partition("=")
         option = option.replace("-", "_")
         if not equals:
-            raise ValueError(
+            raise InputError(
                 f"{part!r} in the {kind} {text!r} has no value: write it as "
                 "NAME:OPTION=VALUE,OPTION=VALUE."
             )
         if option in given:
-            raise ValueError(f"The {kind} {text!r} names {option} twice: give it once.")
+            raise InputError(f"The {kind} {text!r} names {option} twice: give it once.")
         check_options(f"{kind} {name}", {option: value}, list(known.values()))
         given[option] = parse_value(known[option], value, option, f"in the {kind} {text!r}")
     return name, given

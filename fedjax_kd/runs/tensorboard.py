@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.train import Row
 
 
@@ -44,7 +45,7 @@ def writer(
 def require() -> None:
     """Raises ValueError unless tensorboardX is installed."""
     if importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError(
+        raise InputError(
             "--tensorboard needs tensorboardX, which is not installed: "
             "run `pip install 'fedjax-kd[tensorboard]'`."
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_options, named, options
 from fedjax_kd.runs.data_config import Options
 from fedjax_kd.runs.option_values import parse_named
@@ -29,7 +30,7 @@ def parse_wrappers(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     for text in texts:
         name, given = parse_named("wrapper", text, WRAPPERS)
         if name in found:
-            raise ValueError(f"The wrapper {name} is named twice: name each once.")
+            raise InputError(f"The wrapper {name} is named twice: name each once.")
         found[name] = given
     return found
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.simulation import Simulation, simulate
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_finite
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.axes import Setting
@@ -170,15 +171,15 @@ def _floats(setting: Setting) -> dict[str, float]:
 
 def _check(settings: Sequence[Setting], seeds: Sequence[int]) -> None:
     if not settings or not seeds:
-        raise ValueError(
+        raise InputError(
             f"The sweep has {len(settings)} settings and {len(seeds)} seeds, but needs one of each "
             "at least."
         )
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"The seeds {list(seeds)} name one twice: name each once.")
+        raise InputError(f"The seeds {list(seeds)} name one twice: name each once.")
     for setting in settings:
         if set(setting) != set(settings[0]):
-            raise ValueError(
+            raise InputError(
                 f"The settings name {', '.join(settings[0])} and {', '.join(setting)}, but all "
                 "must give the same parameters."
             )

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_kd.errors import InputError
+
 AxisValue = float | int | str | bool | tuple[int, ...] | None
 Setting = dict[str, AxisValue]
 """One configuration: a value for each parameter that the sweep varies."""
@@ -66,7 +68,7 @@ def axis(text: str) -> Axis:
     if ":" not in text:
         values = [part.strip() for part in text.split(",") if part.strip()]
         if not values:
-            raise ValueError(f"The axis {text!r} has no value: {_RULE}.")
+            raise InputError(f"The axis {text!r} has no value: {_RULE}.")
         return values
     found = re.fullmatch(r"([^:]+):([^:]+):(log|lin)(\d*)", text.strip())
     try:
@@ -74,15 +76,15 @@ def axis(text: str) -> Axis:
     except ValueError:
         low = high = math.nan
     if found is None or not math.isfinite(low) or not math.isfinite(high):
-        raise ValueError(f"The axis {text!r} is no range of numbers: {_RULE}.")
+        raise InputError(f"The axis {text!r} is no range of numbers: {_RULE}.")
     log, count = found[3] == "log", found[4]
     if low >= high or (log and low <= 0):
-        raise ValueError(
+        raise InputError(
             f"The range {text!r} goes from {low:g} to {high:g}, but must ascend"
             f"{', and begin above 0 to have a logarithm' if log else ''}: {_RULE}."
         )
     if count and int(count) < 2:
-        raise ValueError(f"The range {text!r} has {count} points, but needs 2 at least: {_RULE}.")
+        raise InputError(f"The range {text!r} has {count} points, but needs 2 at least: {_RULE}.")
     whole = Range(low, high, log)
     return whole.points(int(count)) if count else whole
 
@@ -99,9 +101,9 @@ def grid(**axes: Sequence[Any]) -> list[Setting]:
     """
     for name, values in axes.items():
         if len(values) == 0:
-            raise ValueError(f"The grid has no value for {name}: give one at least.")
+            raise InputError(f"The grid has no value for {name}: give one at least.")
         if len(set(values)) < len(values):
-            raise ValueError(f"The grid names a value of {name} twice, in {list(values)}.")
+            raise InputError(f"The grid names a value of {name} twice, in {list(values)}.")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
@@ -116,10 +118,10 @@ def sample(axes: Mapping[str, Axis], count: int, seed: int = 0) -> list[Setting]
       True
     """
     if count < 1:
-        raise ValueError(f"{count} configurations are to be drawn, but it must be 1 at least.")
+        raise InputError(f"{count} configurations are to be drawn, but it must be 1 at least.")
     for name, values in axes.items():
         if not isinstance(values, Range) and len(values) == 0:
-            raise ValueError(f"{name} has no value to draw from: give one at least.")
+            raise InputError(f"{name} has no value to draw from: give one at least.")
     rng = np.random.default_rng(seed)
 
     def draw(values: Axis) -> Any:
@@ -146,10 +148,10 @@ def table(path: str | Path) -> list[Setting]:
             rows = csv.DictReader(text.splitlines(), strict=True, restkey="", restval="")
             found = [{k: v for k, v in row.items() if v} for row in rows]
     except (OSError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(
+        raise InputError(
             f"The table {path} cannot be read ({error}): give a CSV file with a header, or a JSON "
             'file with a list such as [{"client_lr": 0.1}, {"client_lr": 1}].'
         ) from error
     if not found or any("" in row for row in found):
-        raise ValueError(f"The table {path} must have a header and a configuration in each line.")
+        raise InputError(f"The table {path} must have a header and a configuration in each line.")
     return [{name.strip().replace("-", "_"): v for name, v in row.items()} for row in found]

@@ -19,6 +19,7 @@ from fedjax_kd.engine.evaluation import Pools, pools_of
 from fedjax_kd.engine.mesh import replicate
 from fedjax_kd.engine.round import Resident
 from fedjax_kd.engine.simulation import Simulation
+from fedjax_kd.errors import InputError
 from fedjax_kd.sweeps.tiles import Tile
 
 Make = Callable[[Mapping[str, Scalar]], Algorithm]
@@ -134,12 +135,12 @@ def sharing(first: Federation, other: Federation) -> Federation:
 def _check(first: Simulation, others: Sequence[Simulation]) -> None:
     """Raises ValueError unless these simulations differ in who holds what, and in seeds, alone."""
     if first.federation.store is not None:
-        raise ValueError(
+        raise InputError(
             "A sweep needs its examples on the device, but these clients are streamed from a "
             "store: take fewer of them from arrays or files, or run the points one by one."
         )
     if len(first.groups) > 1 or first.engine == "python":
-        raise ValueError(
+        raise InputError(
             "A sweep runs one algorithm on the engine 'jit', not several groups of clients or the "
             "engine 'python': run such points one by one."
         )
@@ -147,11 +148,11 @@ def _check(first: Simulation, others: Sequence[Simulation]) -> None:
         for name in ("x", "y"):
             ours, theirs = (getattr(f.federation.train, name) for f in (first, s))
             if ours is not theirs and not np.array_equal(np.asarray(ours), np.asarray(theirs)):
-                raise ValueError(
+                raise InputError(
                     "The seeds of a sweep must divide the same examples among clients."
                 )
         if s.layout.population != first.layout.population:
-            raise ValueError(
+            raise InputError(
                 f"The split of seed {s.seed} makes {s.layout.population} clients, and that of seed "
                 f"{first.seed} {first.layout.population}: give the data a seed of its own "
                 "(--data-seed), so that all points share one split."

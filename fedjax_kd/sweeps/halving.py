@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report.estimates import Goal, goal_of, score_of
 from fedjax_kd.train import Row
 
@@ -55,7 +56,7 @@ def scoring(metric: str, last: int = 1) -> Score:
       ValueError: if ``last`` is not positive.
     """
     if last < 1:
-        raise ValueError(f"last is {last}, but must be 1 round at least.")
+        raise InputError(f"last is {last}, but must be 1 round at least.")
     return Score(metric, last)
 
 
@@ -86,7 +87,7 @@ def rungs(halving: Halving | None, num_rounds: int, eval_every: int) -> list[int
     if halving is None:
         return [num_rounds]
     if halving.eta < 2 or not 1 <= halving.first < num_rounds:
-        raise ValueError(
+        raise InputError(
             f"Halving keeps one of {halving.eta} from round {halving.first} on, but must keep one "
             f"of 2 or more, and begin between round 1 and the last one, {num_rounds}."
         )

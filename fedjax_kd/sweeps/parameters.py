@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from fedjax_kd.algorithms import REGISTRY
+from fedjax_kd.errors import InputError
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import Option, named, nearest, options
 from fedjax_kd.runs.build import local_options, takes_local
@@ -108,7 +109,7 @@ def applied(config: Config, setting: Setting) -> Config:
             continue
         parameter = known_parameters(config).get(name)
         if parameter is None:
-            raise ValueError(unknown_parameter(name, {config.method: config}))
+            raise InputError(unknown_parameter(name, {config.method: config}))
         config = _with(config, parameter, parse_value(parameter.option, setting[name], name))
     return config
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import Option
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.option_values import parse_value
@@ -25,12 +26,12 @@ def check_proposals(study: Study) -> None:
     if search is None:
         return
     if min(search.trials, search.batch) < 1:
-        raise ValueError(
+        raise InputError(
             f"Optuna is to propose {search.trials} trials, {search.batch} at a time, but both must "
             "be 1 at least."
         )
     if find_spec("optuna") is None:
-        raise ValueError(
+        raise InputError(
             "Trials need Optuna: pip install 'fedjax-kd[optuna]', or draw by --samples instead."
         )
     for method, base in study.bases.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.report import table_files
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.sweeps.halving import diverged, selected
@@ -39,11 +40,11 @@ def read_study(folder: Path) -> Study:
       ValueError: if it holds none, or one of another version.
     """
     if not is_sweep(folder):
-        raise ValueError(f"{folder} is no sweep: it holds no {FILE}.")
+        raise InputError(f"{folder} is no sweep: it holds no {FILE}.")
     try:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{folder / FILE} is damaged ({error}): start a new sweep.") from error
+        raise InputError(f"{folder / FILE} is damaged ({error}): start a new sweep.") from error
     return from_plain(values)
 
 

@@ -24,6 +24,7 @@ from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import nearest
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
@@ -113,7 +114,7 @@ def family_for(study: Study, configs: Sequence[int], load: FederationLoader) -> 
 def _check_metric(metric: str, s: Simulation) -> None:
     known = columns_of(s)
     if metric not in known:
-        raise ValueError(
+        raise InputError(
             f"There is no metric {metric!r} to judge points by{nearest(metric, known)}. There are: "
             f"{', '.join(known)}."
         )

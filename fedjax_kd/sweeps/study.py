@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_finite
 from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.sweeps.axes import Setting
@@ -141,14 +142,14 @@ def checked(study: Study) -> Study:
       ValueError: if there is no point, one stands twice, or an option or a value is wrong.
     """
     if not study.seeds or not (study.settings or study.search):
-        raise ValueError("The sweep has no points: give it a grid, random draws or a table.")
+        raise InputError("The sweep has no points: give it a grid, random draws or a table.")
     settings = []
     for number, setting in enumerate(study.settings):
         config = study.config(number, study.seeds[0])
         own = {k: v if k == METHOD else value_in(config, k) for k, v in setting.items()}
         check_finite("a configuration of the sweep", own)
         if own in settings:
-            raise ValueError(f"The sweep names the configuration {own} twice: name it once.")
+            raise InputError(f"The sweep names the configuration {own} twice: name it once.")
         settings.append(own)
     study.rungs()
     return replace(study, settings=tuple(settings))
@@ -190,7 +191,7 @@ def from_plain(values: Mapping[str, Any]) -> Study:
       ValueError: if the format is another one.
     """
     if values.get("format") != FORMAT or values.get("kind") != "sweep":
-        raise ValueError(
+        raise InputError(
             f"The sweep has format {values.get('format')!r}, but this version of fedjax_kd reads "
             f"format {FORMAT}: use the version that wrote it, which it names."
         )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.sweeps import runner as sweep_runner
 from fedjax_kd.sweeps.shard import (
     FederationLoader,
@@ -52,12 +53,12 @@ def cluster(workers: int | None, address: str | None) -> Cluster | None:
     """
     if workers is None:
         if address is not None:
-            raise ValueError("ray_address is given without workers: add --workers N.")
+            raise InputError("ray_address is given without workers: add --workers N.")
         return None
     if workers < 1:
-        raise ValueError(f"workers is {workers}, but must be 1 at least.")
+        raise InputError(f"workers is {workers}, but must be 1 at least.")
     if find_spec("ray") is None:
-        raise ValueError("Workers need Ray: pip install 'fedjax-kd[ray]', or leave out --workers.")
+        raise InputError("Workers need Ray: pip install 'fedjax-kd[ray]', or leave out --workers.")
     # The devices are the workers'; this process only hands out work.
     jax.config.update("jax_platforms", "cpu")
     return Cluster(workers, address)
@@ -172,7 +173,7 @@ def _result(ray: Any, reference: Any, job: Job) -> bool:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None) or error
-        raise ValueError(
+        raise InputError(
             f"The worker of {job.part.folder.name} failed: {type(cause).__name__}: {cause}. What "
             "is finished is kept; `fedjax-kd resume` goes on."
         ) from error

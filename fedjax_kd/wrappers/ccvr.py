@@ -40,6 +40,7 @@ from fedjax_kd.core import (
     stack,
     total,
 )
+from fedjax_kd.errors import InputError
 from fedjax_kd.local import stepped
 from fedjax_kd.options import check_choice, check_range
 from fedjax_kd.task import Task
@@ -250,12 +251,12 @@ def _places(
 ) -> tuple[ModelOf, WithModel, Callable[[Message], Variables] | None]:
     """Where the model is: read and written in the server's state, read in what clients receive."""
     if (model_of is None) != (with_model is None):
-        raise ValueError("Of `model_of` and `with_model` one alone is given: give both or neither.")
+        raise InputError("Of `model_of` and `with_model` one alone is given: give both or neither.")
     key = jax.random.key(0)
     server = jax.eval_shape(algorithm.server_init, key)
     models, put = models_like(jax.eval_shape(task.init, key))
     if model_of is None and len(models(server)) != 1:
-        raise ValueError(
+        raise InputError(
             f"The server of this algorithm holds {len(models(server))} models of the task's "
             "shapes, but CCVR calibrates one: say which by `model_of` and `with_model`."
         )
@@ -275,7 +276,7 @@ def _check(after: int, how: Retraining) -> None:
     check_range("head_epochs", how.epochs, "the head passes so often over its data.", least=1)
     check_range("head_batch", how.batch, "it is a number of virtual features.", least=1)
     if isinstance(how.tukey, Real) and not 0 < how.tukey <= 1:
-        raise ValueError(
+        raise InputError(
             f"tukey is {how.tukey}, but must be in (0, 1]: 0.5 for features after a ReLU, 1 for no "
             "transformation."
         )

@@ -12,6 +12,7 @@ from fedjax_kd import tree
 from fedjax_kd.components.model_parts import Part, combine, partition
 from fedjax_kd.core import Algorithm, Client, Data, Key, PyTree, Round, Scalar, Server, keep
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice, check_range
 from fedjax_kd.wrappers._beside import Beside, beside_server, is_float
 
@@ -103,7 +104,7 @@ def read_by_predictions(algorithm: Algorithm, federation: Federation) -> Part:
     used = tree.reads(lambda s, rest: algorithm.predict(s, *rest), server, (client, x))
     part = jax.tree.map(lambda read, a: read and is_float(a), used, server)
     if not any(jax.tree.leaves(part)):
-        raise ValueError(
+        raise InputError(
             "Predictions of this method read nothing of the server, so there is nothing to "
             "average: take a method with a global model."
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -93,6 +94,7 @@ def weighted_mean(a: PyTree, votes: Float[Array, " K"]) -> PyTree:
       >>> weighted_mean(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))
       Array(2., dtype=float32)
     """
+    chex.assert_tree_shape_prefix(a, votes.shape)
     return jax.tree.map(lambda x: mean.finalise(*mean.accumulate(x, votes, votes)), a)
 
 

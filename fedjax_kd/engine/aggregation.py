@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,6 +27,8 @@ def accumulate(
     aggregate: PyTree, messages: Message, weights: Float[Array, " k"], present: Float[Array, " k"]
 ) -> PyTree:
     """The messages of ``k`` clients, leaves ``[k, ...]``, as a tree of `Sums`."""
+    chex.assert_equal_shape([weights, present])
+    chex.assert_tree_shape_prefix(messages, weights.shape)
 
     def entry(reducer: Reducer, values: PyTree) -> PyTree:
         return jax.tree.map(lambda v: Sums(*reducer.accumulate(v, weights, present)), values)

@@ -1,6 +1,6 @@
 """Methods compared on one federation: the same runs for every seed, a table and a picture.
 
-What a study has to say of its own are its presets: options of ``fedjax-kd run``. A stopped study
+A study of its own has only presets: options of ``fedjax-kd run``. A stopped study
 goes on when it is started again, and trains nothing twice.
 """
 

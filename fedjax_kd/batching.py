@@ -53,7 +53,7 @@ def shuffled(
         return jnp.where((coin & u32(1)).astype(bool), partner, place)
 
     # Wholly unrolled, XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its
-    # value, and takes for ever over 24 of them.
+    # value, so that the time to compile 24 of them explodes.
     start = jnp.broadcast_to(place, jnp.broadcast_shapes(place.shape, seed.shape))
     place = jax.lax.fori_loop(0, _SHUFFLE_ROUNDS, swap_or_not, start, unroll=_UNROLLED)
     return place.astype(jnp.int32)

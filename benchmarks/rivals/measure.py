@@ -18,7 +18,7 @@ from benchmarks.rivals.workloads import Work
 Report = dict[str, Any]
 Settings = dict[str, Any]
 Run = Callable[[str, Settings, float], Outcome]
-"""(system, settings added to the workload's, seconds it may take) -> what came of it."""
+"""(system, settings added to the workload's, seconds it may take) -> its result."""
 
 PASSES = 2
 _TRIAL_ROUNDS = 4  # at least, or a third of them

@@ -76,6 +76,26 @@ def goal_of(metric: str) -> Goal:
     return "max" if "accuracy" in metric else "min"
 
 
+def headline_metric(rows: Iterable[Record]) -> str:
+    """What rows are judged by: results on the test set, or as judged where own models count.
+
+    Example:
+      >>> headline_metric([{"test_loss": 2.0, "test_accuracy": 0.1, "judged_accuracy": 0.7}])
+      'judged_accuracy'
+      >>> headline_metric([{"test_loss": 2.0, "judged_loss": 2.0}])
+      'test_loss'
+    """
+    evaluated = [row for row in rows if row.get("test_loss") is not None]
+    known = any(row.get("test_accuracy") is not None for row in evaluated)
+    measure = "accuracy" if known else "loss"
+    tested = [row.get(f"test_{measure}") for row in evaluated]
+    judged = [
+        row.get(f"judged_{measure}", on_test)
+        for row, on_test in zip(evaluated, tested, strict=True)
+    ]
+    return f"test_{measure}" if judged == tested else f"judged_{measure}"
+
+
 def score_of(rows: Iterable[Record], metric: str, last: int = 1) -> float:
     """The mean of a metric over a point's last rounds; NaN if it was never seen.
 

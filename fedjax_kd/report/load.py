@@ -12,7 +12,7 @@ from typing import Any
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.report import table_files, tables
-from fedjax_kd.report.estimates import Goal, goal_of, number
+from fedjax_kd.report.estimates import Goal, goal_of, headline_metric, number
 from fedjax_kd.report.studies import StudyPoints, check_metric, scored
 from fedjax_kd.report.sweeps import DIVERGED, FINISHED, RUNNING, best_by
 from fedjax_kd.report.table_files import CellValue, Record
@@ -158,7 +158,7 @@ def read_runs(folders: Sequence[Path], metric: str | None = None) -> StudyPoints
     ]
     rows = [run_folder.read_rows(folder) for folder in folders]
     rounds = [{**about, **row} for about, own in zip(abouts, rows, strict=True) for row in own]
-    chosen = metric or _usual(rounds)
+    chosen = metric or headline_metric(rounds)
     check_metric(rounds, chosen, " and ".join(map(str, folders)))
     summaries = [run_folder.read_summary(folder) for folder in folders]
     points = [
@@ -201,16 +201,6 @@ def _seedless(config: Config) -> Config:
     follows = config.data.seed == config.training.seed
     data = replace(config.data, seed=0) if follows else config.data
     return replace(config, data=data, training=replace(config.training, seed=0))
-
-
-def _usual(rounds: Sequence[Record]) -> str:
-    """Accuracy, or loss where there is none; where own models count for some run, as judged."""
-    known = any(row.get("test_accuracy") is not None for row in rounds)
-    measure = "accuracy" if known else "loss"
-    evaluated = [row for row in rounds if row.get("test_loss") is not None]
-    judged = [row.get(f"judged_{measure}", row.get(f"test_{measure}")) for row in evaluated]
-    plain = judged == [row.get(f"test_{measure}") for row in evaluated]
-    return f"test_{measure}" if plain else f"judged_{measure}"
 
 
 def _progress(summary: Mapping[str, Any], rows: Sequence[Record]) -> dict[str, CellValue]:

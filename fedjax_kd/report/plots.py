@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.report import bands, figures
+from fedjax_kd.report.estimates import headline_metric
 
 _PANEL = (5.2, 3.8)  # inches
 
@@ -36,17 +37,17 @@ def curve(
       ValueError: if no run has one of the metrics, or the picture's kind is unknown.
     """
     known = list(dict.fromkeys(name for run in runs for row in run.rows for name in row))
-    metrics = metrics or _usual(known)
+    metrics = metrics or _usual(runs)
     _check(known, metrics)
     lines = {run.name: [run.rows] for run in runs}
     figure = bands.draw_curves(lines, metrics, untrained=True, size=_PANEL)
     return figures.save_figure(figure, path)
 
 
-def _usual(known: Sequence[str]) -> Sequence[str]:
-    """Accuracy and loss, or the loss alone where targets are no labels."""
-    of_values = "test_loss" in known and "test_accuracy" not in known
-    return ("test_loss",) if of_values else ("test_accuracy", "test_loss")
+def _usual(runs: Sequence[Curve]) -> Sequence[str]:
+    """What the runs are judged by, and the loss on the test set."""
+    headline = headline_metric([row for run in runs for row in run.rows])
+    return tuple(dict.fromkeys((headline, "test_loss")))
 
 
 def _check(known: Sequence[str], metrics: Sequence[str]) -> None:

@@ -225,6 +225,7 @@ def test_smallest_overhead_run(tmp_path: Path, monkeypatch, capsys) -> None:
     assert code == 0
 
 
+@pytest.mark.thorough
 def test_smallest_roofline_run(monkeypatch, capsys) -> None:
     monkeypatch.setattr(machine, "SQUARES", ((8, 8, 8),))
     monkeypatch.setattr(machine, "COPIES", (1 << 12, 1 << 13))

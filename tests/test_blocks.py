@@ -37,7 +37,8 @@ def assert_alike(one: Result, other: Result, *, but: set[str] = frozenset()) -> 
 
 
 @pytest.mark.parametrize(
-    ("num_rounds", "block", "engine"), [(6, 6, "jit"), (5, 4, "python"), (8, 6, "jit")]
+    ("num_rounds", "block", "engine"),
+    [(6, 6, "jit"), (8, 6, "jit"), pytest.param(5, 4, "python", marks=pytest.mark.thorough)],
 )
 def test_evaluation_inside_a_block_is_that_between_blocks(num_rounds: int, block: int, engine: Any):
     options = {"num_rounds": num_rounds, "cohort_size": 3, "eval_every": 2, "engine": engine}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +26,13 @@ def accuracy(algorithm: Algorithm, state: State) -> float:
     federation, key = digits(), jax.random.key(0)
     newcomer = algorithm.client_init(key, state.server)
     if not has_personal_model(algorithm, state.server, newcomer, federation.test.x[:2]):
-        logits = algorithm.predict(state.server, newcomer, federation.test.x)
+        logits = jax.jit(algorithm.predict)(state.server, newcomer, federation.test.x)
         return float((logits.argmax(-1) == federation.test.y).mean())
     met = np.unique(cohorts())
     clients = jax.tree.map(lambda a: a[met], state.clients[0])
     pools = (federation.train, federation.client_test)
-    tallies = personal_tallies(
-        algorithm, key, (state.server, clients), jnp.asarray(met), pools, at_once=8
-    )
+    evaluate = jax.jit(partial(personal_tallies, algorithm, at_once=8))
+    tallies = evaluate(key, (state.server, clients), jnp.asarray(met), pools)
     return float(tallies.correct.sum() / tallies.counted.sum())
 
 

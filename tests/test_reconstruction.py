@@ -116,6 +116,7 @@ def test_an_autoencoder_learns(digits: Federation) -> None:
     assert result.history[-1]["train_loss"] == pytest.approx(last, rel=0.3)
 
 
+@pytest.mark.thorough
 def test_clients_own_models_are_tallied_too(digits: Federation) -> None:
     simulation = build(config(), digits)
     state = fk.initial_state(simulation)

@@ -102,6 +102,7 @@ def test_a_study_ends_with_a_table_and_goes_on(
         results.table({"fedavg": []}, ["speed"])
 
 
+@pytest.mark.thorough
 def test_several_federations_are_compared_at_last(tmp_path: Path) -> None:
     digits: Arguments = {
         "dataset": "digits",

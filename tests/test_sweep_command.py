@@ -98,7 +98,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("ask", "after", "code"),
-    [(signal.SIGTERM, 20, 130), (signal.SIGKILL, 90, -9)],
+    [(signal.SIGTERM, 20, 130), pytest.param(signal.SIGKILL, 90, -9, marks=pytest.mark.thorough)],
 )
 def test_stopped_and_resumed_is_uninterrupted(
     alone: Path, tmp_path: Path, ask: int, after: int, code: int

@@ -19,6 +19,7 @@ SWEEP = ("sweep", "fedprox", "fedavg", *SMALL, "--num-rounds", "4", "--eval-ever
 GRID = ("--grid", "client-lr=0.03,0.3")
 
 
+@pytest.mark.thorough
 def test_two_workers_find_what_one_process_finds(tmp_path: Path):
     pytest.importorskip("ray")
     by_two, alone = tmp_path / "two", tmp_path / "one"

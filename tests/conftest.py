@@ -66,7 +66,7 @@ def memory_in_use() -> int:
         return sys.maxsize
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def memory_is_given_back() -> Iterator[None]:
     """Compiled programs are hundreds of megabytes, and the C library keeps what they leave."""
     yield

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,8 +162,8 @@ def test_clients_outside_the_cohort_stay_bitwise(name: str):
     before = start([build(name)], np.zeros(federation().num_clients))
     for (after, _), cohort in zip(plain(name), COHORTS, strict=True):
         absent = np.setdiff1d(np.arange(federation().num_clients), cohort)
-        for old, new in zip(*map(jax.tree.leaves, (before.clients, after.clients)), strict=True):
-            np.testing.assert_array_equal(old[absent], new[absent])
+        old, new = (jax.tree.map(lambda a, ids=absent: a[ids], s.clients) for s in (before, after))
+        chex.assert_trees_all_equal(old, new)
         before = after
 
 

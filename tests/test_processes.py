@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -98,14 +99,7 @@ def test_every_process_gets_the_numbers_of_one(together: Path, found: list[dict[
     alone = numbers(together / "store", None)
     for process in found:
         for name, expected in alone.items():
-            assert_close(process["numbers"][name], expected)
-
-
-def assert_close(one: Any, other: Any) -> None:
-    """The same structure, and numbers up to rounding."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    leaves = (np.array(jax.tree.leaves(tree), np.float64) for tree in (one, other))
-    np.testing.assert_allclose(*leaves, rtol=1e-5, atol=1e-5)
+            chex.assert_trees_all_close(process["numbers"][name], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.thorough

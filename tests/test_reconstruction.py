@@ -139,6 +139,7 @@ def test_the_configuration_keeps_the_target(digits: Federation) -> None:
     assert from_json(older) == replace(given, data=DataConfig(num_clients=10))
 
 
+@pytest.mark.thorough
 def test_a_run_is_made_evaluated_drawn_and_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -46,9 +46,14 @@ def presets() -> Iterator[tuple[str, Preset]]:
 
 
 PRESETS = dict(presets())
+# Those of the paper's size name the methods and options of the small ones.
+LARGE = [name for name in PRESETS if name.endswith("-paper")]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.thorough] * (n in LARGE)) for n in PRESETS],
+)
 def test_presets_name_methods_and_options_that_exist(name: str) -> None:
     preset = PRESETS[name]
     for method in preset.methods:

@@ -102,6 +102,7 @@ def test_initial_models_are_looked_at_once_a_seed(
     assert_like_alone(make, points, **once)
 
 
+@pytest.mark.thorough
 def test_values_that_are_no_floats_make_groups():
     grid = fk.grid(batch_size=[3, 5], client_lr=[0.1, 0.2], other=[0.1])
     points = sweep(fedadam, OF_SEED, grid, seeds=(0,), **OPTIONS)

@@ -53,7 +53,10 @@ def test_points_and_tables(done: Path):
     assert not list(done.glob("parts/*/checkpoints"))
 
 
-@pytest.mark.parametrize(("number", "option"), [(7, "--eta"), (21, "--server-lr")])
+@pytest.mark.parametrize(
+    ("number", "option"),
+    [(7, "--eta"), pytest.param(21, "--server-lr", marks=pytest.mark.thorough)],
+)
 def test_a_point_is_a_single_run(done: Path, tmp_path: Path, number: int, option: str):
     point = table_files.read_table(done / "points.csv")[number]
     rates = [option, str(point["server_lr"]), "--client-lr", str(point["client_lr"])]

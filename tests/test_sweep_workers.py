@@ -42,6 +42,7 @@ def test_workers_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_p
     assert "pip install 'fedjax-kd[ray]'" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_optuna_proposes_and_goes_on(tmp_path: Path):
     pytest.importorskip("optuna")
     search = ("--grid", "client-lr=1e-3:1e1:log", "--grid", "epochs=1:3:lin")

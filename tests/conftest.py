@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 # Tests compile thousands of small programs and run each a few times: optimising them does not pay.
 os.environ["XLA_FLAGS"] = (
@@ -16,25 +19,62 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_use_fusion_emitters=false" * metadata.version("jaxlib").startswith("0.10.")
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Of programs this small, those are kept for other tests and workers that are no single operation.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax
 import pytest
 
+from fedjax_kd.engine import compile_cache
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MEMORY = 1_200_000_000  # bytes of a worker, above which compiled programs are dropped
 
 # Programs and their traces live as long as the tests: looking for cycles in them finds little.
 gc.set_threshold(50_000, 20, 50)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file go to one worker, unless they say with whom they share programs."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The command line's compilation cache, away from the user's."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("FEDJAX_KD_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """JAX's compilation cache for all workers and commands of one run of the suite, and no other.
+
+    What an earlier run compiled is not trusted to be what this source would compile.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDJAX_KD_CACHE", str(shared / "compiled"))
+        compile_cache.enable()
+        yield
+
+
+def memory_in_use() -> int:
+    """Bytes that this process occupies; as many as can be where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return sys.maxsize
+
+
+@pytest.fixture(autouse=True)
+def memory_is_given_back() -> Iterator[None]:
+    """Compiled programs are hundreds of megabytes, and the C library keeps what they leave."""
     yield
-    patch.undo()
+    if memory_in_use() > MEMORY:
+        jax.clear_caches()
+        gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

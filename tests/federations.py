@@ -110,27 +110,6 @@ def normed() -> Task:
     return from_nnx(Normed)
 
 
-# Of methods that need more than logistic regression.
-TASKS: dict[str, Callable[[], Task]] = {
-    "fedalign": lambda: logistic(hidden=2),
-    "fedgradaug": lambda: logistic(hidden=2),
-    "fedper": lambda: logistic(hidden=2),
-    "fedbn": normed,
-    "moon": lambda: logistic(hidden=2),
-    "fedgkt": lambda: logistic(hidden=2),
-    "fedkd": lambda: logistic(hidden=2),
-    "pfedhn_pc": lambda: logistic(hidden=2),
-    "fedgen": lambda: logistic(hidden=2),
-    "ccvr": lambda: logistic(hidden=2),
-    "feddf": lambda: logistic(hidden=2),  # where teachers differ from their average
-}
-
-
-def task_for(name: str) -> Task:
-    """The smallest task on which a method makes sense."""
-    return TASKS.get(name, logistic)()
-
-
 def task_of(init: Callable[[Key], Variables], apply: Callable[..., tuple[Any, Any]]) -> Task:
     """A classification task from ``init`` and ``apply`` alone."""
 

@@ -37,7 +37,11 @@ def assert_alike(one: Result, other: Result, *, but: set[str] = frozenset()) -> 
 
 
 @pytest.mark.parametrize(
-    ("num_rounds", "block", "engine"), [(6, 6, "jit"), (5, 4, "python"), (8, 6, "jit")]
+    ("num_rounds", "block", "engine"),
+    [
+        (8, 6, "jit"),
+        *(pytest.param(*c, marks=pytest.mark.thorough) for c in ((6, 6, "jit"), (5, 4, "python"))),
+    ],
 )
 def test_evaluation_inside_a_block_is_that_between_blocks(num_rounds: int, block: int, engine: Any):
     options = {"num_rounds": num_rounds, "cohort_size": 3, "eval_every": 2, "engine": engine}
@@ -67,7 +71,9 @@ def parts(data: Any) -> list[np.ndarray]:
     return [np.arange(a, b) for a, b in pairwise(ends)]
 
 
-@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize(
+    "block", [4, *(pytest.param(b, marks=pytest.mark.thorough) for b in (1, 2))]
+)
 def test_streamed_clients_train_like_resident_ones(tmp_path: Path, block: int):
     pack(tmp_path / "store", dataset(sum(SIZES)), parts)
     stream = streamed(open_store(tmp_path / "store"))
@@ -181,7 +187,7 @@ def test_a_program_that_cannot_fit_is_noticed_before_it_runs(monkeypatch: pytest
         memory.check_fits(program)
 
 
-@pytest.mark.parametrize("chunk", [1, (1, 2)])
+@pytest.mark.parametrize("chunk", [(1, 2), pytest.param(1, marks=pytest.mark.thorough)])
 def test_each_device_is_given_its_own_clients(tmp_path: Path, chunk: Any):
     pack(tmp_path / "store", dataset(sum(SIZES)), parts)
     stream = streamed(open_store(tmp_path / "store"))

@@ -2,111 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Any, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import (
-    CLASSES,
-    COHORTS,
-    FEATURES,
-    SIZES,
-    federation,
-    gap,
-    in_round,
-    play,
-    public,
-    rounds,
-    start,
-    task_for,
-)
+from federations import COHORTS, federation, gap, in_round, play, public, rounds, start
+from method_records import RECORDS, limit_is_numeric
+from methods import FIT, each_method, make, missing, model, numeric, replaced, takes_fit
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.core import Algorithm, Pool, State
+from fedjax_kd.core import Algorithm, Pool, State, Variables
 from fedjax_kd.engine.chunk_width import requested_chunks
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
 from fedjax_kd.engine.schedule import Placement, lay_out
 from fedjax_kd.engine.validation import check_algorithm, check_same_type
 from fedjax_kd.local import local_training
-from fedjax_kd.options import options
 
-HYPERNET = {"population": len(SIZES), "hidden": 3, "layers": 1, "embedding": 2, "server_lr": 0.5}
-METHODS = pytest.mark.parametrize("name", REGISTRY)
-# FedAvg's own functions with something else in them, which the debug engine cannot tell from it.
-LOSSES_AND_OPTIMISERS = (
-    *("fedavgm", "fedadagrad", "fedadam", "fedyogi", "fedprox"),
-    *("fedntd", "fedlsd", "localkd", "fedalign", "fedmixup", "fedgradaug"),
-)
-OPTIONS: dict[str, dict[str, Any]] = {  # of methods that cannot do without, or in less time
-    "fedgradaug": {"subnets": 2},
-    "fedkd": {"t_min": 0.5, "t_max": 0.9, "rounds": 2},
-    "pfedhn": HYPERNET,
-    "pfedhn_pc": HYPERNET,
-    "fedgen": {
-        "generated": 4,
-        "generator_steps": 2,
-        "generator_batch": 4,
-        "generator_hidden": 4,
-        "generator_noise": 2,
-    },
-    "feddf": {"distil_steps": 2, "distil_batch": 4, "eta": 0.02, "best": False},
-    "fedmd": {"classes": CLASSES, "alignment": 6, "public_batch": 4},
-    "fedgkt": {"population": 6, "capacity": 12, "classes": CLASSES, "server_hidden": ()},
-    "ccvr": {"after": 2, "virtual": 4, "head_epochs": 2, "head_batch": 6},
-}
 PLACES = len(COHORTS[0]) + 1  # so that one is always empty
-FIT = {"client_lr": 0.1, "batch_size": 4}
+LIMIT = "the limit"  # a lane of the sweep beside those named after options
 ROUNDING = 1e-5  # sums over clients in another order, after three rounds
 
-MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
-BODY, HEAD = 4 * (FEATURES * 2 + 2), 4 * (2 * CLASSES + CLASSES)  # of two hidden units
-BYTES = {  # down, up, kept, if not (MODEL, MODEL, 0)
-    "fedalign": (BODY + HEAD, BODY + HEAD, 0),
-    "fedgradaug": (BODY + HEAD, BODY + HEAD, 0),
-    "scaffold": (2 * MODEL, 2 * MODEL, MODEL),
-    "standalone": (0, 0, MODEL),
-    "fedper": (BODY, BODY, HEAD),
-    "fedbn": (MODEL, MODEL, 4 * 4 * FEATURES),  # scale, bias, mean and variance stay
-    "fedkd": (BODY + HEAD + 4, BODY + HEAD, BODY + HEAD + 4 * 2 * 2),  # a number; W_h
-    "pfedhn": (MODEL, MODEL, 4),  # the client's number
-    "pfedhn_pc": (BODY, BODY, HEAD + 4),
-    "moon": (BODY + HEAD, BODY + HEAD, BODY + HEAD + 1),
-    # Down the generator: (noise + classes) x 4 weights, 4 x 4 of its norm, an output of 2 features.
-    "fedgen": (BODY + HEAD + 4 * (20 + 16 + 10 + CLASSES), BODY + HEAD + 4 * CLASSES, 0),
-    "feddf": (BODY + HEAD, BODY + HEAD, 0),
-    "fedmd": (4 * 6 * CLASSES + 9, 4 * 6 * CLASSES, MODEL + 1),  # two seeds and a boolean
-    # Of 12 rows: down logits; up two features, logits and a label.
-    "fedgkt": (4 * 12 * CLASSES + 1, 4 * (12 * (2 + CLASSES + 1) + 1), BODY + HEAD),
-    "ccvr": (BODY + HEAD, BODY + HEAD + 4 * CLASSES * (1 + 2 + 4), 0),
-}
-
-# What leaves the default method as it is, where an option has no default number.
-NEUTRAL = {
-    "client_momentum": 0.0,
-    "weight_decay": 0.0,
-    "clip_norm": 1e6,
-    "initial": 1e-6,
-    "tukey": 1.0,
-}
-OTHER = {
-    "t_min": 0.9,
-    "server_clip": 0.01,
-    "rounds": 1.0,
-    "student": 100.0,
-    "width": 0.8,  # of two hidden units both in place of one
-    "delta": 10.0,
-    "alpha": 0.5,
-    "lr_decay": 0.5,
-    "client_momentum": 0.5,
-    "clip_norm": 0.1,
-}
+# Of local training: what leaves the default as it is, where an option has no default number.
+NEUTRAL = {"client_momentum": 0.0, "weight_decay": 0.0, "clip_norm": 1e6, "lr_end": 1.0}
+OTHER = {"lr_decay": 0.5, "client_momentum": 0.5, "clip_norm": 0.1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,13 +42,25 @@ def short_shuffle() -> Iterator[None]:
         yield
 
 
-def build(name: str, fit: dict[str, Any] = FIT, **given: Any) -> Algorithm:
+def build(name: str, fit: Mapping[str, Any] = FIT, **given: Any) -> Algorithm:
     """A method on the smallest task that suits it."""
-    factory = REGISTRY[name]
-    needs_fit = "fit" in inspect.signature(factory).parameters
-    task = task_for(name)
-    parts = (task, local_training(**fit)) if needs_fit else (task,)
-    return factory(*parts, **(OPTIONS.get(name, {}) | given))
+    known = RECORDS[name]
+    return make(name, known.task(), local_training(**fit), **known.options | given)
+
+
+@cache
+def shape(name: str) -> frozenset[str]:
+    """What a method replaces of FedAvg; nothing for one without a complete record."""
+    return frozenset() if missing([name], RECORDS) else replaced(build(name))
+
+
+FEDAVG_FIRST = sorted(REGISTRY, key=lambda name: name != "fedavg")
+FIRST_OF_SHAPE = {shape(name): name for name in reversed(FEDAVG_FIRST)}
+# Another method stands for these by default: one that replaces the same functions, or FedAvg for
+# those which are its functions with another loss or optimiser in them.
+SHAPE_TESTED = set(REGISTRY) - set(FIRST_OF_SHAPE.values())
+LIKE_FEDAVG = {name for name in SHAPE_TESTED if not shape(name)}
+METHODS = each_method(list(REGISTRY))
 
 
 def one_round(algorithm: Algorithm) -> RoundFn:
@@ -132,6 +69,11 @@ def one_round(algorithm: Algorithm) -> RoundFn:
     chunks = [requested_chunks((PLACES,), PLACES)]
     layout = lay_out([range(clients)], clients, PLACES, chunks, work=[algorithm.work])
     return make_round([algorithm], layout)
+
+
+def slots() -> tuple[Placement]:
+    """Three clients and an empty place."""
+    return one_chunk([4, 0, 2, federation().num_clients])
 
 
 def one_chunk(ids: Sequence[int]) -> tuple[Placement]:
@@ -179,14 +121,19 @@ def test_traced_once_and_types_stable(name: str):
     assert gap(initial, after[-1][0]) > 0
 
 
-@METHODS
+@each_method(list(REGISTRY), thorough=LIKE_FEDAVG)
 def test_chunks_and_devices_change_nothing(name: str):
     engines_agree(name, COHORTS, chunk=1, mesh=make_mesh(2))
 
 
-@pytest.mark.parametrize("name", [n for n in REGISTRY if n not in LOSSES_AND_OPTIMISERS])
+@each_method(list(REGISTRY), thorough=SHAPE_TESTED)
 def test_the_debug_engine_agrees(name: str):
     engines_agree(name, COHORTS[:1], debug=True)
+
+
+def summed(report: Report) -> Report:
+    """A report whose bytes are those of the round: how clients are placed is the engine's."""
+    return report._replace(wire=jax.tree.map(jnp.sum, report.wire))
 
 
 def engines_agree(name: str, cohorts: Sequence[Sequence[int]], **how: Any) -> None:
@@ -194,7 +141,7 @@ def engines_agree(name: str, cohorts: Sequence[Sequence[int]], **how: Any) -> No
     played = plain(name, cohorts)
     state, reports = play(build(name), federation().train, cohorts, public=public(), **how)
     assert gap(state, played[-1][0]) < ROUNDING
-    assert gap(reports, [report for _, report in played]) < ROUNDING
+    assert gap(list(map(summed, reports)), [summed(report) for _, report in played]) < ROUNDING
 
 
 @METHODS
@@ -202,11 +149,12 @@ def test_order_of_a_cohort_is_irrelevant(name: str):
     run, _ = counted(name)
     state = start([build(name)], np.zeros(federation().num_clients))
     resident, key = Resident(federation().train, public()), jax.random.key(2)
-    one, other = (
+    (one, report), (other, its_report) = (
         run(key, state, resident, one_chunk(ids), jnp.int32(0))
         for ids in ([4, 0, 6, 3], [6, 3, 4, 0])
     )
     assert gap(one, other) < ROUNDING
+    assert gap(summed(report), summed(its_report)) < ROUNDING
 
 
 @METHODS
@@ -214,8 +162,8 @@ def test_clients_outside_the_cohort_stay_bitwise(name: str):
     before = start([build(name)], np.zeros(federation().num_clients))
     for (after, _), cohort in zip(plain(name), COHORTS, strict=True):
         absent = np.setdiff1d(np.arange(federation().num_clients), cohort)
-        for old, new in zip(*map(jax.tree.leaves, (before.clients, after.clients)), strict=True):
-            np.testing.assert_array_equal(old[absent], new[absent])
+        old, new = (jax.tree.map(lambda a, ids=absent: a[ids], s.clients) for s in (before, after))
+        chex.assert_trees_all_equal(old, new)
         before = after
 
 
@@ -224,50 +172,82 @@ def test_declared_bytes(name: str):
     algorithm = build(name)
     types = check_algorithm(algorithm, federation().train, public())
     declared = (types.bytes_down, types.bytes_up, tree.num_bytes(types.client))
-    assert declared == BYTES.get(name, (MODEL, MODEL, 0))
+    assert declared == RECORDS[name].bytes
     message = algorithm.broadcast(
         algorithm.server_init(jax.random.key(0)), jnp.int32(0), in_round()
     )
     check_same_type(types.message, message, "what is sent must be what was declared")
 
 
-def numeric(factory: Any) -> list[tuple[str, Any]]:
-    """The options of a factory that may be any number, with their defaults."""
-    found = [o for o in options(factory) if float in (o.type, *get_args(o.type))]
-    return [(o.name, o.default) for o in found]
+def values_of(name: str) -> dict[str, float]:
+    """The numbers of a method and of its local training, none of them left to a default."""
+    known, method = RECORDS[name], numeric(REGISTRY[name])
+    method |= {o: v for o, v in known.options.items() if o in method}
+    local = numeric(local_training) | {"client_lr": FIT["client_lr"]} if takes_fit(name) else {}
+    neutral = NEUTRAL | known.neutral
+    return {o: neutral[o] if v is None else v for o, v in (method | local).items()}
+
+
+def three_rounds(name: str, values: Mapping[str, Any]) -> State:
+    """The state after three rounds with the same cohort, for numbers that may be traced."""
+    local = numeric(local_training) if takes_fit(name) else {}
+    fit = FIT | {o: v for o, v in values.items() if o in local}
+    algorithm = build(name, fit, **{o: v for o, v in values.items() if o not in local})
+    run, resident = one_round(algorithm), Resident(federation().train, public())
+
+    def step(state: State, number: jax.Array) -> tuple[State, None]:
+        return run(jax.random.key(2), state, resident, slots(), number)[0], None
+
+    initial = start([algorithm], np.zeros(federation().num_clients))
+    return jax.lax.scan(step, initial, jnp.arange(3, dtype=jnp.int32))[0]
+
+
+@cache
+def sweep(name: str) -> dict[str | None, State]:
+    """Three rounds in one program: as they are (None), with each number changed, at the limit."""
+    values, vary = values_of(name), OTHER | RECORDS[name].vary
+    settings = {None: values}
+    settings |= {o: values | {o: vary.get(o, 0.7 * v + 0.01)} for o, v in values.items()}
+    if limit_is_numeric(name):
+        settings[LIMIT] = values | dict(RECORDS[name].limit.options)
+    stacked = jax.tree.map(lambda *n: jnp.array(n, jnp.float32), *settings.values())
+    swept = jax.jit(jax.vmap(partial(three_rounds, name)))(stacked)
+    return {
+        changed: jax.tree.map(lambda a, lane=lane: a[lane], swept)
+        for lane, changed in enumerate(settings)
+    }
+
+
+def one_by_one(run: RoundFn, state: State) -> State:
+    """The same three rounds, each of them a call."""
+    key, resident = jax.random.key(2), Resident(federation().train, public())
+    for number in range(3):
+        state, _ = run(key, state, resident, slots(), jnp.int32(number))
+    return state
 
 
 @METHODS
 def test_numeric_options_are_traceable(name: str):
-    has_fit = "fit" in inspect.signature(REGISTRY[name]).parameters
-    method, local = dict(numeric(REGISTRY[name])), dict(numeric(local_training)) if has_fit else {}
-    method |= {o: v for o, v in OPTIONS.get(name, {}).items() if o in method}
-    defaults = method | local | ({"client_lr": FIT["client_lr"]} if has_fit else {})
-    values = {o: NEUTRAL[o] if v is None else v for o, v in defaults.items()}
-    data, resident = federation(), Resident(federation().train, public())
-    slots = one_chunk([4, 0, 2, data.num_clients])
+    initial = start([build(name)], np.zeros(federation().num_clients))
+    expected = one_by_one(counted(name)[0], initial)
+    for changed, state in sweep(name).items():
+        if changed != LIMIT:
+            assert (gap(state, expected) < ROUNDING) == (changed is None), changed
 
-    def three_rounds(values: dict[str, jax.Array]) -> Any:
-        fit = FIT | {o: values[o] for o in local}
-        traced = build(name, fit, **{o: values[o] for o in method})
-        run = one_round(traced)
 
-        def step(state: State, number: jax.Array) -> tuple[State, None]:
-            return run(jax.random.key(2), state, resident, slots, number)[0], None
+@cache
+def fedavg_beside(task: Any, equals: Any) -> Variables:
+    """The model of the FedAvg that methods equal at their limit, after the same three rounds."""
+    algorithm = equals(task(), local_training(**FIT))
+    initial = start([algorithm], np.zeros(federation().num_clients))
+    return model(one_by_one(jax.jit(one_round(algorithm)), initial))
 
-        numbers = jnp.arange(3, dtype=jnp.int32)
-        return jax.lax.scan(step, start([traced], np.zeros(data.num_clients)), numbers)[0]
 
-    sweep = [values, *(values | {o: OTHER.get(o, 0.7 * v + 0.01)} for o, v in values.items())]
-    stacked = jax.tree.map(lambda *numbers: jnp.array(numbers, jnp.float32), *sweep)
-    swept = jax.jit(jax.vmap(three_rounds))(stacked)
-    expected = start([build(name)], np.zeros(data.num_clients))
-    for number in range(3):
-        run, key = counted(name)[0], jax.random.key(2)
-        expected, _ = run(key, expected, resident, slots, jnp.int32(number))
-    for lane, changed in enumerate([None, *values]):
-        difference = gap(jax.tree.map(lambda a, lane=lane: a[lane], swept), expected)
-        assert (difference < ROUNDING) == (changed is None), changed
+@each_method([name for name in REGISTRY if limit_is_numeric(name)])
+def test_among_traced_numbers_the_limit_is_fedavg(name: str):
+    known = RECORDS[name]
+    expected = fedavg_beside(known.task, known.limit.equals)
+    assert gap(model(sweep(name)[LIMIT]), expected) < ROUNDING
 
 
 @METHODS

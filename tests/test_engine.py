@@ -73,7 +73,7 @@ def state_of(clients: Any, number: int) -> Any:
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"chunk": 1, "mesh": 2}, {"debug": True}],
+    [{}, {"chunk": 1, "mesh": 2}, pytest.param({"debug": True}, marks=pytest.mark.thorough)],
     ids=["plain", "sharded", "debug"],
 )
 def test_groups_share_what_they_name_alike(how: dict[str, Any]):
@@ -208,6 +208,7 @@ def test_debug_engine_shows_values():
     assert seen == [0, 4]
 
 
+@pytest.mark.thorough
 def test_blocks_engines_and_meshes_train_alike():
     algorithm = scaffold(logistic(), FIT)
     options = {"num_rounds": 5, "cohort_size": 3, "eval_every": 2, "dropout_rate": 0.3}

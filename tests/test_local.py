@@ -58,7 +58,9 @@ def in_pieces(data: Data) -> Any:
     return whole_gradient(TASK.loss, MODEL, data, KEY)
 
 
-@pytest.mark.parametrize("size", [1, 10, 64, 65, 150])
+@pytest.mark.parametrize(
+    "size", [1, 65, *(pytest.param(size, marks=pytest.mark.thorough) for size in (10, 64, 150))]
+)
 def test_whole_gradient_is_that_of_one_batch(size: int):
     data = client(size, spoilt=True)
     loss, _, grads = in_pieces(data)

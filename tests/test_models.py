@@ -106,7 +106,13 @@ def test_the_head_of_the_features_gives_the_logits(name):
     assert logits.shape == (*batch.y.shape, SMALL[name][1])
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.thorough] * (n in ("resnet18", "resnet20")))
+        for n in MODELS
+    ],
+)
 def test_two_steps_lower_the_loss_without_a_convolution(name):
     task, model, batch = small(name)
 

@@ -59,7 +59,9 @@ def test_golden_first_order_code():
         np.testing.assert_allclose(params[name], vectors[f"out_fo_{name}"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("hessian", ["FO", "HF", "exact"])
+@pytest.mark.parametrize(
+    "hessian", ["FO", *(pytest.param(h, marks=pytest.mark.thorough) for h in ("HF", "exact"))]
+)
 def test_without_alpha_it_is_fedavg(hessian: Any):
     pool, fit = federation().train, local_training(client_lr=0.1, batch_size=0, epochs=3)
     one, _ = play(perfedavg(logistic(), fit, alpha=0.0, hessian=hessian), pool)

@@ -10,6 +10,7 @@ import tyro
 from experiments import personalisation, seven_methods
 
 
+@pytest.mark.thorough
 def test_an_experiment_ends_with_a_table_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -92,21 +93,16 @@ def found(together: Path) -> list[dict[str, Any]]:
     return [json.loads((together / f"process{n}.json").read_text()) for n in (0, 1)]
 
 
+@pytest.mark.thorough
 def test_every_process_gets_the_numbers_of_one(together: Path, found: list[dict[str, Any]]):
     assert [f["devices"] for f in found] == [[2 * DEVICES, DEVICES]] * 2
     alone = numbers(together / "store", None)
     for process in found:
         for name, expected in alone.items():
-            assert_close(process["numbers"][name], expected)
+            chex.assert_trees_all_close(process["numbers"][name], expected, rtol=1e-5, atol=1e-5)
 
 
-def assert_close(one: Any, other: Any) -> None:
-    """The same structure, and numbers up to rounding."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    leaves = (np.array(jax.tree.leaves(tree), np.float64) for tree in (one, other))
-    np.testing.assert_allclose(*leaves, rtol=1e-5, atol=1e-5)
-
-
+@pytest.mark.thorough
 def test_a_stop_reaches_all_and_a_resumed_run_is_that_of_one_process(
     together: Path, found: list[dict[str, Any]], tmp_path: Path
 ):
@@ -124,6 +120,7 @@ def table(folder: Path, columns: tuple[str, ...]) -> np.ndarray:
         return np.array([[float(row[c] or 0) for c in columns] for row in csv.DictReader(file)])
 
 
+@pytest.mark.thorough
 def test_the_first_process_alone_writes_and_prints(together: Path):
     assert sorted(p.name for p in together.iterdir() if p.is_dir()) == ["run", "store"]
     out, err = ([(together / f"{s}{n}").read_text() for n in (0, 1)] for s in ("out", "err"))
@@ -133,12 +130,14 @@ def test_the_first_process_alone_writes_and_prints(together: Path):
     assert "Stopping after this block" in err[1]
 
 
+@pytest.mark.thorough
 def test_all_processes_take_narrower_chunks_when_one_lacks_memory(together: Path):
     for number in (0, 1):
         told = (together / f"err{number}").read_text()
         assert told.count("no memory for chunks of 2 clients: going on with 1") == 1
 
 
+@pytest.mark.thorough
 def test_what_the_first_process_says_reaches_all(found: list[dict[str, Any]]):
     key = jax.random.key_data(jax.random.key(3)).tolist()
     for process in found:

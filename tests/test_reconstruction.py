@@ -117,6 +117,7 @@ def test_an_autoencoder_learns(digits: Federation) -> None:
     assert result.history[-1]["train_loss"] == pytest.approx(last, rel=0.3)
 
 
+@pytest.mark.thorough
 def test_clients_own_models_are_tallied_too(digits: Federation) -> None:
     simulation = build(config(), digits)
     state = fk.initial_state(simulation)
@@ -139,6 +140,7 @@ def test_the_configuration_keeps_the_target(digits: Federation) -> None:
     assert from_json(older) == replace(given, data=DataConfig(num_clients=10))
 
 
+@pytest.mark.thorough
 def test_a_run_is_made_evaluated_drawn_and_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -105,7 +105,7 @@ def test_a_random_sample_is_a_cloud() -> None:
 
 
 @pytest.mark.parametrize("table", [GRID, LINE, CLOUD], ids=["map", "line", "cloud"])
-@pytest.mark.parametrize("by", ["method", None])
+@pytest.mark.parametrize("by", ["method", pytest.param(None, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("what", ["as it is", "one seed", "all diverged", "one point"])
 def test_every_picture_can_be_saved(tmp_path: Path, table: list, by: str | None, what: str) -> None:
     if what == "one seed":

@@ -60,7 +60,9 @@ def begin(method: str, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("method", "rows"), [("scaffold", 30), ("fedadam", 0)])
+@pytest.mark.parametrize(
+    ("method", "rows"), [("scaffold", 30), pytest.param("fedadam", 0, marks=pytest.mark.thorough)]
+)
 def test_a_killed_run_resumes_bit_for_bit(
     alone: Callable[[str], Path], tmp_path: Path, method: str, rows: int
 ) -> None:
@@ -76,6 +78,7 @@ def test_a_killed_run_resumes_bit_for_bit(
     assert run_folder.read_summary(folder)["status"] == "finished"
 
 
+@pytest.mark.thorough
 def test_ctrl_c_keeps_the_run_and_suggests_resume(scaffold: Path, tmp_path: Path) -> None:
     folder = tmp_path / "interrupted"
     process = begin("scaffold", folder)
@@ -134,7 +137,14 @@ def test_ctrl_c_is_ordinary_again_afterwards() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize(("first", "then"), [(10, 17), (8, 16), (3, 5)])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (10, 17),
+        pytest.param(8, 16, marks=pytest.mark.thorough),
+        pytest.param(3, 5, marks=pytest.mark.thorough),
+    ],
+)
 def test_more_rounds_equal_a_longer_run(tmp_path: Path, first: int, then: int) -> None:
     args = ["run", "fedavgm", *SMALL, "--eval-every", "4"]
     assert command(*args, "--num-rounds", str(first), "--out", str(tmp_path / "short")) == 0

@@ -46,9 +46,14 @@ def presets() -> Iterator[tuple[str, Preset]]:
 
 
 PRESETS = dict(presets())
+# Those of the paper's size name the methods and options of the small ones.
+LARGE = [name for name in PRESETS if name.endswith("-paper")]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.thorough] * (n in LARGE)) for n in PRESETS],
+)
 def test_presets_name_methods_and_options_that_exist(name: str) -> None:
     preset = PRESETS[name]
     for method in preset.methods:
@@ -102,6 +107,7 @@ def test_a_study_ends_with_a_table_and_goes_on(
         results.table({"fedavg": []}, ["speed"])
 
 
+@pytest.mark.thorough
 def test_several_federations_are_compared_at_last(tmp_path: Path) -> None:
     digits: Arguments = {
         "dataset": "digits",

@@ -65,9 +65,9 @@ def assert_like_alone(make: Any, points: list[Trained], **more: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "width", "more"),
     [
-        (fedadam, Width(1), {}),
+        pytest.param(fedadam, Width(1), {}, marks=pytest.mark.thorough),
         (fedprox, Width(4, clients=2), {"rounds_per_dispatch": 6, "dropout_rate": 0.3}),
-        (scaffold, Width(6, seeds=2, clients=3), {}),
+        pytest.param(scaffold, Width(6, seeds=2, clients=3), {}, marks=pytest.mark.thorough),
     ],
 )
 def test_points_equal_single_runs(make: Any, width: Width, more: dict[str, Any]):
@@ -82,7 +82,9 @@ def tempered(client_lr: float, other: float) -> Algorithm:
     return base._replace(predict=lambda server, own, x: other * base.predict(server, own, x))
 
 
-@pytest.mark.parametrize(("make", "evaluations"), [(fedadam, 1), (tempered, 3)])
+@pytest.mark.parametrize(
+    ("make", "evaluations"), [(fedadam, 1), pytest.param(tempered, 3, marks=pytest.mark.thorough)]
+)
 def test_initial_models_are_evaluated_once_a_seed(
     make: Any, evaluations: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -100,6 +102,7 @@ def test_initial_models_are_evaluated_once_a_seed(
     assert_like_alone(make, points, **once)
 
 
+@pytest.mark.thorough
 def test_values_that_are_no_floats_make_groups():
     grid = fk.grid(batch_size=[3, 5], client_lr=[0.1, 0.2], other=[0.1])
     points = sweep(fedadam, OF_SEED, grid, seeds=(0,), **OPTIONS)
@@ -107,7 +110,10 @@ def test_values_that_are_no_floats_make_groups():
     assert_like_alone(fedadam, points[:3:2])
 
 
-@pytest.mark.parametrize(("settings", "seeds"), [(GRID, (0, 4)), (GRID[:1], (0, 4, 9))])
+@pytest.mark.parametrize(
+    ("settings", "seeds"),
+    [(GRID, (0, 4)), pytest.param(GRID[:1], (0, 4, 9), marks=pytest.mark.thorough)],
+)
 def test_devices_divide_points(settings: list[Any], seeds: tuple[int, ...]):
     mesh = fk.make_mesh(2, axis=program.POINTS)
     points = sweep(fedadam, OF_SEED, settings, seeds=seeds, mesh=mesh, **OPTIONS)
@@ -124,6 +130,7 @@ def test_a_diverged_point_disturbs_no_other():
     assert_like_alone(fedprox, [points[0], points[-1]])
 
 
+@pytest.mark.thorough
 def test_halving_stops_the_hopeless_and_changes_no_number():
     grid = fk.grid(client_lr=[1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3], other=[1.0])
     options = OPTIONS | {"seeds": (0, 4), "metric": "test_loss"}

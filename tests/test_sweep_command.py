@@ -53,7 +53,10 @@ def test_points_and_tables(done: Path):
     assert not list(done.glob("parts/*/checkpoints"))
 
 
-@pytest.mark.parametrize(("number", "option"), [(7, "--eta"), (21, "--server-lr")])
+@pytest.mark.parametrize(
+    ("number", "option"),
+    [(7, "--eta"), pytest.param(21, "--server-lr", marks=pytest.mark.thorough)],
+)
 def test_a_point_is_a_single_run(done: Path, tmp_path: Path, number: int, option: str):
     point = table_files.read_table(done / "points.csv")[number]
     rates = [option, str(point["server_lr"]), "--client-lr", str(point["client_lr"])]
@@ -98,7 +101,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("ask", "after", "code"),
-    [(signal.SIGTERM, 20, 130), (signal.SIGKILL, 90, -9)],
+    [(signal.SIGTERM, 20, 130), pytest.param(signal.SIGKILL, 90, -9, marks=pytest.mark.thorough)],
 )
 def test_stopped_and_resumed_is_uninterrupted(
     alone: Path, tmp_path: Path, ask: int, after: int, code: int

@@ -19,6 +19,7 @@ SWEEP = ("sweep", "fedprox", "fedavg", *SMALL, "--num-rounds", "4", "--eval-ever
 GRID = ("--grid", "client-lr=0.03,0.3")
 
 
+@pytest.mark.thorough
 def test_two_workers_find_what_one_process_finds(tmp_path: Path):
     pytest.importorskip("ray")
     by_two, alone = tmp_path / "two", tmp_path / "one"
@@ -41,6 +42,7 @@ def test_workers_without_ray(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_p
     assert "pip install 'fedjax-kd[ray]'" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_optuna_proposes_and_goes_on(tmp_path: Path):
     pytest.importorskip("optuna")
     search = ("--grid", "client-lr=1e-3:1e1:log", "--grid", "epochs=1:3:lin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,8 +153,8 @@ def test_stacked_models_equal_a_loop(kind):
         model = jax.tree.map(lambda leaf, i=i: leaf[i], models)
         value, own = jax.jit(task.loss)(model, batch(i), keys[i])
         np.testing.assert_allclose(values[i], value, rtol=1e-5)
-        for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(own), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-6)
+        its = jax.tree.map(lambda leaf, i=i: leaf[i], stats)
+        chex.assert_trees_all_close(its, own, rtol=1e-4, atol=1e-6)
 
 
 @both

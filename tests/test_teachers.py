@@ -88,7 +88,7 @@ def test_fedntd_with_two_classes_is_fedavg():
 
 
 @TEACHERS
-@pytest.mark.parametrize("sizes", [(1, 1, 0), (2, 3, 4)])
+@pytest.mark.parametrize("sizes", [(1, 1, 0), pytest.param((2, 3, 4), marks=pytest.mark.thorough)])
 def test_few_examples_and_a_class_that_nobody_holds(name: str, sizes: tuple[int, ...]):
     """Here the last class has no examples, and no client has all the others."""
     data = federation(sizes)

@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORTS, federation, gap, in_round, logistic, play, public, task_for
+from federations import COHORTS, federation, gap, in_round, logistic, play, public
+from method_records import RECORDS
+from methods import each_method
 from test_contract import build
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms import REGISTRY, fedavg, feddf, fedper, scaffold
-from fedjax_kd.core import Algorithm
+from fedjax_kd.core import Algorithm, State
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.mesh import make_mesh
-from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.engine.validation import Types, check_algorithm
 from fedjax_kd.local import local_training
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.wrappers import WRAPPERS
@@ -55,21 +57,39 @@ def around(name: str, algorithm: Algorithm, task: Any, **options: Any) -> Algori
     return wrapped(algorithm, {name: OPTIONS.get(name, {}) | options}, task, clients())
 
 
+@cache
+def plain_types(name: str) -> tuple[Algorithm, Types]:
+    """A method as it is, and its types."""
+    algorithm = build(name)
+    return algorithm, check_algorithm(algorithm, clients().train, clients().public)
+
+
+@each_method(tuple(REGISTRY))
+def test_types_around_every_method(name: str):
+    """Several wrappers around each other, around a method: what travels has the same types."""
+    algorithm, plain = plain_types(name)
+    around_all = {w: OPTIONS.get(w, {}) for w in ("top_k", "privacy", "median", "ema")}
+    if ("ema", name) in REFUSED:
+        del around_all["ema"]
+    made = wrapped(algorithm, around_all, RECORDS[name].task(), clients())
+    types = check_algorithm(made, clients().train, clients().public)
+    assert (types.message, types.upload.message) == (plain.message, plain.upload.message)
+
+
+@pytest.mark.thorough
+@each_method(tuple(REGISTRY))
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("method", REGISTRY)
-def test_types_around_every_method(method: str, wrapper: str):
-    data, task = clients(), task_for(method)
-    algorithm = build(method)
-    plain = check_algorithm(algorithm, data.train, data.public)
-    refusal = REFUSED.get((wrapper, method))
+def test_types_of_every_wrapper_around_every_method(name: str, wrapper: str):
+    data, task = clients(), RECORDS[name].task()
+    algorithm, plain = plain_types(name)
+    refusal = REFUSED.get((wrapper, name))
     if wrapper == "ccvr" and refusal is None and task.input_types is None:
         refusal = HEADLESS
     if refusal is not None:
         with pytest.raises(ValueError, match=refusal):
             around(wrapper, algorithm, task)
         return
-    made = around(wrapper, algorithm, task)
-    types = check_algorithm(made, data.train, data.public)
+    types = check_algorithm(around(wrapper, algorithm, task), data.train, data.public)
     if wrapper != "ccvr":
         assert (types.message, types.upload.message) == (plain.message, plain.upload.message)
     if wrapper in ("privacy", "median", "krum"):
@@ -100,6 +120,13 @@ def made(method: str, **options: Any) -> tuple[Any, Algorithm]:
     return task, METHODS[method](task, **options)
 
 
+@cache
+def plain_state(method: str, weighting: str, cohorts: tuple[tuple[int, ...], ...]) -> State:
+    """The state after rounds without a wrapper."""
+    _, base = made(method, weighting=weighting)
+    return play(base, federation().train, cohorts, public=public())[0]
+
+
 def predictions(algorithm: Algorithm, state: Any) -> Any:
     """What each client would predict."""
     x = federation().test.x[:7]
@@ -114,41 +141,57 @@ def predictions(algorithm: Algorithm, state: Any) -> Any:
 def test_a_neutral_wrapper_changes_nothing(method: str, wrapper: str):
     if (wrapper, method) in REFUSED:
         return
-    uniform = {"weighting": "uniform"} if wrapper in ("privacy", "krum") else {}
-    task, base = made(method, **uniform)
+    weighting = "uniform" if wrapper in ("privacy", "krum") else "examples"
+    task, base = made(method, weighting=weighting)
     other = around(wrapper, base, task, **NEUTRAL[wrapper])
-    pool = federation().train
-    plain, _ = play(base, pool, COHORTS, public=public())
-    inside, _ = play(other, pool, COHORTS, public=public())
-    assert gap(predictions(base, plain), predictions(other, inside)) < 1e-5
+    inside, _ = play(other, federation().train, COHORTS[:2], public=public())
+    expected = predictions(base, plain_state(method, weighting, COHORTS[:2]))
+    assert gap(expected, predictions(other, inside)) < 1e-5
 
 
 @EVERY_METHOD
 def test_the_median_of_two_is_their_mean(method: str):
     task, base = made(method, weighting="uniform")
-    pool, cohorts = federation().train, [(0, 4), (4, 5)]
-    other = around("median", base, task)
-    plain, _ = play(base, pool, cohorts, public=public())
-    inside, _ = play(other, pool, cohorts, public=public())
+    cohorts = ((0, 4), (4, 5))
+    other, plain = around("median", base, task), plain_state(method, "uniform", cohorts)
+    inside, _ = play(other, federation().train, cohorts, public=public())
     if method == "feddf":  # its teachers are the median, not the clients' models
         assert gap(predictions(base, plain), predictions(other, inside)) > 1e-6
         return
     assert gap(plain.server, inside.server) < 1e-6
 
 
-@EVERY_METHOD
-@pytest.mark.parametrize("wrapper", ["top_k", "privacy", "median", "krum", "ema"])
-def test_chunks_devices_and_the_debug_engine_agree(method: str, wrapper: str):
+# What is compiled anew and run one by one takes seconds: one of each kind by default.
+BY_DEFAULT = {("top_k", "scaffold"), ("privacy", "feddf"), ("krum", "fedavg")}
+PAIRS = [
+    pytest.param(w, m, marks=[] if (w, m) in BY_DEFAULT else [pytest.mark.thorough])
+    for w in ("top_k", "privacy", "median", "krum", "ema")
+    for m in METHODS
+]
+
+
+def engines_agree(wrapper: str, method: str, **how: Any) -> None:
+    """Compares a round run in another way with that of a cohort at once."""
     task, base = made(method)
     algorithm, pool = around(wrapper, base, task), federation().train
-    plain = play(algorithm, pool, COHORTS[:2], public=public())
-    for how in ({"chunk": 1, "mesh": make_mesh(2)}, {"debug": True}):
-        other = play(algorithm, pool, COHORTS[:2], public=public(), **how)
-        # Adam's first steps on the server have the size of eta, whatever the gradient's is.
-        assert gap(plain[0], other[0]) < (1e-4 if method == "feddf" else 1e-5)
-        for one, two in zip(plain[1], other[1], strict=True):
-            counts = [sum(map(np.sum, jax.tree.leaves(r.wire))) for r in (one, two)]
-            assert counts[0] == counts[1]
+    plain = play(algorithm, pool, COHORTS[:1], public=public())
+    other = play(algorithm, pool, COHORTS[:1], public=public(), **how)
+    # Adam's first steps on the server have the size of eta, whatever the gradient's is.
+    assert gap(plain[0], other[0]) < (1e-4 if method == "feddf" else 1e-5)
+    for one, two in zip(plain[1], other[1], strict=True):
+        counts = [sum(map(np.sum, jax.tree.leaves(r.wire))) for r in (one, two)]
+        assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("wrapper", "method"), PAIRS)
+def test_chunks_and_devices_change_nothing(wrapper: str, method: str):
+    engines_agree(wrapper, method, chunk=1, mesh=make_mesh(2))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("wrapper", ["top_k", "privacy", "median", "krum", "ema"])
+def test_the_debug_engine_agrees(wrapper: str):
+    engines_agree(wrapper, "fedavg", debug=True)
 
 
 def test_wrappers_go_around_each_other():

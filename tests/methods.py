@@ -128,12 +128,9 @@ def replaced(algorithm: Algorithm) -> frozenset[str]:
 
 
 def each_method(names: Sequence[str], thorough: Collection[str] = ()) -> pytest.MarkDecorator:
-    """Parametrises by ``name``; tests of one method meet its compiled rounds in one worker."""
-    cases = []
-    for name in names:
-        marks = [pytest.mark.xdist_group(name)]
-        marks += [pytest.mark.thorough] * (name in thorough)
-        cases.append(pytest.param(name, marks=marks))
+    """Parametrises by ``name``, by which `conftest` also brings a method's tests to one worker."""
+    slow = pytest.mark.thorough
+    cases = [pytest.param(name, marks=[slow] * (name in thorough)) for name in names]
     return pytest.mark.parametrize("name", cases)
 
 

@@ -144,6 +144,7 @@ def test_the_loop_of_the_runners_evaluates_when_it_is_due() -> None:
     assert (len(found.rounds), len(found.evaluations)) == (4, 3)
 
 
+@pytest.mark.thorough
 def test_our_runner_trains_the_workload(tmp_path: Path) -> None:
     made = workloads.make(workloads.WORKS["digits"], rounds=4, eval_every=2)
     workloads.write(made, tmp_path / "work.npz")

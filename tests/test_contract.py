@@ -60,6 +60,9 @@ FIRST_OF_SHAPE = {shape(name): name for name in reversed(FEDAVG_FIRST)}
 # those which are its functions with another loss or optimiser in them.
 SHAPE_TESTED = set(REGISTRY) - set(FIRST_OF_SHAPE.values())
 LIKE_FEDAVG = {name for name in SHAPE_TESTED if not shape(name)}
+# Summed messages with clients' state, stacked ones with groups: the rest of the shapes is thorough.
+BOTH_KINDS = {"scaffold", "feddf"}
+PLACED = {*BOTH_KINDS, "fedavg", "fedper", "pfedhn", "ccvr"}
 METHODS = each_method(list(REGISTRY))
 
 
@@ -121,12 +124,12 @@ def test_traced_once_and_types_stable(name: str):
     assert gap(initial, after[-1][0]) > 0
 
 
-@each_method(list(REGISTRY), thorough=LIKE_FEDAVG)
+@each_method(list(REGISTRY), thorough=set(REGISTRY) - PLACED)
 def test_chunks_and_devices_change_nothing(name: str):
     engines_agree(name, COHORTS, chunk=1, mesh=make_mesh(2))
 
 
-@each_method(list(REGISTRY), thorough=SHAPE_TESTED)
+@each_method(list(REGISTRY), thorough=SHAPE_TESTED | (set(REGISTRY) - BOTH_KINDS))
 def test_the_debug_engine_agrees(name: str):
     engines_agree(name, COHORTS[:1], debug=True)
 

@@ -36,7 +36,15 @@ def counting(votes: Any = None) -> Algorithm:
     return base._replace(client_update=client_update)
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": [1, 3]}, {"engine": "python"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chunk": [1, 3]},
+        pytest.param({"chunk": 1}, marks=pytest.mark.thorough),
+        pytest.param({"engine": "python"}, marks=pytest.mark.thorough),
+    ],
+)
 def test_bytes_are_summed_over_a_ragged_voting_cohort(options: dict[str, Any]):
     """By hand: client 1 has no examples, is asked and sends nothing; votes change nothing."""
     cohorts = [[0, 4, 1], [5, 2, 3]]

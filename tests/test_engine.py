@@ -184,7 +184,13 @@ def test_batch_norm_statistics_are_averaged_and_never_stepped():
     assert gap(*locals_) > 1e-3
 
 
-@pytest.mark.parametrize("stage", ["broadcast", "client_update", "server_update"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "client_update",
+        *(pytest.param(s, marks=pytest.mark.thorough) for s in ("broadcast", "server_update")),
+    ],
+)
 def test_debug_engine_says_where_it_failed(stage: str):
     def broken(*args: Any) -> Any:
         raise KeyError("no such thing")
@@ -196,6 +202,7 @@ def test_debug_engine_says_where_it_failed(stage: str):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+@pytest.mark.thorough
 def test_debug_engine_shows_values():
     seen = []
 

@@ -191,6 +191,7 @@ class Deep(nnx.Module):
         return self.norm(self.first(x))
 
 
+@pytest.mark.thorough
 def test_two_kinds_of_clients_behind_one_server():
     """Also a server with batch statistics; filling and clients with one example do it no harm."""
     example = jax.ShapeDtypeStruct((1, FEATURES), jnp.float32)

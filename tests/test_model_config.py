@@ -17,9 +17,9 @@ from fedjax_kd.cli import main
 from fedjax_kd.core import Algorithm, Upload, mean
 from fedjax_kd.local import Fit
 from fedjax_kd.options import options
-from fedjax_kd.runs import config, model_config
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.build import build
+from fedjax_kd.runs import model_config
+from fedjax_kd.runs.build import build, facts_of
 from fedjax_kd.runs.config import Config, TrainingConfig, from_json, to_json
 from fedjax_kd.runs.data_config import DataConfig
 from fedjax_kd.task import Task
@@ -121,7 +121,7 @@ def test_a_file_that_says_too_little(tmp_path: Path, text: str, words: str):
 
 def test_facts_are_no_options():
     assert "population" not in [o.name for o in options(alone_groups)]
-    facts = config.facts_of(alone_groups, federation())
+    facts = facts_of(alone_groups, federation())
     assert facts == {"population": 6}
     made = alone_groups([logistic()], lambda *args: None, **facts)
     assert made[0].server_init(jax.random.key(0)).shape == (6,)

@@ -162,7 +162,13 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("key", [None, jax.random.key(1)], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(None, id="evaluation", marks=pytest.mark.thorough),
+        pytest.param(jax.random.key(1), id="training"),
+    ],
+)
 def test_features_and_outputs_of_one_pass_are_those_of_two(name: str, key: Key | None):
     task, x = NETWORKS[name](), jnp.asarray(X)
     x = jnp.broadcast_to(x[:, :1, None, None], (5, 8, 8, 1)) if name == "nnx" else x

@@ -52,6 +52,7 @@ def test_a_run_from_before_the_option_can_be_read(tmp_path: Path):
     assert run_folder.read_config(tmp_path) == given
 
 
+@pytest.mark.thorough
 def test_bfloat16_learns_digits_as_well():
     base = Config(
         "fedavg",

@@ -106,6 +106,7 @@ def test_rows_with_mask_zero_count_nothing() -> None:
     assert np.isnan(metrics.summary(metrics.empty(of_labels=False))["loss"])
 
 
+@pytest.mark.thorough
 def test_an_autoencoder_learns(digits: Federation) -> None:
     make = fk.MODELS["autoencoder"](digits.input_shape, 10, hidden=(32,), bottleneck=8)
     task = fk.from_nnx(make, prepare=digits.prepare, example_loss=digits.example_loss)

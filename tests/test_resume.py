@@ -137,6 +137,7 @@ def test_ctrl_c_is_ordinary_again_afterwards() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("first", "then"),
     [

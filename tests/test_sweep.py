@@ -82,6 +82,7 @@ def tempered(client_lr: float, other: float) -> Algorithm:
     return base._replace(predict=lambda server, own, x: other * base.predict(server, own, x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("make", "evaluations"), [(fedadam, 1), pytest.param(tempered, 3, marks=pytest.mark.thorough)]
 )
@@ -110,6 +111,7 @@ def test_values_that_are_no_floats_make_groups():
     assert_like_alone(fedadam, points[:3:2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("settings", "seeds"),
     [(GRID, (0, 4)), pytest.param(GRID[:1], (0, 4, 9), marks=pytest.mark.thorough)],
@@ -120,6 +122,7 @@ def test_devices_divide_points(settings: list[Any], seeds: tuple[int, ...]):
     assert_like_alone(fedadam, points[:2])
 
 
+@pytest.mark.thorough
 def test_a_diverged_point_disturbs_no_other():
     grid = fk.grid(client_lr=[0.1, 1e38, 0.2, 0.3], other=[0.1])
     points = sweep(fedprox, OF_SEED, grid, seeds=(0, 4), width=Width(1), **OPTIONS)

@@ -99,6 +99,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("ask", "after", "code"),
     [(signal.SIGTERM, 20, 130), pytest.param(signal.SIGKILL, 90, -9, marks=pytest.mark.thorough)],

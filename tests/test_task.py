@@ -84,7 +84,7 @@ def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b)))
 
 
-both = pytest.mark.parametrize("kind", ["nnx", "linen"])
+both = pytest.mark.parametrize("kind", ["nnx", pytest.param("linen", marks=pytest.mark.thorough)])
 
 
 @both

@@ -34,6 +34,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 MEMORY, GROWTH = 1_300_000_000, 400_000_000  # bytes at which a worker drops compiled programs
+# What takes long in few tests starts first: else one worker would wait for it at the end.
+LONG = (
+    *("test_resume.py", "test_sweep_command.py", "test_wrappers.py", "test_studies.py"),
+    *("test_contract_parts.py", "test_engine.py", "test_localkd.py", "test_cli.py"),
+)
 OF_EVERY_METHOD = ("test_contract.py", "test_degenerate.py", "test_learns.py")
 HELD = pytest.StashKey[int]()  # bytes after it did so last
 
@@ -55,7 +60,15 @@ class MethodScheduling(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> MethodScheduling:
     """Which tests go to one worker."""
+    config.option.loadscopereorder = False
     return MethodScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then what runs over all methods, then the others."""
+    order = (*LONG, *OF_EVERY_METHOD)
+    rank = {name: number for number, name in enumerate(order)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import jax
 import pytest
-from federations import COHORTS, logistic
+from federations import COHORTS
 
 from fedjax_kd.algorithms import REGISTRY, fedavg
 from fedjax_kd.components.model_parts import combine
@@ -110,21 +110,6 @@ def takes_fit(name: str) -> bool:
 def make(name: str, task: Task, fit: Fit, **given: Any) -> Algorithm:
     """A method; ``fit`` goes to those that take one."""
     return REGISTRY[name](*((task, fit) if takes_fit(name) else (task,)), **given)
-
-
-def _of(function: Any) -> Any:
-    """What two closures of one definition have in common."""
-    return getattr(function, "__module__", None), getattr(function, "__qualname__", function)
-
-
-def replaced(algorithm: Algorithm) -> frozenset[str]:
-    """The functions and declarations of a method that are not FedAvg's; its shape.
-
-    A loss or an optimiser inside FedAvg's own functions replaces nothing.
-    """
-    base = fedavg(logistic(), local_training())
-    pairs = zip(algorithm._fields, algorithm, base, strict=True)
-    return frozenset(name for name, own, its in pairs if _of(own) != _of(its))
 
 
 def each_method(names: Sequence[str], thorough: Collection[str] = ()) -> pytest.MarkDecorator:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from federations import COHORTS, federation, gap, in_round, play, public, rounds, start
 from method_records import RECORDS, limit_is_numeric
-from methods import FIT, each_method, make, missing, model, numeric, replaced, takes_fit
+from methods import FIT, each_method, make, model, numeric, takes_fit
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
@@ -48,21 +48,8 @@ def build(name: str, fit: Mapping[str, Any] = FIT, **given: Any) -> Algorithm:
     return make(name, known.task(), local_training(**fit), **known.options | given)
 
 
-@cache
-def shape(name: str) -> frozenset[str]:
-    """What a method replaces of FedAvg; nothing for one without a complete record."""
-    return frozenset() if missing([name], RECORDS) else replaced(build(name))
-
-
-FEDAVG_FIRST = sorted(REGISTRY, key=lambda name: name != "fedavg")
-FIRST_OF_SHAPE = {shape(name): name for name in reversed(FEDAVG_FIRST)}
-# Another method stands for these by default: one that replaces the same functions, or FedAvg for
-# those which are its functions with another loss or optimiser in them.
-SHAPE_TESTED = set(REGISTRY) - set(FIRST_OF_SHAPE.values())
-LIKE_FEDAVG = {name for name in SHAPE_TESTED if not shape(name)}
-# Summed messages with clients' state, stacked ones with groups: the rest of the shapes is thorough.
-BOTH_KINDS = {"scaffold", "feddf"}
-PLACED = {*BOTH_KINDS, "fedavg", "fedper", "pfedhn", "ccvr"}
+# Summed and stacked messages, state of clients, groups, branches: the other methods are thorough.
+PLACED = {"scaffold", "feddf", "fedavg", "fedper", "pfedhn", "ccvr"}
 METHODS = each_method(list(REGISTRY))
 
 
@@ -129,7 +116,7 @@ def test_chunks_and_devices_change_nothing(name: str):
     engines_agree(name, COHORTS, chunk=1, mesh=make_mesh(2))
 
 
-@each_method(list(REGISTRY), thorough=SHAPE_TESTED | (set(REGISTRY) - BOTH_KINDS))
+@each_method(list(REGISTRY), thorough=set(REGISTRY) - {"scaffold"})
 def test_the_debug_engine_agrees(name: str):
     engines_agree(name, COHORTS[:1], debug=True)
 

@@ -73,7 +73,11 @@ def state_of(clients: Any, number: int) -> Any:
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"chunk": 1, "mesh": 2}, pytest.param({"debug": True}, marks=pytest.mark.thorough)],
+    [
+        pytest.param({}, marks=pytest.mark.thorough),
+        {"chunk": 1, "mesh": 2},
+        pytest.param({"debug": True}, marks=pytest.mark.thorough),
+    ],
     ids=["plain", "sharded", "debug"],
 )
 def test_groups_share_what_they_name_alike(how: dict[str, Any]):
@@ -188,7 +192,8 @@ def test_batch_norm_statistics_are_averaged_and_never_stepped():
     "stage",
     [
         "client_update",
-        *(pytest.param(s, marks=pytest.mark.thorough) for s in ("broadcast", "server_update")),
+        pytest.param("broadcast", marks=pytest.mark.thorough),
+        pytest.param("server_update", marks=pytest.mark.thorough),
     ],
 )
 def test_debug_engine_says_where_it_failed(stage: str):

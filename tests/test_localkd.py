@@ -124,7 +124,12 @@ def test_every_name_is_tested():
     assert set(BY_HAND) == set(get_args(KdLoss)) == set(OUTPUT_LOSSES)
 
 
-@pytest.mark.parametrize("kd", BY_HAND)
+FEW = ("kl", "rkd", "fsp", "svd")
+
+
+@pytest.mark.parametrize(
+    "kd", [pytest.param(n, marks=[pytest.mark.thorough] * (n not in FEW)) for n in BY_HAND]
+)
 def test_the_objective_is_the_loss_of_that_name(kd: str):
     """Value and gradient, on a batch that has rows of filling."""
     task, build, student, teacher, labels = given(kd)

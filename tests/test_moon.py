@@ -161,7 +161,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.thorough] * (n != "nnx")) for n in NETWORKS]
+)
 @pytest.mark.parametrize(
     "key",
     [

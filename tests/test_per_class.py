@@ -44,6 +44,7 @@ def test_classes_of_sequences_are_not_told_apart():
         simulate(fedavg(logistic(), local_training()), sequences, num_rounds=1, per_class=True)
 
 
+@pytest.mark.thorough
 def test_own_models_stand_in_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = "fedavg standalone --num-clients 5 --cohort-size 5 --num-rounds 4 --eval-every 4"
     with pytest.raises(SystemExit) as exit:

@@ -178,6 +178,7 @@ def test_a_half_written_line_is_no_row(scaffold: Path, tmp_path: Path) -> None:
     assert numbers(folder) == numbers(scaffold)
 
 
+@pytest.mark.thorough
 def test_a_comparison_resumes_as_a_whole(tmp_path: Path) -> None:
     folder = tmp_path / "both"
     args = [*SMALL, "--num-rounds", "4", "--eval-every", "2"]

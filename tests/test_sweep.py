@@ -190,6 +190,7 @@ def test_states_wait_on_the_host_where_the_device_is_small(monkeypatch: pytest.M
     assert not any(isinstance(leaf, jax.Array) for leaf in leaves)
 
 
+@pytest.mark.thorough
 def test_widths():
     few, many = family(1), family(6)
     assert widths.of_lanes(many, range(6), 4) == Width(4, 1, 1)

@@ -149,6 +149,7 @@ def test_finished_parts_are_not_trained_again(done: Path, tmp_path: Path, monkey
     assert (folder / "points.csv").read_text() == (done / "points.csv").read_text()
 
 
+@pytest.mark.thorough
 def test_structural_values_tables_and_targets(tmp_path: Path):
     rows = tmp_path / "t.json"
     settings = [

@@ -20,8 +20,8 @@ COMMANDS = {
     "evaluate": "results of every client of a run",
     "plot": "curves of several runs in one picture",
     "report": "runs and sweeps as one HTML page: tables, curves, heat maps",
-    "list": "methods, models, partitions and data sets",
-    "describe": "one method: what it does, its options, what travels",
+    "list": "methods, wrappers, models, partitions and data sets",
+    "describe": "one method or wrapper: what it does, its options, what travels",
     "partition": "how examples are divided among clients, as table and picture",
     "data": "prepare data sets, write client stores",
 }

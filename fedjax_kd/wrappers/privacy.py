@@ -60,8 +60,9 @@ def with_privacy(
     Raises:
       ValueError: if a number is out of its range.
 
-    Departs from the paper: privacy is not accounted for; Poisson sampling is a matter of the
-    sampler, and adaptive clipping is not offered.
+    Departs from the paper: privacy is not accounted for, and adaptive clipping is not offered.
+    Poisson sampling is a matter of the sampler; a round without a usable upload changes nothing,
+    where the mechanism would add noise.
     Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963.
     """
     check_range("clip", clip, "it bounds what one client can change.", above=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
@@ -55,7 +56,7 @@ class Simulation:
         population = self.layout.population
         return sampling.participants(self.sampler, population, self.seed, number, self.dropout_rate)
 
-    @property
+    @cached_property
     def facts(self) -> tuple[str, ...]:
         """The names of what the sampler tells of each round, which become columns."""
         return tuple(self.cohort(0).facts)

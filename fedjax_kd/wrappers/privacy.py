@@ -24,7 +24,7 @@ from fedjax_kd.core import (
     uniform_mean,
 )
 from fedjax_kd.options import check_range
-from fedjax_kd.wrappers._beside import floats
+from fedjax_kd.wrappers._beside import floats, is_float
 
 
 def with_privacy(
@@ -86,7 +86,7 @@ def with_privacy(
 
             def one(value: Array) -> Array:
                 own = next(keys)
-                if not jnp.issubdtype(value.dtype, jnp.floating):
+                if not is_float(value):
                     return value
                 if rule.stacked:
                     return value + _noise_of_each(own, value, round, clip * noise)

@@ -183,7 +183,7 @@ def examples(sizes: Any, clients: Any, round: Any) -> Any:
 
 
 class Algorithm(NamedTuple):
-    """A federated algorithm: nine pure functions and two declarations.
+    """A federated algorithm: pure functions of one client, and declarations.
 
     Every function is written for ONE client and must be traceable by JAX. Keys are consumed. A
     variant is ``base._replace(...)`` with the functions that differ; ``algorithms/fedavg.py`` shows
@@ -209,6 +209,12 @@ class Algorithm(NamedTuple):
     work: Callable[[Any, Any, Any], Any] = examples
     # whose models tell how good the method is: the server's, or the clients' own
     judged_by: JudgedBy = "server"
+    # (outputs, targets) -> loss of each example or target, which evaluation tells: the task's;
+    # that of the problem if None
+    score: Callable[[Array, PyTree], Array] | None = None
+    # why the method needs targets that are classes, as "FedNTD distils the classes that ..."; ""
+    # if it takes any
+    needs_classes: str = ""
 
 
 class State(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd import metrics
-from fedjax_kd.core import Algorithm, JudgedBy, State, Wire
+from fedjax_kd.core import Algorithm, State, Wire
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.block_inputs import BlockInputs
 from fedjax_kd.engine.blocks import run_blocks
@@ -103,7 +103,7 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     evaluate = make_evaluation(s, state)
     seconds = Seconds(compile=time.perf_counter() - began)
     if first == 0:
-        row, spent = _timed_evaluation(evaluate, state, s.judged_by)
+        row, spent = _timed_evaluation(evaluate, state, s)
         seconds = seconds._replace(evaluate=spent)
         yield Progress(state, 0, [{"round": 0} | row], seconds, s)
     for block in run_blocks(s, state, first) if first < s.num_rounds else ():
@@ -114,42 +114,55 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
         finished = min(block.inputs.start + s.block, s.num_rounds)
         rows = rows_of(s, block.inputs, *jax.device_get((block.reports, block.seen)))
         if evaluates_after(s, finished):
-            row, spent = _timed_evaluation(evaluate, state, s.judged_by)
+            row, spent = _timed_evaluation(evaluate, state, s)
             seconds = seconds._replace(evaluate=seconds.evaluate + spent)
             rows[-1] |= row
         yield Progress(state, finished, rows, seconds, s)
 
 
 def _timed_evaluation(
-    evaluate: Callable[[State], Evaluation], state: State, judged_by: JudgedBy
+    evaluate: Callable[[State], Evaluation], state: State, s: Simulation
 ) -> tuple[Row, float]:
     """The columns of an evaluation, and the seconds that it took."""
     began = time.perf_counter()
     seen = jax.device_get(evaluate(state))
-    return evaluation_row(seen, judged_by), time.perf_counter() - began
+    return evaluation_row(seen, s), time.perf_counter() - began
 
 
-def evaluation_row(seen: Evaluation, judged_by: JudgedBy = "server") -> Row:
+def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
     """The columns that an evaluation fills.
 
-    The last one, ``judged_accuracy`` or ``judged_loss``, is what a method is judged by: results on
-    the test set, or the mean over clients of their own models' results.
+    The last one, such as ``judged_accuracy``, is what a method is judged by: the headline metric of
+    its problem, see `Simulation.judged_on`.
     """
-    row = {f"test_{k}": v for k, v in metrics.summary(seen.test).items()}
-    for prefix, tally in (("client", seen.clients), ("personal", seen.personal)):
-        if tally is not None:
-            spread = metrics.over_clients(tally)
-            row |= {f"{prefix}_{metrics.headline(tally)}_{k}": v for k, v in spread.items()}
+    measures, headline = s.measures(s.groups[0]), s.federation.problem.headline
+    row: Row = {}
+    for prefix, sums in (("test", seen.test), ("validation", seen.validation)):
+        if sums is not None:
+            row |= {f"{prefix}_{k}": v for k, v in metrics.summary(measures, sums).items()}
+    for prefix, sums in (("client", seen.clients), ("personal", seen.personal)):
+        if sums is not None:
+            values = measures[headline].value(sums[headline])
+            rising = measures[headline].larger_is_better
+            spread = metrics.over_clients(values, larger_is_better=rising)
+            row |= {f"{prefix}_{headline}_{k}": v for k, v in spread.items()}
     if seen.classes is not None:
         each = np.asarray(metrics.class_accuracy(seen.classes)).tolist()
         row |= {f"class_{label}_accuracy": value for label, value in enumerate(each)}
-    for g in range(0 if seen.groups is None else len(seen.groups.counted)):
-        of_group = metrics.summary(jax.tree.map(lambda a, g=g: a[g], seen.groups))
+    for g in range(0 if seen.groups is None else len(s.groups)):
+        of_group = metrics.summary(measures, jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
-    measure = metrics.headline(seen.test)
-    own = judged_by == "clients" and seen.personal is not None
-    row[f"judged_{measure}"] = row[f"personal_{measure}_mean" if own else f"test_{measure}"]
+    where = {"own models": f"personal_{headline}_mean"}.get(
+        _judged_on(seen, s), f"{_judged_on(seen, s)}_{headline}"
+    )
+    row[f"{metrics.JUDGED}{headline}"] = row[where]
     return row
+
+
+def _judged_on(seen: Evaluation, s: Simulation) -> str:
+    """What the headline metric is taken of."""
+    own = s.judged_by == "clients" and seen.personal is not None
+    return "own models" if own else "test" if seen.validation is None else "validation"
 
 
 def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:
@@ -170,7 +183,7 @@ def columns_of(s: Simulation) -> list[str]:
     return [
         *s.facts,
         *trained,
-        *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen), s.judged_by),
+        *evaluation_row(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), seen), s),
     ]
 
 
@@ -209,7 +222,7 @@ def rows_of(
         for n, end in enumerate(range(s.eval_every, s.block + 1, s.eval_every)):
             # Rounds after the last are empty: the first evaluation after it is the last one.
             if end - s.eval_every < len(rows):
-                row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen), s.judged_by)
+                row = evaluation_row(jax.tree.map(lambda a, n=n: a[n], seen), s)
                 rows[min(end, len(rows)) - 1] |= row
     return rows
 

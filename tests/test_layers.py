@@ -20,7 +20,9 @@ LAYERS = (
     "tree batching",
     "nn",
     "losses models",
-    "metrics data",
+    "metrics",
+    "problems",
+    "data",
     "local task",
     "engine",
     "components train",
@@ -36,7 +38,7 @@ LAYERS = (
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 BELOW_METHODS = {
     *("errors", "core", "options", "prng", "tree", "batching", "nn", "losses"),
-    *("metrics", "data", "local", "task", "components"),
+    *("metrics", "problems", "data", "local", "task", "components"),
 }
 MAY_IMPORT = {"algorithms": BELOW_METHODS | {"wrappers"}, "wrappers": BELOW_METHODS | {"engine"}}
 MODULES_AT_THE_TOP = 12

@@ -93,4 +93,5 @@ def fedavg(
         server_update=server_update,
         predict=lambda server, client, x: task.apply(server.model, x)[0],
         work=getattr(fit, "steps", examples),  # a function of your own need not tell
+        score=task.example_loss,
     )

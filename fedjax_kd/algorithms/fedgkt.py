@@ -90,6 +90,7 @@ def fedgkt(
         predict=lambda server, model, x: top.apply(server, task.features(model, x)),
         work=getattr(fit, "steps", examples),
         judged_by="clients",
+        score=task.example_loss,
     )
 
 

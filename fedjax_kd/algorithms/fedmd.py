@@ -84,6 +84,7 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
         predict=lambda server, own, x: task.apply(own.model, x)[0],
         work=getattr(fit, "steps", examples),
         judged_by="clients",
+        score=task.example_loss,
     )
 
 

@@ -10,12 +10,11 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fedjax_kd import metrics
 from fedjax_kd.commands._parser import folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.errors import InputError
-from fedjax_kd.metrics import Tally
+from fedjax_kd.metrics import Sums
 from fedjax_kd.report import tables
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
@@ -24,8 +23,7 @@ from fedjax_kd.train import evaluation_row
 
 HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
 
-Writes clients.csv into the run folder: a row a client, with its examples, accuracy (if targets are
-labels) and loss under the global model and, if the method has such, under its own.
+Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under the global model and, if the method has such, under its own.
 
 Example:
   fedjax-kd evaluate runs/20260101-120000-fedavg-digits"""
@@ -41,7 +39,7 @@ def main(args: Sequence[str]) -> int:
         seen = make_evaluation(simulation, state)(state)
         write_clients(folder / "clients.csv", simulation, seen)
         tables.show(
-            tables.pairs(evaluation_row(seen, simulation.judged_by)),
+            tables.pairs(evaluation_row(seen, simulation)),
             f"{folder} after {finished} rounds",
         )
         print(folder / "clients.csv")
@@ -64,8 +62,8 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
         "client": np.arange(simulation.federation.num_clients),
         "train_examples": simulation.federation.sizes,
         "test_examples": np.asarray(own.sizes),
-        **_results("", seen.clients),
-        **({} if seen.personal is None else _results("personal_", seen.personal)),
+        **_results("", simulation, seen.clients),
+        **({} if seen.personal is None else _results("personal_", simulation, seen.personal)),
     }
     with path.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file, lineterminator="\n")
@@ -74,7 +72,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
             lines.writerow("" if np.isnan(value) else value for value in row)
 
 
-def _results(prefix: str, sums: Tally) -> dict[str, NDArray]:
-    sums = jax.device_get(sums)
-    right = {} if sums.correct is None else {f"{prefix}accuracy": metrics.client_accuracy(sums)}
-    return {**right, f"{prefix}loss": metrics.client_loss(sums)}
+def _results(prefix: str, simulation: Simulation, sums: Sums) -> dict[str, NDArray]:
+    """Each client's value of every metric."""
+    measures, found = simulation.measures(simulation.groups[0]), jax.device_get(sums)
+    return {f"{prefix}{name}": metric.value(found[name]) for name, metric in measures.items()}

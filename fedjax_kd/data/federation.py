@@ -23,6 +23,7 @@ from fedjax_kd.data.rows import Partitioner, Parts
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
+from fedjax_kd.problems import CLASSIFICATION, RECONSTRUCTION, TOKENS, Problem
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
 
@@ -60,6 +61,13 @@ class Federation:
     public: Public | None = None
     store: ClientStore | None = None
     target: Target = "label"
+
+    @property
+    def problem(self) -> Problem:
+        """What a model is asked."""
+        if self.target == "input":
+            return RECONSTRUCTION
+        return CLASSIFICATION if self.test.y.ndim == 1 else TOKENS
 
     @property
     def example_loss(self) -> Callable[[Array, Any], Array]:

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import Any, NamedTuple, TypeVar
+from functools import partial, reduce
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 from numpy.typing import NDArray
 
-from fedjax_kd import losses, metrics, tree
-from fedjax_kd.batching import over_rows
-from fedjax_kd.core import Algorithm, Batch, Client, Data, Key, Pool, PyTree, Server, State, keep
+from fedjax_kd import tree
+from fedjax_kd.core import Algorithm, Client, Key, Pool, PyTree, Server, State, keep
+from fedjax_kd.engine.measuring import (
+    Predict,
+    measure_all,
+    measure_clients,
+    measure_own,
+    measure_rows,
+    targets_at,
+)
 from fedjax_kd.engine.mesh import everywhere
 from fedjax_kd.engine.simulation import Simulation
-from fedjax_kd.metrics import ClassTally, Tally
+from fedjax_kd.metrics import ClassTally, Sums
 
-_Sums = TypeVar("_Sums", Tally, ClassTally)
-
-Predict = Callable[[PyTree], Array]
-"""x ``[B, ...]`` -> logits ``[B, ..., L]``, or values of the shape of the targets"""
+_Tree = TypeVar("_Tree", Sums, ClassTally)
 
 Members = Sequence[NDArray[np.int64] | range]
 """The numbers of each group's clients."""
 
-# The patches of more rows leave a CPU's cache: 10,000 images through the EMNIST CNN took 2 s at 25
-# rows, 6.7 s from 100 on (2 cores). An accelerator wants to be filled.
-_ROWS_AT_ONCE, _ROWS_AT_ONCE_ON_CPU = 500, 25
-_CLIENT_BATCH = 50
 _CLIENTS_AT_ONCE = 50  # at most
 
 
@@ -40,15 +40,17 @@ class Pools(NamedTuple):
     train: Pool
     test: Pool
     client_test: Pool | None
+    validation: Pool | None = None
 
 
 class Evaluation(NamedTuple):
-    """Tallies of the test set, and of each client's own test rows ``[C, ...]``."""
+    """Sums of metrics over the test set, and over each client's own test rows ``[C, ...]``."""
 
-    test: Tally  # of several groups the mean, weighed by their clients
-    clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
-    personal: Tally | None  # under each client's own model, if it can differ
-    groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
+    test: Sums  # of several groups the mean, weighed by their clients
+    validation: Sums | None  # the same over the server's validation rows, if it has any
+    clients: Sums | None  # under the model of a newcomer; None if clients have no test rows
+    personal: Sums | None  # under each client's own model, if it can differ
+    groups: Sums | None  # of the test set, ``[G, ...]``; None if there is one group
     classes: ClassTally | None  # of the test set, leaves ``[L]``; None if not asked for
 
 
@@ -58,99 +60,61 @@ def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
     return lambda x: algorithm.predict(server, newcomer, x)
 
 
-def tally_rows(predict: Predict, pool: Pool) -> Tally:
-    """One tally for each entry of ``pool.rows``, leaves ``[R, ...]``."""
-    everyone = Data(pool.x, pool.y, pool.rows, jnp.int32(0), jnp.int32(len(pool.rows)))
-    at_once = _ROWS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else _ROWS_AT_ONCE
-    batches = -(-len(pool.rows) // at_once)
-
-    def one_batch(i: Array) -> Tally:
-        positions = i * at_once + jnp.arange(at_once, dtype=jnp.int32)
-        batch = everyone.take(positions, (positions < everyone.size).astype(jnp.float32))
-        return metrics.tally(predict(batch.x), batch.y, batch.mask)
-
-    tallies = jax.lax.map(one_batch, jnp.arange(batches, dtype=jnp.int32))
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(pool.rows)], tallies)
+def by_class(rows: Sums, pool: Pool, num_classes: int) -> ClassTally:
+    """Labels and right answers of a pool's entries, one label each, added up class by class."""
+    own = jax.nn.one_hot(targets_at(pool, pool.rows), num_classes, dtype=jnp.float32)
+    right, counted = rows["accuracy"]
+    return ClassTally(counted @ own, right @ own)
 
 
-def by_client(rows: Tally, pool: Pool) -> Tally:
-    """The tallies of a pool's entries, added up client by client, leaves ``[C, ...]``."""
-    num_clients = len(pool.sizes)
-    ends = jnp.cumsum(pool.sizes)
-    # Entries after the last client's, which fill a pool up, are of no client and count nothing.
-    owner = jnp.searchsorted(ends, jnp.arange(len(pool.rows)), side="right")
-    return jax.tree.map(lambda a: jax.ops.segment_sum(a, owner, num_clients), rows)
-
-
-def by_class(rows: Tally, pool: Pool, num_classes: int) -> ClassTally:
-    """The tallies of a pool's entries, one label each, added up class by class."""
-    labels = pool.y.at[pool.rows].get(mode="clip").astype(jnp.int32)
-    own = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    return ClassTally(rows.counted @ own, jnp.asarray(rows.correct) @ own)
-
-
-def mean_of_groups(tallies: Sequence[_Sums], members: Members) -> _Sums:
-    """The mean of the groups' tallies of the same rows, each weighed by its clients."""
+def mean_of_groups(sums: Sequence[_Tree], members: Members) -> _Tree:
+    """The mean of the groups' sums over the same rows, each weighed by its clients."""
     population = sum(map(len, members))
     return reduce(
         tree.add,
-        (tree.scale(len(m) / population, t) for t, m in zip(tallies, members, strict=True)),
+        (tree.scale(len(m) / population, t) for t, m in zip(sums, members, strict=True)),
     )
 
 
-def each_of_its_group(tallies: Sequence[Tally], members: Members) -> Tally:
-    """Of the tallies of all clients under each group's model, those under the own group's one."""
-    pairs = zip(tallies, map(np.asarray, members), strict=True)
-    own = [jax.tree.map(lambda a, m=m: a[m], tally) for tally, m in pairs]
+def each_of_its_group(sums: Sequence[Sums], members: Members) -> Sums:
+    """Of the sums of all clients under each group's model, those under the own group's one."""
+    pairs = zip(sums, map(np.asarray, members), strict=True)
+    own = [jax.tree.map(lambda a, m=m: a[m], of_group) for of_group, m in pairs]
     return _by_number(own, members)
 
 
-def _by_number(parts: Sequence[Tally], members: Members) -> Tally:
-    """The tallies of each group's own clients, in the order of the clients' numbers."""
+def _by_number(parts: Sequence[Sums], members: Members) -> Sums:
+    """The sums of each group's own clients, in the order of the clients' numbers."""
     order = np.argsort(np.concatenate(list(members)))
     return jax.tree.map(lambda *of: jnp.concatenate(of)[order], *parts)
 
 
-def personal_tallies(
-    algorithm: Algorithm,
-    key: Key,
-    state: tuple[Server, Client],
-    numbers: Int[Array, " C"],
-    pools: tuple[Pool, Pool],
-    *,
-    at_once: int,
-) -> Tally:
-    """Each client's test rows under its own model, leaves ``[C, ...]``.
+def personal_sums(
+    s: Simulation, group: int, key: Key, state: State, pools: tuple[Pool, Pool]
+) -> Sums:
+    """The test rows of each client of a group under its own model, leaves ``[C_g, ...]``.
 
     Args:
-      algorithm: of these clients.
+      s: the simulation.
+      group: its number.
       key: consumed.
-      state: the server's, and that of each client, leaves ``[C, ...]``, before ``personalise``.
-      numbers: the clients' numbers.
+      state: with that of each client, before ``personalise``.
       pools: training and test rows of the whole population.
-      at_once: clients that are evaluated together; as many as in training are fastest here too.
     """
-    server, clients = state
-    train, test = pools
+    algorithm, (train, test) = s.groups[group], pools
+    measures = s.measures(algorithm)
 
-    def one(who: tuple[Client, Array]) -> Tally:
+    def one(who: tuple[Client, Array]) -> Sums:
         client, number = who
         own_key = jax.random.fold_in(key, number)
-        client = algorithm.personalise(own_key, server, client, train.of(number))
-        return _tally(lambda x: algorithm.predict(server, client, x), test.of(number))
+        client = algorithm.personalise(own_key, state.server, client, train.of(number))
+        predict = partial(algorithm.predict, state.server, client)
+        return measure_own(predict, measures, test.of(number), s.test_capacity)
 
-    return jax.lax.map(one, (clients, numbers), batch_size=min(at_once, _CLIENTS_AT_ONCE))
-
-
-def _tally(predict: Predict, data: Data) -> Tally:
-    """The tally of one client's rows."""
-
-    def add(sums: Tally, batch: Batch, _: Array) -> Tally:
-        rows = metrics.tally(predict(batch.x), batch.y, batch.mask)
-        return tree.add(sums, metrics.total_of(rows))
-
-    start = metrics.empty(of_labels=losses.are_labels(data.y))
-    return over_rows(data, _CLIENT_BATCH, add, start)
+    who = state.clients[group], jnp.asarray(s.layout.members[group], jnp.int32)
+    # As many as in training are fastest here too.
+    at_once = min(max(s.chunk[group]), _CLIENTS_AT_ONCE)
+    return jax.lax.map(one, who, batch_size=at_once)
 
 
 def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> bool:
@@ -162,29 +126,21 @@ def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: 
     return any(jax.tree.leaves(read))
 
 
-def evaluate_personal(
-    groups: Sequence[Algorithm],
-    members: Members,
-    key: Key,
-    state: State,
-    pools: tuple[Pool, Pool],
-    *,
-    at_once: Sequence[int],
-) -> Tally:
-    """`personal_tallies` of all groups, in the order of the clients' numbers."""
-    each = zip(groups, state.clients, members, at_once, strict=True)
-    parts = [
-        personal_tallies(
-            group, key, (state.server, clients), jnp.asarray(own, jnp.int32), pools, at_once=width
-        )
-        for group, clients, own, width in each
-    ]
-    return _by_number(parts, members)
+def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, Pool]) -> Sums:
+    """`personal_sums` of all groups, in the order of the clients' numbers."""
+    parts = [personal_sums(s, group, key, state, pools) for group in range(len(s.groups))]
+    return _by_number(parts, s.layout.members)
 
 
 def pools_of(s: Simulation) -> Pools:
     """All pools of a simulation that its evaluation reads."""
-    return Pools(s.federation.train, s.federation.test, s.federation.client_test)
+    f = s.federation
+    held = None if f.public is None else f.public.validation
+    validation = None
+    if held is not None:
+        one = [jnp.reshape(number, (1,)) for number in (held.start, held.size)]
+        validation = Pool(held.x, held.y, held.rows, *one)
+    return Pools(f.train, f.test, f.client_test, validation)
 
 
 def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation]:
@@ -193,6 +149,15 @@ def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation
     program = jax.jit(evaluation_of(s), out_shardings=everywhere(s.mesh))
     compiled = program.lower(state, pools_of(s)).compile()
     return lambda state: compiled(state, pools_of(s))
+
+
+class _Seen(NamedTuple):
+    """The results of one group's model."""
+
+    test: Sums
+    validation: Sums | None
+    clients: Sums | None
+    classes: ClassTally | None
 
 
 def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
@@ -205,30 +170,33 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         has_personal_model(a, t.server, t.client, x) for a, t in zip(s.groups, s.types, strict=True)
     )
 
-    def under(algorithm: Algorithm, state: State, pools: Pools) -> tuple[Any, Any, Any]:
-        predict = shared_model(algorithm, key, state.server)
-        rows, theirs = tally_rows(predict, pools.test), pools.client_test
-        whole, classes = metrics.total_of(rows), None
+    def under(algorithm: Algorithm, state: State, pools: Pools) -> _Seen:
+        predict, measures = shared_model(algorithm, key, state.server), s.measures(algorithm)
+        rows, outputs = found = measure_rows(predict, measures, pools.test)
+        whole, classes = measure_all(measures, *found, pools.test), None
         if s.per_class:
             classes = by_class(rows, pools.test, federation.num_classes)
-        if theirs is None:
-            return whole, classes, None
-        if test_is_dealt:
-            owned = jax.tree.map(lambda a: a[theirs.rows], rows)
-        else:
-            owned = tally_rows(predict, theirs)
-        return whole, classes, by_client(owned, theirs)
+        held, theirs, validation, clients = pools.validation, pools.client_test, None, None
+        if held is not None:
+            validation = measure_all(measures, *measure_rows(predict, measures, held), held)
+        if theirs is not None:
+            if test_is_dealt:
+                rows, outputs = jax.tree.map(lambda a: a[theirs.rows], found)
+            else:
+                rows, outputs = measure_rows(predict, measures, theirs)
+            clients = measure_clients(measures, rows, outputs, theirs, s.test_capacity)
+        return _Seen(whole, validation, clients, classes)
 
     def evaluate(state: State, pools: Pools) -> Evaluation:
-        members, theirs, personal = s.layout.members, pools.client_test, None
-        test, classes, clients = zip(*(under(a, state, pools) for a in s.groups), strict=True)
+        members, theirs = s.layout.members, pools.client_test
+        seen = [under(algorithm, state, pools) for algorithm in s.groups]
+        test, validation, clients, classes = zip(*seen, strict=True)
+        personal = None
         if own_models and theirs is not None:
-            both = (pools.train, theirs)
-            personal = evaluate_personal(
-                s.groups, members, key, state, both, at_once=list(map(max, s.chunk))
-            )
+            personal = evaluate_personal(s, key, state, (pools.train, theirs))
         return Evaluation(
             mean_of_groups(test, members),
+            None if pools.validation is None else mean_of_groups(validation, members),
             None if theirs is None else each_of_its_group(clients, members),
             personal,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *test) if len(test) > 1 else None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,17 +13,21 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from fedjax_kd import losses, tree
-from fedjax_kd.core import Algorithm, JudgedBy, Key, State
+from fedjax_kd import tree
+from fedjax_kd.core import Algorithm, JudgedBy, Key, Pool, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
 from fedjax_kd.engine import chunk_width, memory, schedule
 from fedjax_kd.engine.chunk_width import Workload
+from fedjax_kd.engine.measuring import Measures
 from fedjax_kd.engine.mesh import AXIS, replicate
+from fedjax_kd.engine.outputs import check_needs, check_outputs
 from fedjax_kd.engine.schedule import Chunks, Layout
 from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import Metric, as_metric, mean_of
+from fedjax_kd.metrics.metric import RowValues
 from fedjax_kd.options import check_choice
 
 Engine = Literal["jit", "python"]
@@ -50,6 +54,12 @@ class Simulation:
     engine: Engine
     block: int  # rounds in one dispatch
     per_class: bool = False
+    metrics: Measures = field(default_factory=dict)  # beside those of the problem
+    test_capacity: int = 0  # test rows of the client that has the most
+
+    def measures(self, algorithm: Algorithm) -> Measures:
+        """What an evaluation of these clients tells: the loss, and the metrics of the problem."""
+        return measures_of(algorithm, self.federation, self.metrics)
 
     def cohort(self, number: int) -> sampling.Cohort:
         """Who takes part in a round; the same whenever it is asked."""
@@ -94,6 +104,7 @@ def simulate(
     mesh: Mesh | None = None,
     engine: Engine = "jit",
     per_class: bool = False,
+    metrics: Mapping[str, Metric | RowValues] | None = None,
 ) -> Simulation:
     """Checks that an algorithm fits a federation, and decides how it will run.
 
@@ -116,6 +127,8 @@ def simulate(
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.mesh.make_mesh`.
       engine: "jit", or "python" to find mistakes on one device (see `fedjax_kd.engine.debug`).
       per_class: whether evaluation tells the accuracy of each class, too.
+      metrics: what evaluation tells beside the metrics of the problem, by name: functions
+        ``(outputs, targets) -> a number an example``, or `fedjax_kd.metrics.Metric`.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -126,14 +139,18 @@ def simulate(
     if not 0 <= dropout_rate < 1:
         raise InputError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     check_choice("engine", engine, Engine)
-    if per_class and not (losses.are_labels(federation.test.y) and federation.test.y.ndim == 1):
+    problem, extra = federation.problem, _own_metrics(metrics or {}, federation)
+    if per_class and not (problem.one_class_each and "accuracy" in problem.measures):
         raise InputError(
-            "per_class needs one label an example, but these targets are sequences or values: "
-            "leave it out."
+            f"per_class needs one class an example, but the targets of {federation.name} are "
+            f"{problem.says}: leave it out."
         )
     mesh = None if engine == "python" else mesh
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
+    for group in groups:
+        check_needs(group, federation)
+        check_outputs(group, federation, measures_of(group, federation, extra))
     types = check_groups(groups, federation.train, federation.public)
     members = _members(group_of, len(groups), population)
     _check_memory(types, members)
@@ -158,8 +175,42 @@ def simulate(
         engine=engine,
         block=_block(rounds_per_dispatch, eval_every),
         per_class=per_class,
+        metrics=extra,
+        test_capacity=_most_rows(federation.client_test),
     )
     return with_chunks(uncut, _chunks_of(uncut, chunk))
+
+
+def measures_of(algorithm: Algorithm, federation: Federation, extra: Measures) -> Measures:
+    """The loss of a method's task, the metrics of the federation's problem, and further ones.
+
+    Raises:
+      ValueError: if neither says what the loss is.
+    """
+    problem = federation.problem
+    score = algorithm.score or problem.score
+    if score is None:
+        raise InputError(
+            f"{federation.name} poses the problem {problem.name!r}, which has no loss of its own: "
+            "give the task one as `example_loss`, (outputs, targets) -> a number an example."
+        )
+    return {"loss": mean_of(score, larger_is_better=False), **problem.metrics, **extra}
+
+
+def _own_metrics(given: Mapping[str, Metric | RowValues], federation: Federation) -> Measures:
+    """A user's metrics, checked."""
+    taken = {"loss", *federation.problem.measures} & given.keys()
+    if taken:
+        raise InputError(
+            f"metrics names {', '.join(sorted(taken))}, which evaluation of this problem tells "
+            "already: give yours another name."
+        )
+    return {name: as_metric(name, metric) for name, metric in given.items()}
+
+
+def _most_rows(pool: Pool | None) -> int:
+    """The rows of the client that has the most."""
+    return 0 if pool is None else int(np.max(pool.sizes, initial=0))
 
 
 def with_chunks(simulation: Simulation, chunks: Sequence[Chunks]) -> Simulation:

@@ -91,6 +91,14 @@ def _types(algorithm: Algorithm, around: tuple) -> Types:
     return Types(server, client, message, upload)
 
 
+def newcomers_outputs(algorithm: Algorithm, x: PyTree) -> PyTree:
+    """The type of what a client new to the federation predicts for inputs of the type ``x``."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    server = _run("server_init", algorithm.server_init, key)
+    client = _run("client_init", algorithm.client_init, key, server)
+    return _run("predict", algorithm.predict, server, client, x)
+
+
 def lowered_update(
     algorithm: Algorithm, types: Types, pool: Pool, public: PyTree = None
 ) -> jax.stages.Lowered:

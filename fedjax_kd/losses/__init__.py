@@ -64,11 +64,13 @@ from fedjax_kd.losses.supervised import (
     are_labels,
     batch_mean,
     check_labels,
+    check_same_shape,
     cross_entropy,
     label_weights,
     masked_mean,
     squared_error,
     unit,
+    value_weights,
 )
 from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
 
@@ -84,6 +86,7 @@ __all__ = [
     "attention_transfer",
     "batch_mean",
     "check_labels",
+    "check_same_shape",
     "check_temperature",
     "cosine_similarity",
     "cross_entropy",
@@ -125,4 +128,5 @@ __all__ = [
     "token_relations",
     "transmitting_matrix",
     "unit",
+    "value_weights",
 ]

@@ -12,7 +12,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Num
 
-from fedjax_kd.core import Batch
+from fedjax_kd.core import Batch, PyTree
 from fedjax_kd.errors import InputError
 
 NO_LABEL = -1  # a position that no loss and no metric may count
@@ -67,14 +67,19 @@ def squared_error(
       >>> squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[1.0, 1.0]]))
       Array([2.], dtype=float32)
     """
-    if predictions.shape != targets.shape:
+    check_same_shape(predictions, targets)
+    errors = optax.losses.squared_error(predictions, unit(targets).astype(predictions.dtype))
+    return errors.reshape(errors.shape[0], -1).mean(axis=1)
+
+
+def check_same_shape(outputs: Array, targets: Array) -> None:
+    """Raises ValueError if outputs have not the shape of their targets."""
+    if outputs.shape != targets.shape:
         raise InputError(
-            f"The model's outputs have shape {predictions.shape}, but the values that they should "
+            f"The model's outputs have shape {outputs.shape}, but the values that they should "
             f"equal {targets.shape}: take a model whose outputs have the shape of its targets, as "
             "autoencoder has that of its inputs."
         )
-    errors = optax.losses.squared_error(predictions, unit(targets).astype(predictions.dtype))
-    return errors.reshape(errors.shape[0], -1).mean(axis=1)
 
 
 def unit(x: ArrayLike) -> Array:
@@ -128,15 +133,27 @@ def batch_mean(values: Float[Array, "B ..."], batch: Batch) -> Float[Array, ""]:
       >>> batch_mean(jnp.array([3.0, 5.0, 7.0]), batch)
       Array(3., dtype=float32)
     """
-    y = batch.y
-    if (
-        isinstance(y, jax.Array)
-        and y.shape == values.shape
-        and jnp.issubdtype(y.dtype, jnp.integer)
-    ):
-        return masked_mean(values, label_weights(y, batch.mask))
-    rows = batch.mask.reshape(batch.mask.shape + (1,) * (values.ndim - 1))
-    return masked_mean(values, jnp.broadcast_to(rows, values.shape))
+    return masked_mean(values, value_weights(values, batch.y, batch.mask))
+
+
+def value_weights(
+    values: Float[Array, "B ..."], y: PyTree, mask: Float[Array, " B"]
+) -> Float[Array, "B ..."]:
+    """What each of a batch's values counts: its row's ``mask``, and 0 where its label is -1.
+
+    Args:
+      values: one an example or one a label ``[B, ...]``.
+      y: targets, which say "no label" by -1 if they are integers of the shape of ``values``.
+      mask: 1 for a real row, 0 for filling ``[B]``.
+
+    Example:
+      >>> value_weights(jnp.zeros(3), jnp.array([2, -1, 0]), jnp.array([1.0, 1.0, 0.0])).tolist()
+      [1.0, 0.0, 0.0]
+    """
+    if isinstance(y, jax.Array) and y.shape == values.shape and are_labels(y):
+        return label_weights(y, mask)
+    rows = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
+    return jnp.broadcast_to(rows, values.shape)
 
 
 def label_weights(labels: Int[Array, "B ..."], mask: Float[Array, " B"]) -> Float[Array, "B ..."]:

@@ -1,31 +1,88 @@
-"""Measures of predictions: sums that add up, their spread over clients, forgetting, fidelity."""
+"""Metrics by name, their spread over clients, forgetting, fidelity."""
 
-from fedjax_kd.metrics.fairness import client_accuracy, client_loss, headline, over_clients
+from fedjax_kd.metrics.columns import JUDGED, judged_column, metric_of, rises
+from fedjax_kd.metrics.fairness import over_clients
 from fedjax_kd.metrics.forgetting import ClassTally, class_accuracy, forgetting, weight_divergence
-from fedjax_kd.metrics.tally import (
-    Tally,
-    binned,
-    calibration_error,
-    empty,
+from fedjax_kd.metrics.metric import (
+    Metric,
+    Sums,
+    as_metric,
+    mean_of,
+    ratio,
     summary,
-    tally,
+    sums_of,
     total_of,
 )
+from fedjax_kd.metrics.of_classes import (
+    accuracy,
+    auc,
+    binned,
+    calibration_error,
+    expected_calibration_error,
+    macro_f1,
+    top_k,
+)
+from fedjax_kd.metrics.of_labels import label_accuracy, label_auc, label_f1, mean_average_precision
+from fedjax_kd.metrics.of_regions import dice, iou, mean_iou
+from fedjax_kd.metrics.of_values import mae, r2
+from fedjax_kd.metrics.ranking import rank_1, retrieval_map
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "top_3": top_k(3),
+    "top_5": top_k(5),
+    "ece": expected_calibration_error,
+    "macro_f1": macro_f1,
+    "auc": auc,
+    "label_accuracy": label_accuracy,
+    "label_f1": label_f1,
+    "label_auc": label_auc,
+    "map": mean_average_precision,
+    "mae": mae,
+    "r2": r2,
+    "dice": dice,
+    "iou": iou,
+    "mean_iou": mean_iou,
+    "rank_1": rank_1,
+    "retrieval_map": retrieval_map,
+}
+"""What the command line knows by name; each problem says which of them are its own."""
 
 __all__ = [
+    "JUDGED",
+    "METRICS",
     "ClassTally",
-    "Tally",
+    "Metric",
+    "Sums",
+    "accuracy",
+    "as_metric",
+    "auc",
     "binned",
     "calibration_error",
     "class_accuracy",
-    "client_accuracy",
-    "client_loss",
-    "empty",
+    "dice",
+    "expected_calibration_error",
     "forgetting",
-    "headline",
+    "iou",
+    "judged_column",
+    "label_accuracy",
+    "label_auc",
+    "label_f1",
+    "macro_f1",
+    "mae",
+    "mean_average_precision",
+    "mean_iou",
+    "mean_of",
+    "metric_of",
     "over_clients",
+    "r2",
+    "rank_1",
+    "ratio",
+    "retrieval_map",
+    "rises",
     "summary",
-    "tally",
+    "sums_of",
+    "top_k",
     "total_of",
     "weight_divergence",
 ]

@@ -9,11 +9,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fedjax_kd.metrics import METRICS, judged_column, metric_of, rises
 from fedjax_kd.report.table_files import CellValue, Record
 
 Goal = Literal["max", "min"]
 
 _RESAMPLES = 9999
+_RISES = {name: metric.larger_is_better for name, metric in METRICS.items()}
 
 
 class Estimate(NamedTuple):
@@ -72,12 +74,12 @@ class Reached(NamedTuple):
 
 
 def goal_of(metric: str) -> Goal:
-    """Whether more or less of a metric is better: more of accuracies, less of all else."""
-    return "max" if "accuracy" in metric else "min"
+    """Whether more or less of a column is better, see `fedjax_kd.metrics.rises`."""
+    return "max" if rises(metric, _RISES) else "min"
 
 
 def headline_metric(rows: Iterable[Record]) -> str:
-    """What rows are judged by: results on the test set, or as judged where own models count.
+    """What rows are judged by: results on the test set, or as judged where these are others.
 
     Example:
       >>> headline_metric([{"test_loss": 2.0, "test_accuracy": 0.1, "judged_accuracy": 0.7}])
@@ -86,8 +88,9 @@ def headline_metric(rows: Iterable[Record]) -> str:
       'test_loss'
     """
     evaluated = [row for row in rows if row.get("test_loss") is not None]
-    known = any(row.get("test_accuracy") is not None for row in evaluated)
-    measure = "accuracy" if known else "loss"
+    known = {name: None for row in evaluated for name, value in row.items() if value is not None}
+    column = judged_column(known) or ("test_accuracy" if "test_accuracy" in known else "test_loss")
+    measure = metric_of(column)
     tested = [row.get(f"test_{measure}") for row in evaluated]
     judged = [
         row.get(f"judged_{measure}", on_test)

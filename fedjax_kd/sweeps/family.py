@@ -104,7 +104,9 @@ def family_of(
         changed = replace(own[seed], train=train, test=test, client_test=client_test, public=public)
         return replace(s, federation=changed)
 
-    return Family(make, members, {seed: ready(seed, s) for seed, s in simulations.items()}, mesh)
+    most = max(s.test_capacity for s in simulations.values())
+    alike = {seed: replace(ready(seed, s), test_capacity=most) for seed, s in simulations.items()}
+    return Family(make, members, alike, mesh)
 
 
 def sharing(first: Federation, other: Federation) -> Federation:
@@ -182,7 +184,7 @@ def given_of(family: Family, tile: Tile) -> Given:
     if each[0].client_test is not None:
         own = stacked(lambda pools: pools.client_test or pools.test)
     public = family.first.federation.public
-    return Given(Resident(train, public), Pools(train, test, own))
+    return Given(Resident(train, public), Pools(train, test, own, every[tile.seeds[0]].validation))
 
 
 def _stacked(pools: Sequence[Pool], longest: int) -> Pool:

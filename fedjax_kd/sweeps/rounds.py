@@ -234,7 +234,7 @@ def _rows(family: Family, tile: Tile, inputs: TileInputs, result: BlockResult) -
         s = family.simulations[tile.seeds[i]]
         rows[point] = rows_of(s, inputs[s.seed], reports, inside)
         if after is not None:
-            rows[point][-1] |= evaluation_row(after, s.judged_by)
+            rows[point][-1] |= evaluation_row(after, s)
     return rows
 
 
@@ -251,7 +251,7 @@ def _initial_rows(prepared: Prepared) -> PointRows:
         for i, j, point in places(tile):
             if keys[point] not in found:
                 own = jax.tree.map(lambda a, i=i, j=j: a[i, j], seen)
-                found[keys[point]] = evaluation_row(own, prepared.family.first.judged_by)
+                found[keys[point]] = evaluation_row(own, prepared.family.first)
             rows[point] = [{"round": 0} | found[keys[point]]]
     return rows
 

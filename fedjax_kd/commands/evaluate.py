@@ -23,7 +23,8 @@ from fedjax_kd.train import evaluation_row
 
 HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
 
-Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under the global model and, if the method has such, under its own.
+Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under
+the global model and, if the method has such, under its own.
 
 Example:
   fedjax-kd evaluate runs/20260101-120000-fedavg-digits"""

@@ -39,8 +39,8 @@ def check_outputs(algorithm: Algorithm, federation: Federation, measures: Measur
     outputs = newcomers_outputs(algorithm, x)
     if not hasattr(outputs, "shape"):
         raise InputTypeError(
-            f"The model gives a {type(outputs).__name__}, but must give one array of outputs: return "
-            "the logits alone."
+            f"The model gives a {type(outputs).__name__}, but must give one array of outputs: "
+            "return the logits alone."
         )
     if not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise InputTypeError(

@@ -166,15 +166,15 @@ def plain_type(annotation: Any) -> Any:
     """
     union = get_origin(annotation) in (Union, types.UnionType)
     members = get_args(annotation) if union else (annotation,)
-    kept = [m for m in members if m in _PLAIN or get_origin(m) is Literal or _is_numbers(m)]
+    kept = [m for m in members if m in _PLAIN or get_origin(m) is Literal or _is_several(m)]
     if all(m is type(None) for m in kept):
         return None
     return reduce(or_, kept)
 
 
-def _is_numbers(annotation: Any) -> bool:
-    """Whether an annotation is a tuple of any number of ints or of floats."""
-    return annotation in (tuple[int, ...], tuple[float, ...])
+def _is_several(annotation: Any) -> bool:
+    """Whether an annotation is a tuple of any number of ints, floats or words."""
+    return annotation in (tuple[int, ...], tuple[float, ...], tuple[str, ...])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

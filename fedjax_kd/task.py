@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
+from fedjax_kd.losses import ExampleLoss
 from fedjax_kd.nn.calls import both_of, flags_of, head_of, method_of, passed_of
 from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
@@ -27,7 +28,6 @@ from fedjax_kd.prng import cheap
 
 Prepare = Callable[[PyTree], PyTree]
 Augment = Callable[[Key, PyTree], PyTree]
-ExampleLoss = Callable[[Array, PyTree], Array]
 
 # In place of a method's name.
 _BOTH, _HEAD, _PASSED = "features and outputs", "outputs of features", "block and outputs"

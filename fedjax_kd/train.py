@@ -152,17 +152,28 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
     for g in range(0 if seen.groups is None else len(s.groups)):
         of_group = metrics.summary(measures, jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
-    where = {"own models": f"personal_{headline}_mean"}.get(
-        _judged_on(seen, s), f"{_judged_on(seen, s)}_{headline}"
-    )
-    row[f"{metrics.JUDGED}{headline}"] = row[where]
+    row[f"{metrics.JUDGED}{headline}"] = row[s.judged_column]
     return row
 
 
-def _judged_on(seen: Evaluation, s: Simulation) -> str:
-    """What the headline metric is taken of."""
-    own = s.judged_by == "clients" and seen.personal is not None
-    return "own models" if own else "test" if seen.validation is None else "validation"
+def best_row(rows: Sequence[Row], column: str, *, rising: bool) -> Row:
+    """The row with the best value of a column, the first one of equals; NaN is worse than any.
+
+    Args:
+      rows: at least one, each with the column.
+      column: a metric.
+      rising: whether more of it is better.
+
+    Example:
+      >>> best_row([{"a": 2.0}, {"a": math.nan}, {"a": 1.0}], "a", rising=False)
+      {'a': 1.0}
+    """
+    sign = -1 if rising else 1
+
+    def order(row: Row) -> float:
+        return math.inf if math.isnan(row[column]) else sign * row[column]
+
+    return min(rows, key=order)
 
 
 def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
@@ -36,12 +37,15 @@ WRAPPING = Section(
 )
 
 
-def of_run(methods: Sequence[str], args: Sequence[str]) -> list[Section]:
+def of_run(
+    methods: Sequence[str], args: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})
+) -> list[Section]:
     """The options of a run with these methods, and with the partition and model in ``args``.
 
     Args:
       methods: at least one.
       args: the command line after the methods.
+      aliases: shorter names of options that say how it is trained.
 
     Raises:
       ValueError: if the partition or the model is unknown.
@@ -49,7 +53,9 @@ def of_run(methods: Sequence[str], args: Sequence[str]) -> list[Section]:
     local = _merged({m: of_local(m) for m in methods})
     model = early_value(args, "model")
     model_options = [] if model is None else options(named("model", model, MODELS))
-    training = Section("training", "How long, with whom and on what", options(TrainingConfig))
+    training = Section(
+        "training", "How long, with whom and on what", options(TrainingConfig), aliases
+    )
     return [
         _of_methods(methods),
         Section("local", "Local training of every client", local),

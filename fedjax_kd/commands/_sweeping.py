@@ -47,11 +47,10 @@ SWEEP_OUTPUT = Section(
 )
 
 
-def start_sweep(study: Study, output: Mapping[str, Any]) -> int:
+def start_sweep(study: Study, output: Mapping[str, Any], load: FederationLoader) -> int:
     """Carries out a new sweep; returns the exit code."""
     workers.cluster(output["workers"], output["ray_address"])
     proposals.check_proposals(study)
-    load = federation_loader()
     if study.settings:
         families = [
             family_for(study, g[0].configs, load) for g in sweep_runner.shards(Path(), study)

@@ -22,7 +22,7 @@ from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.progress import Show, latest
-from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
+from fedjax_kd.train import Progress, Row, Seconds, best_row, blocks, class_accuracies
 
 _LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
 
@@ -175,7 +175,8 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "finished_rounds": int(rows[-1]["round"]),
         "num_rounds": run.simulation.num_rounds,
         "judged_by": run.simulation.judged_by,
-        **_quality(rows, run.simulation.judged_by == "clients"),
+        "judged_on": run.simulation.judged_on,
+        **_quality(rows, run.simulation),
         "bytes_down": int(sum(row["bytes_down"] for row in trained)),
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
@@ -188,25 +189,19 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
     run_folder.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
 
 
-def _quality(rows: Sequence[Row], by_clients: bool) -> dict[str, float]:
+def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
     """The final and the best evaluation, by what the method is judged by."""
     evaluated = [row for row in rows if "test_loss" in row]
     classes = class_accuracies(evaluated)
     forgotten = None
     if classes.size and len(classes) > 1:
         forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
-    known = [name for name in ("test_accuracy", "test_loss") if name in evaluated[-1]]
-    personal = [name for name in ("personal_accuracy_mean",) if name in evaluated[-1]]
-    measure = "accuracy" if "judged_accuracy" in evaluated[-1] else "loss"
-    judged = f"judged_{measure}"
-    if measure == "accuracy":
-        best = max(evaluated, key=lambda row: row[judged])
-    else:
-        best = min(evaluated, key=lambda row: math.inf if _is_nan(row[judged]) else row[judged])
-    column = f"personal_{measure}_mean" if by_clients else f"test_{measure}"
+    last, judged = evaluated[-1], f"{metrics.JUDGED}{s.federation.problem.headline}"
+    told = (f"test_{s.federation.problem.headline}", "test_loss", s.judged_column)
+    best = best_row(evaluated, judged, rising=s.federation.problem.larger_is_better)
     return {
-        **{f"final_{name}": evaluated[-1][name] for name in (*known, *personal)},
-        f"best_{column}": best[judged],
+        **{f"final_{name}": last[name] for name in dict.fromkeys(told)},
+        f"best_{s.judged_column}": best[judged],
         "best_round": int(best["round"]),
         **({} if forgotten is None else {"final_forgetting": forgotten}),
     }

@@ -14,7 +14,7 @@ from fedjax_kd.commands._parser import folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.errors import InputError
-from fedjax_kd.metrics import Sums
+from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
@@ -73,7 +73,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
             lines.writerow("" if np.isnan(value) else value for value in row)
 
 
-def _results(prefix: str, simulation: Simulation, sums: Sums) -> dict[str, NDArray]:
+def _results(prefix: str, simulation: Simulation, sums: Tally) -> dict[str, NDArray]:
     """Each client's value of every metric."""
     measures, found = simulation.measures(simulation.groups[0]), jax.device_get(sums)
     return {f"{prefix}{name}": metric.value(found[name]) for name, metric in measures.items()}

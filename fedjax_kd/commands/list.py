@@ -10,12 +10,14 @@ from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.data import PARTITIONERS, sources
 from fedjax_kd.data.augment import AUGMENTATIONS
+from fedjax_kd.metrics import METRICS
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import named
+from fedjax_kd.problems import PROBLEMS
 from fedjax_kd.report import methods, tables
 from fedjax_kd.wrappers import WRAPPERS
 
-HELP = """Lists methods, wrappers, models, partitions, augmentations and data sets.
+HELP = """Lists methods, wrappers, models, partitions, augmentations, problems, metrics, data sets.
 
 Examples:
   fedjax-kd list
@@ -47,6 +49,10 @@ def main(args: Sequence[str]) -> int:
         "models": lambda: _summaries(MODELS),
         "partitions": lambda: _summaries(PARTITIONERS),
         "augmentations": lambda: _summaries(AUGMENTATIONS),
+        "problems": lambda: {
+            p.name: f"{p.says}; judged by {p.headline}" for p in PROBLEMS.values()
+        },
+        "metrics": lambda: {name: metric.about for name, metric in METRICS.items()},
         "datasets": lambda: sources(chosen["data_dir"]),
     }
     for kind in wanted:

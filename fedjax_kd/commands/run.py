@@ -60,7 +60,7 @@ def main(args: Sequence[str]) -> int:
     demo = not methods
     methods = methods or list(DEMO)
     prog = " ".join(["fedjax-kd run", *([] if demo else methods)])
-    sections = _options.of_run(methods, rest)
+    sections = _options.of_run(methods, rest, {"metrics": "--metric"})
     if demo:
         sections = [_options.with_defaults(section, _TUNED) for section in sections]
     found = parse(prog, HELP, [*sections, OUTPUT], rest)

@@ -10,12 +10,17 @@ from fedjax_kd.commands import _options, _sweeping
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands.run import config_of, leading_methods
 from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import JUDGED
 from fedjax_kd.options import nearest
-from fedjax_kd.runs.config import Config
+from fedjax_kd.problems import Problem
+from fedjax_kd.runs.config import Config, TrainingConfig
+from fedjax_kd.runs.data_config import DataConfig
+from fedjax_kd.runs.own_metrics import named_metrics
 from fedjax_kd.sweeps import axes
 from fedjax_kd.sweeps.axes import Axis, Range, Setting
-from fedjax_kd.sweeps.halving import Halving, scoring
+from fedjax_kd.sweeps.halving import Halving, Score, scoring
 from fedjax_kd.sweeps.parameters import METHOD, known_parameters, unknown_parameter
+from fedjax_kd.sweeps.shard import FederationLoader, federation_loader
 from fedjax_kd.sweeps.study import Search, Study, checked
 
 HELP = """Trains many configurations of one or several methods, each with several seeds.
@@ -75,7 +80,8 @@ def main(args: Sequence[str]) -> int:
     options = [WHAT, *_options.of_run(methods, rest), _sweeping.SWEEP_OUTPUT]
     found = parse(prog, HELP, options, _gathered(rest))
     bases = {m: _base(m, found) for m in methods}
-    return _sweeping.start_sweep(_study(bases, found), found["output"])
+    load = federation_loader()
+    return _sweeping.start_sweep(_study(bases, found, load), found["output"], load)
 
 
 def _help_only(args: Sequence[str]) -> list[str]:
@@ -107,7 +113,7 @@ def _base(method: str, found: Mapping[str, Any]) -> Config:
     return replace(config, data=replace(config.data, seed=found["data"]["seed"]))
 
 
-def _study(bases: Mapping[str, Config], found: Mapping[str, Any]) -> Study:
+def _study(bases: Mapping[str, Config], found: Mapping[str, Any], load: FederationLoader) -> Study:
     """What is to be trained."""
     asked, first = found["sweep"], next(iter(bases.values())).training
     _check(asked)
@@ -119,7 +125,7 @@ def _study(bases: Mapping[str, Config], found: Mapping[str, Any]) -> Study:
         bases=bases,
         settings=() if search else tuple(_settings(bases, texts, asked, first.seed)),
         seeds=tuple(range(first.seed, first.seed + asked["seeds"])),
-        how=scoring(asked["metric"] or _usual_metric(bases), asked["last"]),
+        how=_score(first, load(_data_of(bases, first.seed)).problem, asked),
         halving=_halving(asked, first.num_rounds),
         target=asked["reach"],
         shares=max(found["output"]["workers"] or 1, 1),
@@ -128,10 +134,16 @@ def _study(bases: Mapping[str, Config], found: Mapping[str, Any]) -> Study:
     return checked(study)
 
 
-def _usual_metric(bases: Mapping[str, Config]) -> str:
-    """What methods are judged by: inputs that are targets have no accuracy."""
-    target = next(iter(bases.values())).data.target
-    return "judged_accuracy" if target == "label" else "judged_loss"
+def _score(training: TrainingConfig, problem: Problem, asked: Mapping[str, Any]) -> Score:
+    """The column that makes a point good: by default what methods are judged by."""
+    column = asked["metric"] or f"{JUDGED}{problem.headline}"
+    return scoring(column, asked["last"], named_metrics(training.metrics))
+
+
+def _data_of(bases: Mapping[str, Config], seed: int) -> DataConfig:
+    """The data of the first point."""
+    data = next(iter(bases.values())).data
+    return replace(data, seed=seed if data.seed is None else data.seed)
 
 
 def _settings(

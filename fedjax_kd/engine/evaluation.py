@@ -24,9 +24,9 @@ from fedjax_kd.engine.measuring import (
 )
 from fedjax_kd.engine.mesh import everywhere
 from fedjax_kd.engine.simulation import Simulation
-from fedjax_kd.metrics import ClassTally, Sums
+from fedjax_kd.metrics import ClassTally, Tally
 
-_Tree = TypeVar("_Tree", Sums, ClassTally)
+_Tree = TypeVar("_Tree", Tally, ClassTally)
 
 Members = Sequence[NDArray[np.int64] | range]
 """The numbers of each group's clients."""
@@ -46,11 +46,11 @@ class Pools(NamedTuple):
 class Evaluation(NamedTuple):
     """Sums of metrics over the test set, and over each client's own test rows ``[C, ...]``."""
 
-    test: Sums  # of several groups the mean, weighed by their clients
-    validation: Sums | None  # the same over the server's validation rows, if it has any
-    clients: Sums | None  # under the model of a newcomer; None if clients have no test rows
-    personal: Sums | None  # under each client's own model, if it can differ
-    groups: Sums | None  # of the test set, ``[G, ...]``; None if there is one group
+    test: Tally  # of several groups the mean, weighed by their clients
+    validation: Tally | None  # the same over the server's validation rows, if it has any
+    clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
+    personal: Tally | None  # under each client's own model, if it can differ
+    groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
     classes: ClassTally | None  # of the test set, leaves ``[L]``; None if not asked for
 
 
@@ -60,7 +60,7 @@ def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
     return lambda x: algorithm.predict(server, newcomer, x)
 
 
-def by_class(rows: Sums, pool: Pool, num_classes: int) -> ClassTally:
+def by_class(rows: Tally, pool: Pool, num_classes: int) -> ClassTally:
     """Labels and right answers of a pool's entries, one label each, added up class by class."""
     own = jax.nn.one_hot(targets_at(pool, pool.rows), num_classes, dtype=jnp.float32)
     right, counted = rows["accuracy"]
@@ -76,14 +76,14 @@ def mean_of_groups(sums: Sequence[_Tree], members: Members) -> _Tree:
     )
 
 
-def each_of_its_group(sums: Sequence[Sums], members: Members) -> Sums:
+def each_of_its_group(sums: Sequence[Tally], members: Members) -> Tally:
     """Of the sums of all clients under each group's model, those under the own group's one."""
     pairs = zip(sums, map(np.asarray, members), strict=True)
     own = [jax.tree.map(lambda a, m=m: a[m], of_group) for of_group, m in pairs]
     return _by_number(own, members)
 
 
-def _by_number(parts: Sequence[Sums], members: Members) -> Sums:
+def _by_number(parts: Sequence[Tally], members: Members) -> Tally:
     """The sums of each group's own clients, in the order of the clients' numbers."""
     order = np.argsort(np.concatenate(list(members)))
     return jax.tree.map(lambda *of: jnp.concatenate(of)[order], *parts)
@@ -91,7 +91,7 @@ def _by_number(parts: Sequence[Sums], members: Members) -> Sums:
 
 def personal_sums(
     s: Simulation, group: int, key: Key, state: State, pools: tuple[Pool, Pool]
-) -> Sums:
+) -> Tally:
     """The test rows of each client of a group under its own model, leaves ``[C_g, ...]``.
 
     Args:
@@ -104,7 +104,7 @@ def personal_sums(
     algorithm, (train, test) = s.groups[group], pools
     measures = s.measures(algorithm)
 
-    def one(who: tuple[Client, Array]) -> Sums:
+    def one(who: tuple[Client, Array]) -> Tally:
         client, number = who
         own_key = jax.random.fold_in(key, number)
         client = algorithm.personalise(own_key, state.server, client, train.of(number))
@@ -126,7 +126,7 @@ def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: 
     return any(jax.tree.leaves(read))
 
 
-def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, Pool]) -> Sums:
+def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, Pool]) -> Tally:
     """`personal_sums` of all groups, in the order of the clients' numbers."""
     parts = [personal_sums(s, group, key, state, pools) for group in range(len(s.groups))]
     return _by_number(parts, s.layout.members)
@@ -154,9 +154,9 @@ def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation
 class _Seen(NamedTuple):
     """The results of one group's model."""
 
-    test: Sums
-    validation: Sums | None
-    clients: Sums | None
+    test: Tally
+    validation: Tally | None
+    clients: Tally | None
     classes: ClassTally | None
 
 

@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.batching import over_rows
-from fedjax_kd.core import Batch, Data, Pool, PyTree
-from fedjax_kd.metrics import Metric, Sums, sums_of, total_of
+from fedjax_kd.core import Algorithm, Batch, Data, Pool, PyTree
+from fedjax_kd.data.federation import Federation
+from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import Metric, Tally, as_metric, mean_of, sums_of, total_of
+from fedjax_kd.metrics.metric import RowValues
 
 Predict = Callable[[PyTree], Array]
 """x ``[B, ...]`` -> outputs ``[B, ...]``"""
@@ -25,6 +29,38 @@ _ROWS_AT_ONCE, _ROWS_AT_ONCE_ON_CPU = 500, 25
 _CLIENT_BATCH = 50
 
 
+def measures_of(algorithm: Algorithm, federation: Federation, extra: Measures) -> Measures:
+    """The loss of a method's task, the metrics of the federation's problem, and further ones.
+
+    Raises:
+      ValueError: if neither says what the loss is.
+    """
+    problem = federation.problem
+    score = algorithm.score or problem.score
+    if score is None:
+        raise InputError(
+            f"{federation.name} poses the problem {problem.name!r}, which has no loss of its own: "
+            "give the task one as `example_loss`, (outputs, targets) -> a number an example."
+        )
+    return {"loss": mean_of(score, larger_is_better=False), **problem.metrics, **extra}
+
+
+def own_metrics(given: Mapping[str, Metric | RowValues], federation: Federation) -> Measures:
+    """A user's metrics, checked."""
+    taken = {"loss", *federation.problem.measures} & given.keys()
+    if taken:
+        raise InputError(
+            f"metrics names {', '.join(sorted(taken))}, which evaluation of this problem tells "
+            "already: give yours another name."
+        )
+    return {name: as_metric(name, metric) for name, metric in given.items()}
+
+
+def most_rows(pool: Pool | None) -> int:
+    """The rows of the client that has the most."""
+    return 0 if pool is None else int(np.max(pool.sizes, initial=0))
+
+
 def by_row(measures: Measures) -> Measures:
     """Those in which each row stands alone."""
     return {name: metric for name, metric in measures.items() if not metric.of_all}
@@ -35,7 +71,7 @@ def of_all(measures: Measures) -> Measures:
     return {name: metric for name, metric in measures.items() if metric.of_all}
 
 
-def measure_rows(predict: Predict, measures: Measures, pool: Pool) -> tuple[Sums, Array | None]:
+def measure_rows(predict: Predict, measures: Measures, pool: Pool) -> tuple[Tally, Array | None]:
     """Sums of each entry of ``pool.rows``, leaves ``[R, ...]``, by the metrics of single rows.
 
     And the outputs ``[R, ...]``, if another metric needs them.
@@ -44,7 +80,7 @@ def measure_rows(predict: Predict, measures: Measures, pool: Pool) -> tuple[Sums
     at_once = _ROWS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else _ROWS_AT_ONCE
     batches = -(-len(pool.rows) // at_once)
 
-    def one_batch(i: Array) -> tuple[Sums, Array | None]:
+    def one_batch(i: Array) -> tuple[Tally, Array | None]:
         positions = i * at_once + jnp.arange(at_once, dtype=jnp.int32)
         batch = everyone.take(positions, (positions < everyone.size).astype(jnp.float32))
         outputs = predict(batch.x)
@@ -55,7 +91,7 @@ def measure_rows(predict: Predict, measures: Measures, pool: Pool) -> tuple[Sums
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(pool.rows)], found)
 
 
-def measure_all(measures: Measures, rows: Sums, outputs: Array | None, pool: Pool) -> Sums:
+def measure_all(measures: Measures, rows: Tally, outputs: Array | None, pool: Pool) -> Tally:
     """The sums of all entries of ``pool.rows``, from those of each entry and the outputs."""
     found = total_of(rows)
     if outputs is not None:
@@ -66,8 +102,8 @@ def measure_all(measures: Measures, rows: Sums, outputs: Array | None, pool: Poo
 
 
 def measure_clients(
-    measures: Measures, rows: Sums, outputs: Array | None, pool: Pool, capacity: int
-) -> Sums:
+    measures: Measures, rows: Tally, outputs: Array | None, pool: Pool, capacity: int
+) -> Tally:
     """The sums of each client's entries of ``pool.rows``, leaves ``[C, ...]``.
 
     Args:
@@ -84,7 +120,7 @@ def measure_clients(
     if outputs is None:
         return found
 
-    def one(who: tuple[Array, Array]) -> Sums:
+    def one(who: tuple[Array, Array]) -> Tally:
         start, size = who
         places = jnp.arange(capacity, dtype=jnp.int32)
         at = jnp.minimum(start + places, len(pool.rows) - 1)
@@ -94,7 +130,7 @@ def measure_clients(
     return found | jax.lax.map(one, (pool.starts, pool.sizes))
 
 
-def measure_own(predict: Predict, measures: Measures, data: Data, capacity: int) -> Sums:
+def measure_own(predict: Predict, measures: Measures, data: Data, capacity: int) -> Tally:
     """The sums of one client's rows, under one model.
 
     Args:
@@ -104,7 +140,7 @@ def measure_own(predict: Predict, measures: Measures, data: Data, capacity: int)
       capacity: the most rows of a client.
     """
 
-    def rows_of(batch: Batch) -> Sums:
+    def rows_of(batch: Batch) -> Tally:
         sums = sums_of(by_row(measures), predict(batch.x), batch.y, batch.mask)
         return total_of(sums)
 

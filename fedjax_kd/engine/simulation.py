@@ -14,23 +14,24 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, JudgedBy, Key, Pool, State
+from fedjax_kd.core import Algorithm, JudgedBy, Key, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
 from fedjax_kd.engine import chunk_width, memory, schedule
 from fedjax_kd.engine.chunk_width import Workload
-from fedjax_kd.engine.measuring import Measures
+from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
 from fedjax_kd.engine.outputs import check_needs, check_outputs
 from fedjax_kd.engine.schedule import Chunks, Layout
 from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
-from fedjax_kd.metrics import Metric, as_metric, mean_of
+from fedjax_kd.metrics import Metric
 from fedjax_kd.metrics.metric import RowValues
 from fedjax_kd.options import check_choice
 
 Engine = Literal["jit", "python"]
+JudgedOn = Literal["personal", "validation", "test"]
 
 _BLOCK = 25  # rounds in one dispatch, at most, unless another number is asked for
 _COPIES = 3  # of what clients keep: the caller's, the first block's, and its result
@@ -76,6 +77,21 @@ class Simulation:
         """Whose models tell how good the method is; the server's if no client has test rows."""
         by_clients = all(a.judged_by == "clients" for a in self.groups)
         return "clients" if by_clients and self.federation.client_test is not None else "server"
+
+    @property
+    def judged_on(self) -> JudgedOn:
+        """On which rows: clients' own test rows, else the server's validation or test rows."""
+        if self.judged_by == "clients":
+            return "personal"
+        public = self.federation.public
+        return "test" if public is None or public.validation is None else "validation"
+
+    @property
+    def judged_column(self) -> str:
+        """The column whose values the method is judged by."""
+        headline = self.federation.problem.headline
+        own = self.judged_on == "personal"
+        return f"personal_{headline}_mean" if own else f"{self.judged_on}_{headline}"
 
     @property
     def chunk(self) -> tuple[tuple[int, ...], ...]:
@@ -139,7 +155,7 @@ def simulate(
     if not 0 <= dropout_rate < 1:
         raise InputError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     check_choice("engine", engine, Engine)
-    problem, extra = federation.problem, _own_metrics(metrics or {}, federation)
+    problem, extra = federation.problem, own_metrics(metrics or {}, federation)
     if per_class and not (problem.one_class_each and "accuracy" in problem.measures):
         raise InputError(
             f"per_class needs one class an example, but the targets of {federation.name} are "
@@ -176,41 +192,9 @@ def simulate(
         block=_block(rounds_per_dispatch, eval_every),
         per_class=per_class,
         metrics=extra,
-        test_capacity=_most_rows(federation.client_test),
+        test_capacity=most_rows(federation.client_test),
     )
     return with_chunks(uncut, _chunks_of(uncut, chunk))
-
-
-def measures_of(algorithm: Algorithm, federation: Federation, extra: Measures) -> Measures:
-    """The loss of a method's task, the metrics of the federation's problem, and further ones.
-
-    Raises:
-      ValueError: if neither says what the loss is.
-    """
-    problem = federation.problem
-    score = algorithm.score or problem.score
-    if score is None:
-        raise InputError(
-            f"{federation.name} poses the problem {problem.name!r}, which has no loss of its own: "
-            "give the task one as `example_loss`, (outputs, targets) -> a number an example."
-        )
-    return {"loss": mean_of(score, larger_is_better=False), **problem.metrics, **extra}
-
-
-def _own_metrics(given: Mapping[str, Metric | RowValues], federation: Federation) -> Measures:
-    """A user's metrics, checked."""
-    taken = {"loss", *federation.problem.measures} & given.keys()
-    if taken:
-        raise InputError(
-            f"metrics names {', '.join(sorted(taken))}, which evaluation of this problem tells "
-            "already: give yours another name."
-        )
-    return {name: as_metric(name, metric) for name, metric in given.items()}
-
-
-def _most_rows(pool: Pool | None) -> int:
-    """The rows of the client that has the most."""
-    return 0 if pool is None else int(np.max(pool.sizes, initial=0))
 
 
 def with_chunks(simulation: Simulation, chunks: Sequence[Chunks]) -> Simulation:

@@ -61,6 +61,7 @@ from fedjax_kd.losses.singular import (
 )
 from fedjax_kd.losses.supervised import (
     NO_LABEL,
+    ExampleLoss,
     are_labels,
     batch_mean,
     check_labels,
@@ -76,6 +77,7 @@ from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
 
 __all__ = [
     "NO_LABEL",
+    "ExampleLoss",
     "Mixed",
     "Mutual",
     "adaptive_mutual",

@@ -6,6 +6,8 @@ the outputs should equal, bytes as pixels, which stand for [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,6 +16,9 @@ from jaxtyping import Array, Float, Int, Num
 
 from fedjax_kd.core import Batch, PyTree
 from fedjax_kd.errors import InputError
+
+ExampleLoss = Callable[[Array, PyTree], Array]
+"""(outputs ``[B, ...]``, targets) -> the loss of each example ``[B]`` or target ``[B, ...]``"""
 
 NO_LABEL = -1  # a position that no loss and no metric may count
 

@@ -5,7 +5,7 @@ from fedjax_kd.metrics.fairness import over_clients
 from fedjax_kd.metrics.forgetting import ClassTally, class_accuracy, forgetting, weight_divergence
 from fedjax_kd.metrics.metric import (
     Metric,
-    Sums,
+    Tally,
     as_metric,
     mean_of,
     ratio,
@@ -53,7 +53,7 @@ __all__ = [
     "METRICS",
     "ClassTally",
     "Metric",
-    "Sums",
+    "Tally",
     "accuracy",
     "as_metric",
     "auc",

@@ -19,7 +19,7 @@ from fedjax_kd.core import PyTree
 from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.losses import value_weights
 
-Sums = dict[str, PyTree]
+Tally = dict[str, PyTree]
 """By metric, what its values are made of: leaves ``[...]``, or ``[N, ...]`` of rows."""
 
 RowValues = Callable[[Array, PyTree], Array]
@@ -37,15 +37,17 @@ class Metric:
       larger_is_better: false for errors.
       of_all: whether a row's sums depend on the other rows, as ranks do: then ``sums`` is given all
         rows of the test set, or of a client, at once.
+      about: in words.
     """
 
     sums: Callable[[Array, PyTree, Array], PyTree]
     value: Callable[[PyTree], NDArray[np.floating]]
     larger_is_better: bool = True
     of_all: bool = False
+    about: str = ""
 
 
-def mean_of(values: RowValues, *, larger_is_better: bool = True) -> Metric:
+def mean_of(values: RowValues, *, larger_is_better: bool = True, about: str = "") -> Metric:
     """The mean over examples, or over targets where there are several an example.
 
     Targets of -1, where they are labels, count nothing.
@@ -53,6 +55,7 @@ def mean_of(values: RowValues, *, larger_is_better: bool = True) -> Metric:
     Args:
       values: ``(outputs [B, ...], targets) -> [B]`` or ``[B, ...]``.
       larger_is_better: false for errors.
+      about: in words.
 
     Example:
       >>> within_one = mean_of(lambda outputs, y: jnp.abs(outputs[:, 0] - y) <= 1)
@@ -73,7 +76,7 @@ def mean_of(values: RowValues, *, larger_is_better: bool = True) -> Metric:
         found = jnp.where(weights > 0, found * weights, 0)
         return found.reshape(len(mask), -1).sum(1), weights.reshape(len(mask), -1).sum(1)
 
-    return Metric(sums, lambda sums: ratio(*sums), larger_is_better)
+    return Metric(sums, lambda sums: ratio(*sums), larger_is_better, about=about)
 
 
 def ratio(total: Any, count: Any) -> NDArray[np.float64]:
@@ -112,7 +115,7 @@ def as_metric(name: str, given: Metric | RowValues) -> Metric:
 
 def sums_of(
     metrics: Mapping[str, Metric], outputs: Array, y: PyTree, mask: Float[Array, " B"]
-) -> Sums:
+) -> Tally:
     """What each row adds to the sums of several metrics, leaves ``[B, ...]``."""
     return {name: metric.sums(outputs, y, mask) for name, metric in metrics.items()}
 
@@ -122,6 +125,6 @@ def total_of(rows: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a.sum(0), rows)
 
 
-def summary(metrics: Mapping[str, Metric], sums: Sums) -> dict[str, float]:
+def summary(metrics: Mapping[str, Metric], sums: Tally) -> dict[str, float]:
     """The value of each metric; NaN where nothing was counted."""
     return {name: float(metric.value(sums[name])) for name, metric in metrics.items()}

@@ -45,7 +45,8 @@ def top_k(k: int) -> Metric:
         own = jnp.broadcast_to(y.astype(jnp.int32)[..., None], best.shape)
         return (best == own).any(-1)
 
-    return mean_of(among)
+    best = "equal the likeliest class" if k == 1 else f"are among the {k} likeliest classes"
+    return mean_of(among, about=f"The share of labels that {best}.")
 
 
 accuracy = top_k(1)
@@ -100,8 +101,12 @@ def calibration_error(bins: NDArray[np.floating]) -> NDArray[np.float64]:
     return ratio(np.abs(correct - confidence).sum(-1), count.sum(-1))
 
 
-expected_calibration_error = Metric(_confidences, calibration_error, larger_is_better=False)
-"""Over 15 equal bins of confidence."""
+expected_calibration_error = Metric(
+    _confidences,
+    calibration_error,
+    larger_is_better=False,
+    about="The mean of |accuracy - confidence| over 15 equal bins of confidence.",
+)
 
 
 def confusion(
@@ -123,8 +128,11 @@ def f1_of(sums: Any) -> NDArray[np.float64]:
     return ratio(2 * right, predicted + labelled)
 
 
-macro_f1 = Metric(confusion, lambda sums: mean_known(f1_of(sums)))
-"""The mean of F1 over the classes that occur among labels or predictions."""
+macro_f1 = Metric(
+    confusion,
+    lambda sums: mean_known(f1_of(sums)),
+    about="The mean of F1 over the classes that occur among labels or predictions.",
+)
 
 
 def _one_against_rest(
@@ -137,5 +145,9 @@ def _one_against_rest(
     return wins(scores, own, jnp.broadcast_to(weights[:, None], own.shape))
 
 
-auc = Metric(_one_against_rest, area_under_curve, of_all=True)
-"""The area under the ROC curve of each class against the rest, averaged over the classes."""
+auc = Metric(
+    _one_against_rest,
+    area_under_curve,
+    of_all=True,
+    about="The area under the ROC curve of each class against the rest, averaged over the classes.",
+)

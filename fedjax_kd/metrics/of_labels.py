@@ -19,11 +19,16 @@ def _parts(
     return jnp.stack([weights * true * guess, weights * guess, weights * true], 1)
 
 
-label_accuracy = mean_of(lambda logits, y: (logits > 0) == (y > 0))
-"""The share of labels whose probability is above a half just where they hold."""
+label_accuracy = mean_of(
+    lambda logits, y: (logits > 0) == (y > 0),
+    about="The share of labels whose probability is above a half just where they hold.",
+)
 
-label_f1 = Metric(_parts, lambda sums: mean_known(f1_of(sums)))
-"""The mean of F1 over the labels that occur among targets or predictions."""
+label_f1 = Metric(
+    _parts,
+    lambda sums: mean_known(f1_of(sums)),
+    about="The mean of F1 over the labels that occur among targets or predictions.",
+)
 
 
 def _of_known(logits: Array, y: Array) -> tuple[Array, Array]:
@@ -35,12 +40,12 @@ label_auc = Metric(
     lambda logits, y, mask: wins(*_of_known(logits, y), label_weights(y, mask)),
     area_under_curve,
     of_all=True,
+    about="The area under the ROC curve of each label, averaged over the labels.",
 )
-"""The area under the ROC curve of each label, averaged over the labels."""
 
 mean_average_precision = Metric(
     lambda logits, y, mask: precisions(*_of_known(logits, y), label_weights(y, mask)),
     average_precision,
     of_all=True,
+    about="The average precision of each label, averaged over the labels.",
 )
-"""The average precision of each label, averaged over the labels."""

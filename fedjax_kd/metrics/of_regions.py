@@ -21,11 +21,20 @@ def _overlap(sums: Any) -> NDArray[np.float64]:
     return ratio(right, predicted + labelled - right)
 
 
-dice = Metric(confusion, lambda sums: mean_known(f1_of(sums)[..., 1:]))
-"""Dice's coefficient, the mean over the classes but the background."""
+dice = Metric(
+    confusion,
+    lambda sums: mean_known(f1_of(sums)[..., 1:]),
+    about="Dice's coefficient, the mean over the classes but the background.",
+)
 
-iou = Metric(confusion, lambda sums: mean_known(_overlap(sums)[..., 1:]))
-"""The intersection over the union, the mean over the classes but the background."""
+iou = Metric(
+    confusion,
+    lambda sums: mean_known(_overlap(sums)[..., 1:]),
+    about="The intersection over the union, the mean over the classes but the background.",
+)
 
-mean_iou = Metric(confusion, lambda sums: mean_known(_overlap(sums)))
-"""The intersection over the union, the mean over all classes, the background included."""
+mean_iou = Metric(
+    confusion,
+    lambda sums: mean_known(_overlap(sums)),
+    about="The intersection over the union, the mean over all classes, the background included.",
+)

@@ -18,8 +18,9 @@ def _distance(outputs: Array, y: Array) -> Array:
     return errors.reshape(len(errors), -1).mean(1)
 
 
-mae = mean_of(_distance, larger_is_better=False)
-"""The mean absolute error, in the unit of the targets."""
+mae = mean_of(
+    _distance, larger_is_better=False, about="The mean absolute error, in the unit of the targets."
+)
 
 
 def _squares(
@@ -38,5 +39,9 @@ def _explained(sums: Any) -> NDArray[np.float64]:
     return (1 - ratio(left, around)).mean(-1)
 
 
-r2 = Metric(_squares, _explained, of_all=True)
-"""The coefficient of determination, averaged over the values; NaN where one of them is constant."""
+r2 = Metric(
+    _squares,
+    _explained,
+    of_all=True,
+    about="The coefficient of determination, the mean over the values; NaN if one is constant.",
+)

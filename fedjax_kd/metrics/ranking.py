@@ -92,8 +92,16 @@ def _retrieved(
     return jax.lax.map(query, (rows, points, y), batch_size=64)
 
 
-rank_1 = Metric(_retrieved, lambda sums: ratio(sums[0], sums[2]), of_all=True)
-"""The share of rows whose nearest other row, by cosine, has the same identity."""
+rank_1 = Metric(
+    _retrieved,
+    lambda sums: ratio(sums[0], sums[2]),
+    of_all=True,
+    about="The share of rows whose nearest other row, by cosine, has the same identity.",
+)
 
-retrieval_map = Metric(_retrieved, lambda sums: ratio(sums[1], sums[2]), of_all=True)
-"""The mean over rows of the average precision with which those of the same identity are found."""
+retrieval_map = Metric(
+    _retrieved,
+    lambda sums: ratio(sums[1], sums[2]),
+    of_all=True,
+    about="The mean over rows of the average precision of those with the same identity.",
+)

@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array
 from numpy.typing import NDArray
 
 from fedjax_kd.core import PyTree
+from fedjax_kd.losses import ExampleLoss
 from fedjax_kd.metrics import METRICS, Metric
-
-Score = Callable[[Array, PyTree], Array]
-"""(outputs ``[B, ...]``, targets) -> the loss of each example ``[B]`` or target ``[B, ...]``"""
 
 Shape = tuple[int, ...]
 
@@ -50,7 +47,7 @@ class Problem:
     stored: Callable[[str, Any], Any]
     size: Callable[[Sequence[Any]], int]
     outputs: Callable[[Shape, int], Shape]
-    score: Score | None
+    score: ExampleLoss | None
     measures: tuple[str, ...] = ()
     headline: str = "loss"
     classes: Callable[[Any], NDArray[Any] | None] = field(default=_nothing)

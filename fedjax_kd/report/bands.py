@@ -116,11 +116,11 @@ def _draw_panel(place: Axes, bands: Mapping[str, Band], untrained: bool) -> None
 
 
 def _unit(metric: str, lines: Mapping[str, Seeds]) -> str:
-    """The unit of a loss: that of labels, or of values if no row has an accuracy."""
+    """The unit of a loss: that of labels, or of values if rows know no accuracy of any kind."""
     if metric not in ("test_loss", "train_loss", "judged_loss"):
         return ""
     known = {name for seeds in lines.values() for rows in seeds for row in rows for name in row}
-    of_values = "test_loss" in known and "test_accuracy" not in known
+    of_values = "test_loss" in known and not any("accuracy" in name for name in known)
     return " (mean squared error)" if of_values else " (nats)"
 
 

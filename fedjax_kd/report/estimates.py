@@ -78,6 +78,11 @@ def goal_of(metric: str) -> Goal:
     return "max" if rises(metric, _RISES) else "min"
 
 
+def is_share(metric: str) -> bool:
+    """Whether a column is written in percent: accuracies are."""
+    return "accuracy" in metric
+
+
 def headline_metric(rows: Iterable[Record]) -> str:
     """What rows are judged by: results on the test set, or as judged where these are others.
 

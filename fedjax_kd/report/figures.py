@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import JUDGED, metric_of
 from fedjax_kd.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ _STYLE = {
     "svg.hashsalt": "fedjax-kd",  # the same picture is the same file
 }
 _NAMES = {
-    "test_accuracy": "accuracy on the test set",
-    "test_loss": "loss on the test set",
-    "judged_accuracy": "accuracy",
-    "judged_loss": "loss",
     "train_loss": "loss of local training",
     "client_lr": "client learning rate",
     "server_lr": "server learning rate",
@@ -52,10 +49,16 @@ def label_of(name: str) -> str:
     """A metric or a parameter in words.
 
     Example:
-      >>> label_of("test_accuracy"), label_of("batch_size")
-      ('accuracy on the test set', 'batch size')
+      >>> label_of("test_accuracy"), label_of("judged_dice"), label_of("batch_size")
+      ('accuracy on the test set', 'dice', 'batch size')
     """
-    return _NAMES.get(name, name.replace("_", " "))
+    if name in _NAMES or name == (metric := metric_of(name)):
+        return _NAMES.get(name, name.replace("_", " "))
+    where = {"test_": " on the test set", "validation_": " on the validation rows", JUDGED: ""}
+    for prefix, words in where.items():
+        if name == f"{prefix}{metric}":
+            return metric.replace("_", " ") + words
+    return name.replace("_", " ")
 
 
 def line_style(number: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fedjax_kd.report.estimates import Estimate, Reached, goal_of
+from fedjax_kd.report.estimates import Estimate, Reached, is_share
 from fedjax_kd.report.figures import label_of
 from fedjax_kd.report.sweeps import DIVERGED, FINISHED, RUNNING, STOPPED, Configuration
 from fedjax_kd.report.table_files import CellValue
@@ -33,7 +33,7 @@ def value(cell: CellValue) -> str:
 
 def unit_of(metric: str) -> str:
     """The unit after the name of a metric: accuracies are written in percent."""
-    return " (%)" if goal_of(metric) == "max" else ""
+    return " (%)" if is_share(metric) else ""
 
 
 def score(amount: float, metric: str, sign: str = "", like: Sequence[float] = ()) -> str:
@@ -48,7 +48,7 @@ def score(amount: float, metric: str, sign: str = "", like: Sequence[float] = ()
     """
     if not math.isfinite(amount):
         return NOTHING
-    if goal_of(metric) == "max":
+    if is_share(metric):
         return f"{100 * amount:{sign}.2f}".replace("-", "−")
     largest = max(map(abs, (amount, *like)))
     if largest and not 1e-5 < largest < 1e5:
@@ -83,7 +83,7 @@ def target(amount: float, metric: str) -> str:
       >>> target(0.8, "test_accuracy"), target(0.25, "test_loss")
       ('80 % accuracy on the test set', '0.25 loss on the test set')
     """
-    shown = f"{100 * amount:g} %" if goal_of(metric) == "max" else f"{amount:g}"
+    shown = f"{100 * amount:g} %" if is_share(metric) else f"{amount:g}"
     return f"{shown} {label_of(metric)}"
 
 

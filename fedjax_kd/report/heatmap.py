@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedjax_kd.report import figures
-from fedjax_kd.report.estimates import Goal, number
+from fedjax_kd.report.estimates import Goal, is_share, number
 from fedjax_kd.report.sweeps import DIVERGED, FINISHED, Cell, Configuration, best, by_value, plane
 from fedjax_kd.report.table_files import CellValue, Record
 
@@ -129,8 +129,8 @@ def add_scale(figure: Figure, scale: ScalarMappable, places: Any, metric: str) -
     """The scale of colours beside the panels."""
     from matplotlib.ticker import PercentFormatter
 
-    shown = PercentFormatter(1, symbol="") if _is_share(metric) else None
-    label = figures.label_of(metric) + (" (%)" if _is_share(metric) else "")
+    shown = PercentFormatter(1, symbol="") if is_share(metric) else None
+    label = figures.label_of(metric) + (" (%)" if is_share(metric) else "")
     bar = figure.colorbar(scale, ax=places, label=label, format=shown, pad=0.02, aspect=25)
     bar.outline.set_visible(False)
 
@@ -192,13 +192,9 @@ def _written(found: Configuration, metric: str) -> str:
     if found.status == DIVERGED:
         return ""
     mean = found.score.mean
-    digits = f"{100 * mean:.1f}" if _is_share(metric) else f"{mean:#.3g}".rstrip(".")
+    digits = f"{100 * mean:.1f}" if is_share(metric) else f"{mean:#.3g}".rstrip(".")
     text = digits if found.score.seeds else ""
     return text if found.status == FINISHED else f"({text})"
-
-
-def _is_share(metric: str) -> bool:
-    return "accuracy" in metric
 
 
 def _coordinate(value: CellValue) -> float | None:

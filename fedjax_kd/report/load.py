@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import metric_of
 from fedjax_kd.report import table_files, tables
 from fedjax_kd.report.estimates import Goal, goal_of, headline_metric, number
-from fedjax_kd.report.studies import StudyPoints, check_metric, scored
+from fedjax_kd.report.studies import FURTHER, StudyPoints, check_metric, scored
 from fedjax_kd.report.sweeps import DIVERGED, FINISHED, RUNNING, best_by
 from fedjax_kd.report.table_files import CellValue, Record
 from fedjax_kd.runs import folder as run_folder
@@ -21,7 +22,6 @@ from fedjax_kd.runs.config import Config, to_json
 
 FORMAT = 1
 _KEYS = ("point", "config", "seed", "round")
-_CURVES = ("test_accuracy", "test_loss", "train_loss", "judged_accuracy", "judged_loss")
 
 
 def read_studies(folders: Sequence[Path], metric: str | None = None) -> list[StudyPoints]:
@@ -29,7 +29,7 @@ def read_studies(folders: Sequence[Path], metric: str | None = None) -> list[Stu
 
     Args:
       folders: of sweeps, of runs, or of several of them.
-      metric: to compare by; by default a sweep's own, and accuracy (else loss) of runs.
+      metric: to compare by; by default a sweep's own, and what runs are judged by.
 
     Raises:
       ValueError: if a folder is none of these, a sweep has no finished round, or a metric is
@@ -99,7 +99,7 @@ def read_sweep(folder: Path, metric: str | None = None) -> StudyPoints:
         last=about["last"],
         target=about.get("target") if own else None,
         points=points,
-        rounds=_results(folder, {*_KEYS, *_CURVES, chosen}, {"config": shown}),
+        rounds=_results(folder, {*_KEYS, *_curves(chosen)}, {"config": shown}),
         summaries={},
         pictures={p.stem: p.read_bytes() for p in sorted(folder.glob("partition*.png"))},
         documents=_documents(about),
@@ -128,6 +128,11 @@ def _results(
     return table_files.read_table(path, columns, where) if path else []
 
 
+def _curves(metric: str) -> set[str]:
+    """The columns that may be drawn by round: the metric, the test set's, and losses."""
+    return {metric, f"test_{metric_of(metric)}", *FURTHER}
+
+
 def _documents(about: Mapping[str, Any]) -> dict[str, Any]:
     """The plan, settings and versions of a sweep, with which it can be repeated."""
     plan = {k: about[k] for k in ("num_rounds", "seeds", "last", "halving", "search") if k in about}
@@ -142,7 +147,7 @@ def read_runs(folders: Sequence[Path], metric: str | None = None) -> StudyPoints
 
     Args:
       folders: of the runs.
-      metric: to compare by; accuracy if None, or loss where there is none.
+      metric: to compare by; what the runs are judged by if None.
 
     Raises:
       ValueError: if a folder is no run folder, no run has a row, or none has the metric.

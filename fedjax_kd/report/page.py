@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from fedjax_kd.errors import InputError
 from fedjax_kd.report import bands, figures, formatting, landscape, sections
 from fedjax_kd.report.sections import Chosen, Table
-from fedjax_kd.report.studies import StudyPoints
+from fedjax_kd.report.studies import FURTHER, StudyPoints
 from fedjax_kd.report.table_files import CellValue
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_FURTHER = ("test_accuracy", "test_loss", "train_loss")  # beside the metric itself
 
 
 class Image(NamedTuple):
@@ -119,7 +117,7 @@ def _curves(study: StudyPoints, chosen: Chosen, target: float | None) -> list[Pi
     if not lines:
         return []
     known = {n for row in study.rounds for n, cell in row.items() if cell is not None}
-    further = [name for name in _FURTHER if name in known and name != study.metric][:1]
+    further = [name for name in FURTHER if name in known and name != study.metric][:1]
     images = []
     for metric in (study.metric, *further):
         goal = target if metric == study.metric else None

@@ -16,10 +16,6 @@ from fedjax_kd.runs.config import Config, to_json
 _LONGEST_LABEL = 45  # characters that fit into a picture
 
 
-PERSONAL = "final_personal_accuracy_mean"
-"""In a summary: of the clients' own models, each on its own test rows; each client counts once."""
-
-
 def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What summary.json says of each run.
 
@@ -28,13 +24,10 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run")
-    right = any("final_test_accuracy" in s for s in found.values())  # or else nothing has labels
-    accuracy = ("accuracy",) if right or not found else ()
-    own = ("own models",) if any(PERSONAL in s for s in found.values()) else ()
+    told = list(dict.fromkeys(name for s in found.values() for name in _told(s)))
     for title in (
         "rounds",
-        *accuracy,
-        *own,
+        *map(_heading, told),
         "best",
         "loss",
         "MB down",
@@ -50,8 +43,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{summary['finished_rounds']}/{summary['num_rounds']}",
-            *(_number(summary.get("final_test_accuracy"), ".4f") for _ in accuracy),
-            *(_number(summary.get(PERSONAL), ".4f") for _ in own),
+            *(_number(summary.get(f"final_{name}"), ".4f") for name in told),
             f"{_best(summary)} @{summary['best_round']}",
             _number(summary["final_test_loss"], ".4g"),
             _number(summary["bytes_down"] / 1e6, ".1f"),
@@ -151,9 +143,23 @@ def show(table: Table, title: str = "") -> None:
 
 
 def _best(summary: Mapping[str, Any]) -> str:
-    """The best accuracy, or the lowest loss of a run without; of own models if these count."""
+    """The best value of what the run is judged by."""
     (name,) = (k for k in summary if k.startswith("best_") and k != "best_round")
     return _number(summary[name], ".4f" if "accuracy" in name else ".4g")
+
+
+def _told(summary: Mapping[str, Any]) -> list[str]:
+    """The columns of which a summary has the last value, but for the loss on the test set."""
+    names = [key.removeprefix("final_") for key in summary if key.startswith("final_")]
+    return [name for name in names if name not in ("test_loss", "forgetting")]
+
+
+def _heading(column: str) -> str:
+    """The heading of a column: of own models, each on its own test rows, clients count alike."""
+    if column.startswith("personal_"):
+        return "own models"
+    words = column.replace("_", " ")
+    return words.removeprefix("test ")
 
 
 def _is_float(value: Any) -> bool:

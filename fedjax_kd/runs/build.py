@@ -35,6 +35,7 @@ from fedjax_kd.options import (
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.own_metrics import named_metrics
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
@@ -81,7 +82,15 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     sampler = sampling.sampler_named(
         chosen.pop("sampling"), federation.sizes, chosen["cohort_size"]
     )
-    return simulate(algorithms, federation, group_of=group_of, mesh=mesh, sampler=sampler, **chosen)
+    return simulate(
+        algorithms,
+        federation,
+        group_of=group_of,
+        mesh=mesh,
+        sampler=sampler,
+        metrics=named_metrics(chosen.pop("metrics")),
+        **chosen,
+    )
 
 
 def _groups(

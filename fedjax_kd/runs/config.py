@@ -37,6 +37,8 @@ class TrainingConfig:
       augment: how training images are changed at random: "crop_flip", or "crop24_flip", whose
         models see 24 x 24 pixels, in evaluation the central ones; by default not at all.
       per_class: tell the accuracy of each class at every evaluation, and how much was forgotten.
+      metrics: what evaluation tells beside the metrics of the problem: names that `fedjax-kd list
+        metrics` shows, or MODULE:NAME of a function (outputs, targets) -> a number an example.
     """
 
     num_rounds: int = 100
@@ -52,6 +54,7 @@ class TrainingConfig:
     precision: Precision = "float32"
     augment: str | None = None
     per_class: bool = False
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fedjax_kd.metrics import judged_column, metric_of
 from fedjax_kd.train import Row
 
 Show = Callable[[str, int, Mapping[str, float]], None]
@@ -42,7 +43,9 @@ def latest(rows: list[Row], seconds: float) -> dict[str, float]:
     evaluated = [row for row in rows if "test_loss" in row]
     rounds = sum(row["round"] > 0 for row in rows)
     last = evaluated[-1] if evaluated else {}
-    last = {k: last[k] for k in ("test_accuracy", "test_loss", "judged_accuracy") if k in last}
+    judged = judged_column(last)
+    shown = {"test_loss": None} | ({} if judged is None else {judged: None})
+    last = {name: last[name] for name in shown if name in last}
     speed = {"rounds_per_second": rounds / seconds} if seconds > 0 else {}
     return last | speed | {"rejected": sum(row.get("rejected", 0) for row in rows)}
 
@@ -82,12 +85,10 @@ def _bars(console: Console, rounds: Mapping[str, int]) -> Iterator[Show]:
 def _words(known: Mapping[str, float]) -> str:
     """The numbers of a run in a few words."""
     words = [f"{name} {v:.4g}" for name, v in known.items() if name.startswith(("points", "best "))]
-    if "test_accuracy" in known:
-        judged = known.get("judged_accuracy", known["test_accuracy"])
-        own = judged != known["test_accuracy"]
-        words.append(f"own models' accuracy {judged:.3f}" if own else f"accuracy {judged:.3f}")
-        words.append(f"loss {known['test_loss']:.3f}")
-    elif "test_loss" in known:
+    judged = judged_column(known)
+    if judged is not None and metric_of(judged) != "loss":
+        words.append(f"{metric_of(judged)} {known[judged]:.3f}")
+    if "test_loss" in known:
         words.append(f"loss {known['test_loss']:.4g}")
     if "rounds_per_second" in known:
         words.append(f"{known['rounds_per_second']:.3g} rounds/s")

@@ -59,8 +59,8 @@ def sweep(
       federation: the clients, or those of each seed, where the split depends on it.
       settings: from `fedjax_kd.grid`, `fedjax_kd.sample`, or written down.
       seeds: of the initial model, the cohorts and the batches; points of one seed share them.
-      metric: the column of a history that makes a point good: accuracies if large, others small.
-        By default what a method is judged by, ``judged_accuracy`` or ``judged_loss``.
+      metric: the column of a history that makes a point good; whether large or small, its metric
+        says. By default what a method is judged by, such as ``judged_accuracy``.
       last: rounds at the end over which it is averaged.
       halving: early stopping of hopeless settings, within each group.
       width: how much runs at once; by default measured, or by rule where that does not pay.
@@ -93,7 +93,7 @@ def sweep(
         return simulate(make(**setting), of_seed[seed], seed=seed, chunk=1, **options)
 
     first = simulation(settings[0], seeds[0])
-    how = scoring(metric or usual_metric(first), last)
+    how = scoring(metric or usual_metric(first), last, first.metrics)
     found: dict[int, list[Row]] = {}
     members = {
         c * len(seeds) + i: Member(c, seed, _floats(setting))

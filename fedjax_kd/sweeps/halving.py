@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import Metric, metric_of
 from fedjax_kd.report.estimates import Goal, goal_of, score_of
 from fedjax_kd.train import Row
 
@@ -18,11 +20,12 @@ class Score(NamedTuple):
 
     metric: str
     last: int = 1  # rounds at the end, of which those count that have the metric
+    asked: Goal | None = None  # of a metric whose name does not tell it
 
     @property
     def goal(self) -> Goal:
         """Whether the largest or the smallest is best."""
-        return goal_of(self.metric)
+        return self.asked or goal_of(self.metric)
 
     def of(self, rows: Sequence[Row]) -> float | None:
         """The score of a point; None if it diverged or has none.
@@ -49,15 +52,23 @@ class Halving(NamedTuple):
     first: int
 
 
-def scoring(metric: str, last: int = 1) -> Score:
+def scoring(
+    metric: str, last: int = 1, known: Mapping[str, Metric] = MappingProxyType({})
+) -> Score:
     """The score by a metric.
+
+    Args:
+      metric: a column.
+      last: rounds at the end over which it is averaged.
+      known: metrics of the user's own, which say whether more of them is better.
 
     Raises:
       ValueError: if ``last`` is not positive.
     """
     if last < 1:
         raise InputError(f"last is {last}, but must be 1 round at least.")
-    return Score(metric, last)
+    own = known.get(metric_of(metric))
+    return Score(metric, last, None if own is None else "max" if own.larger_is_better else "min")
 
 
 def diverged(rows: Sequence[Row]) -> bool:

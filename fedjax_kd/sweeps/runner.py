@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.metrics import judged_column, metric_of
 from fedjax_kd.report import table_files
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.sweeps.halving import diverged, selected
@@ -146,14 +147,13 @@ def _about(study: Study, point: int) -> dict[str, Any]:
     return {"point": point, "config": config, "seed": study.seed(point), **setting}
 
 
-_FINAL = ("test_accuracy", "test_loss", "judged_accuracy", "judged_loss")
-
-
 def _summary(study: Study, rows: Sequence[Row], status: str) -> dict[str, Any]:
     """The results of a point in points.csv, beside its configuration and seed."""
     evaluated = [row for row in rows if "test_loss" in row]
     last = evaluated[-1] if evaluated else {}
-    shown = {f"final_{k}": v for k, v in last.items() if k in _FINAL}
+    judged = judged_column(last) or "test_loss"
+    kept = dict.fromkeys((f"test_{metric_of(judged)}", "test_loss", judged))
+    shown = {f"final_{k}": last[k] for k in kept if k in last}
     return {
         "status": status,
         "finished_rounds": int(rows[-1]["round"]),

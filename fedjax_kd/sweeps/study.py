@@ -201,7 +201,7 @@ def from_plain(values: Mapping[str, Any]) -> Study:
         bases={method: from_json(config) for method, config in values["base"].items()},
         settings=tuple(point["parameters"] for point in values["points"][::count]),
         seeds=tuple(values["seeds"]),
-        how=Score(values["metric"], values["last"]),
+        how=Score(values["metric"], values["last"], values["goal"]),
         halving=None if halving is None else Halving(**halving),
         target=values["target"],
         shares=values["shares"],

@@ -17,7 +17,19 @@ from hypothesis import strategies as st
 
 from fedjax_kd import metrics
 from fedjax_kd.core import Pool
-from fedjax_kd.engine import evaluation
+from fedjax_kd.engine import evaluation, measuring
+from fedjax_kd.losses import cross_entropy
+
+OF_CLASSES = {
+    "loss": metrics.mean_of(cross_entropy, larger_is_better=False),
+    "accuracy": metrics.accuracy,
+    "ece": metrics.expected_calibration_error,
+}
+
+
+def tally(logits: jax.Array, y: jax.Array, mask: jax.Array) -> metrics.Tally:
+    """The sums of each row."""
+    return metrics.sums_of(OF_CLASSES, logits, y, mask)
 
 
 def predictions(rows: int = 40, seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -43,7 +55,7 @@ def by_hand(logits: np.ndarray, y: np.ndarray) -> dict[str, float]:
 
 def test_summary_is_what_the_formulas_say():
     logits, y = predictions()
-    seen = metrics.summary(metrics.total_of(metrics.tally(logits, y, jnp.ones(len(y)))))
+    seen = metrics.summary(OF_CLASSES, metrics.total_of(tally(logits, y, jnp.ones(len(y)))))
     assert seen == pytest.approx(by_hand(np.asarray(logits), np.asarray(y)), rel=1e-4)
 
 
@@ -52,10 +64,9 @@ def test_summary_is_what_the_formulas_say():
 def test_masked_rows_count_nothing_and_parts_add_up(mask: list[int], cut: int):
     logits, y = predictions()
     kept = np.array(mask) == 1
-    rows = metrics.tally(logits, y, jnp.asarray(mask, jnp.float32))
-    halves = ((a[:cut], a[cut:]) for a in map(np.asarray, rows))
-    parts = [metrics.total_of(metrics.Tally(*half)) for half in zip(*halves, strict=True)]
-    seen = metrics.summary(jax.tree.map(np.add, *parts))
+    rows = tally(logits, y, jnp.asarray(mask, jnp.float32))
+    halves = [jax.tree.map(lambda a, part=part: a[part], rows) for part in np.s_[:cut, cut:]]
+    seen = metrics.summary(OF_CLASSES, jax.tree.map(np.add, *map(metrics.total_of, halves)))
     if kept.any():
         expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
         assert seen == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -66,11 +77,11 @@ def test_masked_rows_count_nothing_and_parts_add_up(mask: list[int], cut: int):
 def test_sequences_leave_out_positions_without_label():
     logits, y = predictions(24)
     holes = y.at[::5].set(-1).reshape(4, 6)
-    rows = metrics.tally(logits.reshape(4, 6, 3), holes, jnp.array([1.0, 1.0, 0.0, 1.0]))
+    rows = tally(logits.reshape(4, 6, 3), holes, jnp.array([1.0, 1.0, 0.0, 1.0]))
     kept = np.asarray((holes >= 0).at[2].set(False)).reshape(-1)
-    assert rows.counted.tolist() == kept.reshape(4, 6).sum(1).tolist()
+    assert rows["loss"][1].tolist() == kept.reshape(4, 6).sum(1).tolist()
     expected = by_hand(np.asarray(logits)[kept], np.asarray(y)[kept])
-    assert metrics.summary(metrics.total_of(rows)) == pytest.approx(expected, rel=1e-4)
+    assert metrics.summary(OF_CLASSES, metrics.total_of(rows)) == pytest.approx(expected, rel=1e-4)
 
 
 def binned_by_product(weights: jax.Array, confidence: jax.Array, correct: jax.Array) -> jax.Array:
@@ -105,34 +116,33 @@ def test_bins_take_no_more_memory_than_the_predictions():
 
 
 def test_spread_over_clients():
-    labels = jnp.array([10.0] * 20 + [0.0])
-    correct = jnp.array([*np.arange(20) / 2, 0.0], jnp.float32)
-    many = jax.tree.map(lambda a: jnp.broadcast_to(a, (21, *a.shape)), metrics.empty())
-    many = many._replace(counted=labels, correct=correct)
     accuracy = np.arange(20) / 20
-    assert np.isnan(metrics.client_accuracy(many)[-1])
-    spread = metrics.over_clients(many)
+    correct, labels = np.array([*10 * accuracy, 0.0]), np.array([10.0] * 20 + [0.0])
+    values = metrics.accuracy.value((correct, labels))
+    assert np.isnan(values[-1])
+    spread = metrics.over_clients(values)
     assert spread["mean"] == pytest.approx(accuracy.mean())
     assert spread["std"] == pytest.approx(accuracy.std())
     assert spread["q05"] == pytest.approx(np.quantile(accuracy, 0.05))
     assert spread["q75"] == pytest.approx(np.quantile(accuracy, 0.75))
     assert spread["worst_decile"] == pytest.approx(accuracy[:2].mean())
-    nobody = many._replace(counted=jnp.zeros(21))
-    assert np.isnan(list(metrics.over_clients(nobody).values())).all()
+    of_errors = metrics.over_clients(values, larger_is_better=False)
+    assert of_errors["worst_decile"] == pytest.approx(accuracy[-2:].mean())
+    assert np.isnan(list(metrics.over_clients(np.full(21, np.nan)).values())).all()
 
 
 def test_evaluation_goes_over_every_row_and_client():
     data, task = federation(), logistic()
     model = task.init(jax.random.key(0))
-    rows = evaluation.tally_rows(lambda x: task.apply(model, x)[0], data.train)
-    clients = evaluation.by_client(rows, data.train)
-    assert clients.counted.tolist() == list(SIZES)
+    found = measuring.measure_rows(lambda x: task.apply(model, x)[0], OF_CLASSES, data.train)
+    clients = measuring.measure_clients(OF_CLASSES, *found, data.train, max(SIZES))
+    assert clients["accuracy"][1].tolist() == list(SIZES)
     logits = np.asarray(task.apply(model, data.train.x)[0])
     right = logits.argmax(1) == np.asarray(data.train.y)
-    assert clients.correct.tolist() == [float(right[part].sum()) for part in data.parts]
-    assert metrics.summary(metrics.total_of(rows)) == pytest.approx(
-        by_hand(logits, np.asarray(data.train.y)), rel=1e-4
-    )
+    assert clients["accuracy"][0].tolist() == [float(right[part].sum()) for part in data.parts]
+    whole = measuring.measure_all(OF_CLASSES, *found, data.train)
+    expected = by_hand(logits, np.asarray(data.train.y))
+    assert metrics.summary(OF_CLASSES, whole) == pytest.approx(expected, rel=1e-4)
 
 
 def test_classes_are_counted_by_their_labels():
@@ -140,7 +150,7 @@ def test_classes_are_counted_by_their_labels():
     logits = random.normal(size=(6, 4)).astype(np.float32)
     y = random.integers(-1, 3, 6).astype(np.int32)
     mask = np.array([1, 1, 0, 1, 1, 0], np.float32)
-    rows = metrics.tally(jnp.asarray(logits), jnp.asarray(y), jnp.asarray(mask))
+    rows = tally(jnp.asarray(logits), jnp.asarray(y), jnp.asarray(mask))
     order = np.arange(6, dtype=np.int32)
     pool = Pool((), jnp.asarray(y), jnp.asarray(order), jnp.zeros(1, int), jnp.full(1, 6))
     sums = evaluation.by_class(rows, pool, 4)

@@ -40,7 +40,7 @@ def test_classes_of_sequences_are_not_told_apart():
     data = federation()
     y = jnp.zeros((*data.test.y.shape, 3), jnp.int32)
     sequences = replace(data, test=data.test._replace(y=y))
-    with pytest.raises(ValueError, match="per_class needs one label"):
+    with pytest.raises(ValueError, match="per_class needs one class"):
         simulate(fedavg(logistic(), local_training()), sequences, num_rounds=1, per_class=True)
 
 

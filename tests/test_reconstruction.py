@@ -17,12 +17,14 @@ from labelled import labelled
 import fedjax_kd as fk
 from fedjax_kd import losses, metrics
 from fedjax_kd.data.federation import Federation, federate
-from fedjax_kd.engine.evaluation import by_client, evaluate_personal, tally_rows
+from fedjax_kd.engine.evaluation import evaluate_personal
+from fedjax_kd.engine.measuring import measure_all, measure_clients, measure_rows
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.build import build, with_model
 from fedjax_kd.runs.config import Config, TrainingConfig, from_json, to_json
 from fedjax_kd.runs.data_config import STORED, DataConfig, federation_of
 
+OF_PIXELS = {"loss": metrics.mean_of(losses.squared_error, larger_is_better=False)}
 SMALL = {"hidden": (16,), "bottleneck": 4}
 
 
@@ -82,28 +84,30 @@ def test_floats_are_their_own_targets() -> None:
 
 def test_tallies_are_mean_squared_errors(digits: Federation) -> None:
     pool, guess = digits.client_test, 0.25
-    rows = tally_rows(lambda x: jnp.full(x.shape, guess), pool)
+    found = measure_rows(lambda x: jnp.full(x.shape, guess), OF_PIXELS, pool)
     errors = ((np.asarray(pool.x, float)[pool.rows] / 255 - guess) ** 2).mean((1, 2, 3))
-    np.testing.assert_allclose(rows.loss, errors, rtol=1e-5)
-    assert metrics.summary(metrics.total_of(rows)) == {
+    np.testing.assert_allclose(found[0]["loss"][0], errors, rtol=1e-5)
+    assert metrics.summary(OF_PIXELS, measure_all(OF_PIXELS, *found, pool)) == {
         "loss": pytest.approx(errors.mean(), rel=1e-5)
     }
-    clients = by_client(rows, pool)
-    assert clients.counted.tolist() == pool.sizes.tolist()
+    clients = measure_clients(OF_PIXELS, *found, pool, 0)["loss"]
+    assert clients[1].tolist() == pool.sizes.tolist()
     ends = np.cumsum(pool.sizes)
     each = [part.mean() if len(part) else np.nan for part in np.split(errors, ends)[:-1]]
-    np.testing.assert_allclose(metrics.client_loss(clients), each, rtol=1e-5)
-    spread = metrics.over_clients(clients)
-    assert metrics.headline(clients) == "loss"
+    values = OF_PIXELS["loss"].value(clients)
+    np.testing.assert_allclose(values, each, rtol=1e-5)
+    spread = metrics.over_clients(values, larger_is_better=False)
     assert spread["mean"] == pytest.approx(np.nanmean(each), rel=1e-5)
     assert spread["worst_decile"] == pytest.approx(np.nanmax(each), rel=1e-5)  # of ten clients one
 
 
 def test_rows_with_mask_zero_count_nothing() -> None:
-    tally = metrics.tally(jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.array([1.0, 0.0, 1.0]))
-    assert metrics.summary(metrics.total_of(tally)) == {"loss": 1.0}
-    assert tally.counted.tolist() == tally.loss.tolist() == [1, 0, 1]
-    assert np.isnan(metrics.summary(metrics.empty(of_labels=False))["loss"])
+    given = jnp.ones((3, 2)), jnp.zeros((3, 2)), jnp.array([1.0, 0.0, 1.0])
+    rows = metrics.sums_of(OF_PIXELS, *given)
+    assert metrics.summary(OF_PIXELS, metrics.total_of(rows)) == {"loss": 1.0}
+    assert [part.tolist() for part in rows["loss"]] == [[1, 0, 1], [1, 0, 1]]
+    nothing = metrics.sums_of(OF_PIXELS, *given[:2], jnp.zeros(3))
+    assert np.isnan(metrics.summary(OF_PIXELS, metrics.total_of(nothing))["loss"])
 
 
 @pytest.mark.thorough
@@ -123,13 +127,13 @@ def test_clients_own_models_are_tallied_too(digits: Federation) -> None:
     simulation = build(config(), digits)
     state = fk.initial_state(simulation)
     pools = (digits.train, digits.client_test)
-    key, members = simulation.key("evaluate"), simulation.layout.members
-    personal = evaluate_personal(simulation.groups, members, key, state, pools, at_once=[4])
+    personal = evaluate_personal(simulation, simulation.key("evaluate"), state, pools)
     algorithm = simulation.groups[0]
-    rows = tally_rows(lambda x: algorithm.predict(state.server, (), x), digits.client_test)
-    shared = by_client(rows, digits.client_test)
-    np.testing.assert_allclose(personal.loss, shared.loss, rtol=1e-5)
-    assert personal.correct is None
+    measures, own = simulation.measures(algorithm), digits.client_test
+    rows = measure_rows(lambda x: algorithm.predict(state.server, (), x), measures, own)
+    shared = measure_clients(measures, *rows, own, simulation.test_capacity)
+    np.testing.assert_allclose(personal["loss"][0], shared["loss"][0], rtol=1e-5)
+    assert personal.keys() == {"loss"}
 
 
 def test_the_configuration_keeps_the_target(digits: Federation) -> None:
@@ -178,8 +182,14 @@ def test_a_run_is_made_evaluated_drawn_and_resumed(
     ("args", "message"),
     [
         (("--target", "inputs"), "invalid choice"),
-        (("--target", "input", "--model", "mlp"), "outputs have shape .*autoencoder"),
-        (("--model", "autoencoder"), "outputs have shape .*one label a row"),
+        (
+            ("--target", "input", "--model", "mlp"),
+            r"outputs of shape \(10,\) an example, but digits asks for \(8, 8, 1\).*autoencoder",
+        ),
+        (
+            ("--model", "autoencoder"),
+            r"outputs of shape \(8, 8, 1\) an example, but digits asks for \(10,\)",
+        ),
         (("--target", "input", "--augment", "crop_flip"), "the inputs are the targets"),
         (("--augment", "crop24_flip"), r"shape \(8, 8, 1\), but this augmentation needs"),
         (("--augment", "flip"), "no augmentation 'flip'"),

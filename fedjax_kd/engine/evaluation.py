@@ -9,12 +9,13 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
 from fedjax_kd import tree
 from fedjax_kd.core import Algorithm, Client, Key, Pool, PyTree, Server, State, keep
 from fedjax_kd.engine.measuring import (
+    Measures,
     Predict,
     measure_all,
     measure_clients,
@@ -90,31 +91,39 @@ def _by_number(parts: Sequence[Tally], members: Members) -> Tally:
 
 
 def personal_sums(
-    s: Simulation, group: int, key: Key, state: State, pools: tuple[Pool, Pool]
+    algorithm: Algorithm,
+    key: Key,
+    state: tuple[Server, Client],
+    numbers: Int[Array, " C"],
+    pools: tuple[Pool, Pool],
+    *,
+    measures: Measures,
+    capacity: int,
+    at_once: int,
 ) -> Tally:
-    """The test rows of each client of a group under its own model, leaves ``[C_g, ...]``.
+    """Each client's test rows under its own model, leaves ``[C, ...]``.
 
     Args:
-      s: the simulation.
-      group: its number.
+      algorithm: of these clients.
       key: consumed.
-      state: with that of each client, before ``personalise``.
+      state: the server's, and that of each client, leaves ``[C, ...]``, before ``personalise``.
+      numbers: the clients' numbers.
       pools: training and test rows of the whole population.
+      measures: what is measured.
+      capacity: the most test rows of a client.
+      at_once: clients that are evaluated together; as many as in training are fastest here too.
     """
-    algorithm, (train, test) = s.groups[group], pools
-    measures = s.measures(algorithm)
+    server, clients = state
+    train, test = pools
 
     def one(who: tuple[Client, Array]) -> Tally:
         client, number = who
         own_key = jax.random.fold_in(key, number)
-        client = algorithm.personalise(own_key, state.server, client, train.of(number))
-        predict = partial(algorithm.predict, state.server, client)
-        return measure_own(predict, measures, test.of(number), s.test_capacity)
+        client = algorithm.personalise(own_key, server, client, train.of(number))
+        predict = partial(algorithm.predict, server, client)
+        return measure_own(predict, measures, test.of(number), capacity)
 
-    who = state.clients[group], jnp.asarray(s.layout.members[group], jnp.int32)
-    # As many as in training are fastest here too.
-    at_once = min(max(s.chunk[group]), _CLIENTS_AT_ONCE)
-    return jax.lax.map(one, who, batch_size=at_once)
+    return jax.lax.map(one, (clients, numbers), batch_size=min(at_once, _CLIENTS_AT_ONCE))
 
 
 def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> bool:
@@ -128,8 +137,22 @@ def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: 
 
 def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, Pool]) -> Tally:
     """`personal_sums` of all groups, in the order of the clients' numbers."""
-    parts = [personal_sums(s, group, key, state, pools) for group in range(len(s.groups))]
-    return _by_number(parts, s.layout.members)
+    members = s.layout.members
+    each = zip(s.groups, state.clients, members, map(max, s.chunk), strict=True)
+    parts = [
+        personal_sums(
+            group,
+            key,
+            (state.server, clients),
+            jnp.asarray(own, jnp.int32),
+            pools,
+            measures=s.measures(group),
+            capacity=s.test_capacity,
+            at_once=width,
+        )
+        for group, clients, own, width in each
+    ]
+    return _by_number(parts, members)
 
 
 def pools_of(s: Simulation) -> Pools:

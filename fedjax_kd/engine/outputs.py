@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from fedjax_kd.core import Algorithm, PyTree
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.engine.measuring import Measures
+from fedjax_kd.engine.measuring import Measures, measures_of
 from fedjax_kd.engine.validation import newcomers_outputs
 from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.problems import trailing
@@ -17,7 +18,34 @@ from fedjax_kd.problems import trailing
 _ROWS = 3  # a number that no usual axis has by chance
 
 
-def check_needs(algorithm: Algorithm, federation: Federation) -> None:
+def check_problem(
+    groups: Sequence[Algorithm], federation: Federation, extra: Measures, *, per_class: bool
+) -> None:
+    """Checks that algorithms fit the problem that a federation poses.
+
+    Args:
+      groups: one algorithm for each group of clients.
+      federation: whose targets are asked for.
+      extra: metrics beside those of the problem.
+      per_class: whether classes are to be told apart.
+
+    Raises:
+      TypeError: if a model gives no array of floats.
+      ValueError: if a method or ``per_class`` needs classes which are not there, or outputs have
+        another shape than the problem asks for or a metric can take.
+    """
+    problem = federation.problem
+    if per_class and not (problem.one_class_each and "accuracy" in problem.measures):
+        raise InputError(
+            f"per_class needs one class an example, but the targets of {federation.name} are "
+            f"{problem.says}: leave it out."
+        )
+    for group in groups:
+        _check_needs(group, federation)
+        _check_outputs(group, federation, measures_of(group, federation, extra))
+
+
+def _check_needs(algorithm: Algorithm, federation: Federation) -> None:
     """Raises ValueError if a method needs classes, but the targets are none."""
     problem = federation.problem
     if algorithm.needs_classes and not problem.are_classes:
@@ -27,14 +55,8 @@ def check_needs(algorithm: Algorithm, federation: Federation) -> None:
         )
 
 
-def check_outputs(algorithm: Algorithm, federation: Federation, measures: Measures) -> None:
-    """Checks that a model's outputs fit the targets, and that they can be measured.
-
-    Raises:
-      TypeError: if the model gives no array of floats.
-      ValueError: if its shape is not what the problem asks for, or a metric cannot be computed;
-        the message says both shapes.
-    """
+def _check_outputs(algorithm: Algorithm, federation: Federation, measures: Measures) -> None:
+    """Raises unless a model's outputs fit the targets, and can be measured."""
     x, y = (_some(part) for part in (federation.test.x, federation.test.y))
     outputs = newcomers_outputs(algorithm, x)
     if not hasattr(outputs, "shape"):
@@ -74,8 +96,8 @@ def _check_shape(outputs: Any, federation: Federation) -> None:
         f"The model gives outputs of shape {given} an example, but {federation.name} asks for "
         f"{wanted}: its targets are {problem.says} (problem {problem.name!r}"
         + (f", {size} classes" if problem.are_classes else "")
-        + "). Take a model of that many outputs, such as one made with "
-        "federation.input_shape and federation.num_classes."
+        + "). Take a model with outputs of that shape, such as one made with "
+        "federation.input_shape and federation.num_classes; autoencoder gives back its inputs."
     )
 
 

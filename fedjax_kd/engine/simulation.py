@@ -22,7 +22,7 @@ from fedjax_kd.engine import chunk_width, memory, schedule
 from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
-from fedjax_kd.engine.outputs import check_needs, check_outputs
+from fedjax_kd.engine.outputs import check_problem
 from fedjax_kd.engine.schedule import Chunks, Layout
 from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
@@ -155,18 +155,11 @@ def simulate(
     if not 0 <= dropout_rate < 1:
         raise InputError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     check_choice("engine", engine, Engine)
-    problem, extra = federation.problem, own_metrics(metrics or {}, federation)
-    if per_class and not (problem.one_class_each and "accuracy" in problem.measures):
-        raise InputError(
-            f"per_class needs one class an example, but the targets of {federation.name} are "
-            f"{problem.says}: leave it out."
-        )
+    extra = own_metrics(metrics or {}, federation)
+    check_problem(groups, federation, extra, per_class=per_class)
     mesh = None if engine == "python" else mesh
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
-    for group in groups:
-        check_needs(group, federation)
-        check_outputs(group, federation, measures_of(group, federation, extra))
     types = check_groups(groups, federation.train, federation.public)
     members = _members(group_of, len(groups), population)
     _check_memory(types, members)

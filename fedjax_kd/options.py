@@ -46,6 +46,7 @@ def extends(
     fixes: Collection[str] = (),
     fixes_local: Collection[str] = (),
     network: Mapping[str, Any] = MappingProxyType({}),
+    needs_classes: str = "",
 ) -> Callable:
     """Decorates a factory that passes its ``**options`` on to ``bases``.
 
@@ -54,7 +55,8 @@ def extends(
 
     Options of local training that it sets itself (``fixes_local``) are hidden from the command
     line, and a ``fit`` that sets one is refused. ``network`` is "model" and "model_options" that
-    suit the method where the default network does not, for descriptions and tables.
+    suit the method where the default network does not, for descriptions and tables. A method that
+    ``needs_classes`` as targets says here what for.
 
     Example:
       >>> def plain(task, *, lr: float = 0.1, clip: float = 1.0): ...
@@ -83,7 +85,8 @@ def extends(
                     raise InputTypeError(_unknown(factory.__name__, name, names))
             if fixed:
                 _check_fit(factory.__name__, signature.bind(*args, **options).arguments, fixed)
-            return factory(*args, **options)
+            made = factory(*args, **options)
+            return _needing(made, needs_classes) if needs_classes else made
 
         fixed = tuple({*fixes_local, *(name for base in bases for name in fixed_local(base))})
         own_network = network or next(filter(None, map(network_of, bases)), {})
@@ -93,6 +96,13 @@ def extends(
         return checked
 
     return decorate
+
+
+def _needing(made: Any, needs_classes: str) -> Any:
+    """An algorithm, or several of groups, with what it needs classes for."""
+    if hasattr(made, "_replace"):
+        return made._replace(needs_classes=needs_classes)
+    return tuple(group._replace(needs_classes=needs_classes) for group in made)
 
 
 def fixed_local(factory: Callable[..., Any]) -> tuple[str, ...]:

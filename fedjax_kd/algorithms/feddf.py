@@ -17,7 +17,7 @@ from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
-@extends(server_distillation, fedavg)
+@extends(server_distillation, fedavg, needs_classes="FedDF distils classes")
 def feddf_groups(
     tasks: Sequence[Task], fit: Fit, *, weighting: Weighting = "uniform", **options: Any
 ) -> tuple[Algorithm, ...]:

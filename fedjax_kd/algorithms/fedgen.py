@@ -67,8 +67,8 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
     change = local_change(fit, others.get("weighting", "examples"))
 
     def server_init(key: Key) -> Taught:
-        learner = generator.init(jax.random.fold_in(key, 1))
-        return Taught(base.server_init(key), learner, jnp.zeros(classes, jnp.float32))
+        shares, own = jnp.zeros(classes, jnp.float32), jax.random.fold_in(key, 1)
+        return Taught(base.server_init(key), generator.init(own), shares)
 
     def client_update(
         key: Key, received: Taught, client: Client, data: Data, round: Round
@@ -84,9 +84,8 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
         held = counts.sum(0).clip(max=None if labels == "counts" else 1)
         shares = held / jnp.maximum(held.sum(), 1)
         learner = generator.train(jax.random.fold_in(key, 1), server.generator, lesson, shares)
-        change = tree.weighted_mean(heads, round.votes)
-        after = base.server_update(key, server.base, combine(body, change), round)
-        return Taught(after, learner, shares)
+        whole = combine(body, tree.weighted_mean(heads, round.votes))
+        return Taught(base.server_update(key, server.base, whole, round), learner, shares)
 
     return base._replace(
         server_init=server_init,
@@ -97,4 +96,5 @@ def fedgen(task: Task, fit: Fit, *, labels: Labels = "counts", **options: Any) -
         aggregate=(mean, stack, stack),
         server_update=server_update,
         predict=lambda server, client, x: base.predict(server.base, (), x),
+        needs_classes="FedGEN makes examples of classes",
     )

@@ -19,7 +19,7 @@ from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
-@extends(upper_half, fixes=["late"])
+@extends(upper_half, fixes=["late"], needs_classes="FedGKT distils classes")
 def fedgkt(
     task: Task,
     fit: Fit,

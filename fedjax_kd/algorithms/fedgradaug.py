@@ -20,7 +20,7 @@ from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
-@extends(fedavg, fixes=["objective"])
+@extends(fedavg, fixes=["objective"], needs_classes="FedGradAug distils classes")
 def fedgradaug(
     task: Task,
     fit: Fit,

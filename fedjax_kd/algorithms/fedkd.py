@@ -16,7 +16,7 @@ from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 
-@extends(fedavg, fixes=["objective"])
+@extends(fedavg, fixes=["objective"], needs_classes="FedKD distils classes")
 def fedkd(
     task: Task,
     fit: Fit,

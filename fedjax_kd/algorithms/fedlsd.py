@@ -17,7 +17,7 @@ from fedjax_kd.options import check_choice, check_range, extends
 from fedjax_kd.task import Task
 
 
-@extends(fedavg, fixes=["objective"])
+@extends(fedavg, fixes=["objective"], needs_classes="FedLSD distils classes")
 def fedlsd(
     task: Task,
     fit: Fit,

@@ -15,7 +15,7 @@ from fedjax_kd.options import check_range, extends
 from fedjax_kd.task import Task
 
 
-@extends(fedavg, fixes=["objective"])
+@extends(fedavg, fixes=["objective"], needs_classes="FedNTD distils the other classes")
 def fedntd(
     task: Task, fit: Fit, *, beta: Scalar = 1.0, tau: Scalar = 1.0, **options: Any
 ) -> Algorithm:

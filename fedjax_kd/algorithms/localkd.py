@@ -80,4 +80,6 @@ def localkd(
 
         return loss
 
-    return fedavg(task, fit, objective=objective, **options)
+    of_classes = "LocalKD distils classes by " + kd if kd in ("kl", "frskd") else ""
+    made = fedavg(task, fit, objective=objective, **options)
+    return made._replace(needs_classes=of_classes)

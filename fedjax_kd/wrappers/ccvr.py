@@ -171,6 +171,7 @@ def with_ccvr(
         return jax.lax.cond(round.number < after, go_on, calibrate)
 
     return base._replace(
+        needs_classes="CCVR calibrates a classifier",
         broadcast=broadcast,
         client_update=client_update,
         aggregate=WithMoments(algorithm.aggregate, Moments._make((stack, stack, total))),

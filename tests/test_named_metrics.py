@@ -14,7 +14,7 @@ from fedjax_kd import metrics
 from fedjax_kd.core import Data
 from fedjax_kd.engine import measuring
 from fedjax_kd.metrics import METRICS
-from fedjax_kd.runs.own_metrics import named_metrics
+from fedjax_kd.runs.user_functions import named_metrics
 
 ROWS, LABELS = 57, 4
 KEPT = np.arange(ROWS) >= 7
@@ -184,7 +184,7 @@ def test_wrong_metrics_are_refused_before_anything_runs(own: dict, said: str) ->
     [
         ("acuracy", "There is no metric 'acuracy'; near it: accuracy"),
         ("nowhere:f", "nowhere:f cannot be imported"),
-        ("math:nothing", "The module math has no 'nothing'"),
+        ("math:nothing", "math has no 'nothing'"),
     ],
 )
 def test_unknown_names_are_told(name: str, said: str) -> None:

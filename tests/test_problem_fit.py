@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from federations import CLASSES, FEATURES, federation, logistic
+from federations import CLASSES, FEATURES, federation
 from flax import linen, nnx
 from method_records import RECORDS
 from methods import each_method, make
@@ -16,7 +13,6 @@ from methods import each_method, make
 import fedjax_kd as fk
 from fedjax_kd import losses
 from fedjax_kd.algorithms import REGISTRY
-from fedjax_kd.problems import MULTILABEL, NONE, REGRESSION, RETRIEVAL
 
 
 def built(task: fk.Task, **options: object) -> fk.Simulation:

@@ -24,6 +24,7 @@ from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import OptionValue, federation_of
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
+from fedjax_kd.runs.user_functions import located
 from fedjax_kd.runs.wrapper_config import parse_wrappers
 
 DEMO = ("fedadam", "fedavg")
@@ -171,7 +172,10 @@ def leading_methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def config_of(method: str, found: Mapping[str, Any]) -> Config:
     """The configuration of one method from what was parsed."""
-    training = TrainingConfig(**found["training"])
+    given = dict(found["training"])
+    given["metrics"] = tuple(map(located, given["metrics"]))
+    given["loss"] = given["loss"] and located(given["loss"])
+    training = TrainingConfig(**given)
     model_options = dict(found["model"])
     models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
     return Config(

@@ -15,7 +15,7 @@ from fedjax_kd.options import nearest
 from fedjax_kd.problems import Problem
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import DataConfig
-from fedjax_kd.runs.own_metrics import named_metrics
+from fedjax_kd.runs.user_functions import named_metrics
 from fedjax_kd.sweeps import axes
 from fedjax_kd.sweeps.axes import Axis, Range, Setting
 from fedjax_kd.sweeps.halving import Halving, Score, scoring

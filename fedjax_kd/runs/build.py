@@ -35,11 +35,15 @@ from fedjax_kd.options import (
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.data_config import federation_of
-from fedjax_kd.runs.own_metrics import named_metrics
+from fedjax_kd.runs.user_functions import named_loss, named_metrics
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
-OF_TASK = ("precision", "augment")  # fields of TrainingConfig that `task_of` uses, not `simulate`
+OF_TASK = (
+    "precision",
+    "augment",
+    "loss",
+)  # fields of TrainingConfig that `task_of` uses, not `simulate`
 
 
 def takes_local(factory: Callable[..., Algorithm]) -> bool:
@@ -124,11 +128,12 @@ def task_of(config: Config, federation: Federation) -> Task:
     check_options(f"model {config.model}", config.model_options, options(factory))
     shape, prepare, augment = _images(config, federation)
     make = factory(shape, federation.num_classes, **config.model_options)
+    loss = config.training.loss
     return from_nnx(
         make,
         prepare=prepare,
         augment=augment,
-        example_loss=federation.example_loss,
+        example_loss=named_loss(loss) if loss else federation.example_loss,
         precision=config.training.precision,
         example_x=jax.tree.map(lambda pool: pool[:1], federation.train.x),
     )

@@ -39,6 +39,8 @@ class TrainingConfig:
       per_class: tell the accuracy of each class at every evaluation, and how much was forgotten.
       metrics: what evaluation tells beside the metrics of the problem: names that `fedjax-kd list
         metrics` shows, or MODULE:NAME of a function (outputs, targets) -> a number an example.
+      loss: of an example, MODULE:NAME of a function (outputs, targets) -> a number an example; that
+        of the problem if not given.
     """
 
     num_rounds: int = 100
@@ -55,6 +57,7 @@ class TrainingConfig:
     augment: str | None = None
     per_class: bool = False
     metrics: tuple[str, ...] = ()
+    loss: str | None = None
 
 
 @dataclass(frozen=True)

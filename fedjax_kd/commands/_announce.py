@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_kd.engine import autotune
+from fedjax_kd.metrics import JUDGED
 from fedjax_kd.runs.progress import stderr
 from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
@@ -30,6 +31,8 @@ def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:
         f"{study.num_rounds} rounds, in {programs} program{'s' if programs > 1 else ''}"
     )
     console = stderr()
+    if not quiet:
+        console.print(_chosen_by(study, families), markup=False)
     if not many:
         console.print(told, markup=False)
         return
@@ -41,6 +44,20 @@ def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:
         "--samples or --halving.",
         markup=False,
     )
+
+
+def _chosen_by(study: Study, families: Sequence[Family]) -> str:
+    """What points are chosen by, and on which rows."""
+    words = {
+        "personal": "the clients' own models on their own test rows",
+        "validation": "the server's validation rows",
+        "test": "the test set (--validation-fraction 0.1 keeps rows apart to choose by)",
+    }
+    column = study.how.metric
+    goal = "largest" if study.how.goal == "max" else "smallest"
+    where = dict.fromkeys(words[family.first.judged_on] for family in families)
+    on = f", on {' and '.join(where)}" if column.startswith(JUDGED) else ""
+    return f"The best point has the {goal} {column.replace('_', ' ')}{on}."
 
 
 def _duration(seconds: float) -> str:

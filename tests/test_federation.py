@@ -92,9 +92,10 @@ def test_bytes_stay_bytes_and_are_standardised_by_channel():
     np.testing.assert_allclose(ready.std((0, 1, 2)), 1, atol=1e-4)
 
 
-def test_floats_are_left_as_they_are():
+def test_floats_are_left_as_they_are_if_asked():
     x = federation().train.x
     np.testing.assert_array_equal(federation().prepare(x), x)
+    assert federation().inputs == "floats, as they are"
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0])

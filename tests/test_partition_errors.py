@@ -76,7 +76,7 @@ def test_what_the_data_cannot_give_is_refused(split, words):
 def test_sequence_labels_have_no_label_column():
     y = np.zeros((4, 3), int)
     data = from_arrays(np.zeros((4, 3), int), y, np.zeros((1, 3), int), y[:1])
-    with pytest.raises(ValueError, match=r"its labels are sequences"):
+    with pytest.raises(ValueError, match=r"its targets are a class a position"):
         DirichletPartitioner(2, 1.0, min_partition_size=1)(data)
     assert_every_row_once(IidPartitioner(2)(data), 4)
 

@@ -25,7 +25,9 @@ from fedjax_kd.data import (
     pack,
     write_store,
 )
-from fedjax_kd.data.federation import federate, standardise
+from fedjax_kd.data.federation import federate
+from fedjax_kd.data.inputs import standardise
+from fedjax_kd.problems import TOKENS
 
 NOBODY = 2**31 - 1
 Pair = tuple[np.ndarray, np.ndarray]
@@ -79,7 +81,8 @@ def test_labels_may_be_sequences(tmp_path: Path):
     y = np.where(x % 2 == 0, x, -1)
     store = write_store(tmp_path / "s", [(x[:1], y[:1]), (x[1:], y[1:])], name="", num_classes=12)
     np.testing.assert_array_equal(store.rows_of([1]).y, y[1:])
-    assert store.mean is store.std is store.test is None
+    assert store.test is None
+    assert store.problem is TOKENS
 
 
 def test_blocks_of_the_writer_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -117,14 +120,11 @@ def test_bytes_are_standardised_as_in_memory(tmp_path: Path, channels: int):
     data = from_arrays(x, y, x[:5], y[:5], name="pixels")
     split = IidPartitioner(num_partitions=7)
     store, pool = pack(tmp_path / "s", data, split), federate(data, split)
-    ready = standardise(x[:9], mean=store.mean, std=store.std)
-    np.testing.assert_allclose(ready, pool.prepare(x[:9]), atol=1e-6)
+    mean, std, *_ = store.statistics
+    ready = standardise(x[:9], mean=mean, std=std)
+    np.testing.assert_array_equal(ready, pool.prepare(x[:9]))
     np.testing.assert_array_equal(store.test[0], data.test.x)
     np.testing.assert_array_equal(store.test[1], data.test.y)
-
-
-def test_other_inputs_are_not_standardised(tmp_path: Path):
-    assert written(tmp_path / "s", [4], dtype=np.float32).mean is None
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -172,7 +172,7 @@ WRONG: dict[str, tuple[list[Pair], type[Exception], str]] = {
     "lengths": ([ONE, (ONE[0], ONE[1][:1])], ValueError, "client 1 .* a label for each input"),
     "scalars": ([(np.float32(1), np.int32(1))], ValueError, "client 0"),
     "labels": ([ONE, (ONE[0], ONE[1] + 4)], ValueError, r"num_classes=4 .*\(Among clients 0 to 1"),
-    "words": ([(ONE[0], np.array(["a", "b"]))], TypeError, "must hold integers"),
+    "words": ([(ONE[0], np.array(["a", "b"]))], TypeError, "must hold whole numbers"),
     "infinite": ([(np.full((2, 3), np.inf), ONE[1])], ValueError, "holds a NaN or an infinity"),
 }
 

@@ -18,7 +18,8 @@ from fedjax_kd.data.partition import (
 )
 from fedjax_kd.data.public import set_apart
 from fedjax_kd.data.sources import load, sources
-from fedjax_kd.data.store import ClientStore, Rows, is_store, open_store
+from fedjax_kd.data.store import ClientStore, Rows, open_store
+from fedjax_kd.data.store_files import is_store
 from fedjax_kd.data.synthetic import synthetic_clients, synthetic_test
 from fedjax_kd.data.window import Window, WindowSize, make_window, window_size
 from fedjax_kd.data.writer import pack, write_store

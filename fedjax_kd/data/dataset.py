@@ -4,40 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from fedjax_kd.errors import InputError, InputTypeError
-
-_INPUT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.float32))
-_INT32 = np.iinfo(np.int32)
+from fedjax_kd.core import PyTree
+from fedjax_kd.data import checks
+from fedjax_kd.data.arrays import as_arrays, by_name, count_rows, described
+from fedjax_kd.data.numbering import check_numbering, renumbered
+from fedjax_kd.errors import InputError
+from fedjax_kd.problems import CLASSIFICATION, Problem, problem_named, problem_of
+from fedjax_kd.problems.targets import any_numbers
 
 
 class Examples(NamedTuple):
     """Rows of one part of a data set.
 
-    ``x`` is ``[N, ...]``: uint8 (images), float32 or int32 (tokens). ``y`` is int32, ``[N]`` or,
-    for sequences, ``[N, T]`` with -1 at positions that no loss may count. ``columns`` holds
-    further values a row, ``[N]`` each, such as ``client``, ``domain`` or ``coarse``.
+    ``x`` is an array ``[N, ...]``, or several in dicts and tuples: uint8 (images), float32, or
+    int32 (tokens). ``y`` are targets as the data set's problem stores them, or ``()`` if there are
+    none. ``columns`` holds further values a row, ``[N]`` each, such as ``client``, ``domain`` or
+    ``coarse``.
     """
 
-    x: np.ndarray
-    y: np.ndarray
+    x: PyTree
+    y: PyTree
     columns: Mapping[str, np.ndarray]
 
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return count_rows(self.x)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Dataset:
-    """Training and test examples of one classification task, checked when built.
+    """Training and test examples, and what is asked of a model; checked when built.
 
     The arrays must have the dtypes that `Examples` names; `from_arrays` converts other ones.
 
     Args:
       name: what reports call it.
       train: the rows that partitioners give to clients.
-      test: the rows of the global evaluation, of the same example shape.
-      num_classes: L; labels are 0..L-1.
+      test: the rows of the global evaluation, of the same example shapes and dtypes.
+      num_classes: L, the size of a model's outputs: classes (targets are 0..L-1), labels or values.
+      problem: what the targets are, from `fedjax_kd.problems`.
+      class_names: what the classes were called before they were numbered, or ``()``.
 
     Raises:
       TypeError: if an array has another dtype.
@@ -48,148 +60,145 @@ class Dataset:
     train: Examples
     test: Examples
     num_classes: int
+    problem: Problem = CLASSIFICATION
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, examples in (("train", self.train), ("test", self.test)):
-            _check_lengths(part, examples)
-            _check_input(part, examples.x)
-            _check_labels(part, examples.y, self.num_classes)
-        for axis, train, test in (
-            ("x", self.train.x, self.test.x),
-            ("y", self.train.y, self.test.y),
-        ):
-            if train.shape[1:] != test.shape[1:]:
-                raise InputError(
-                    f"one example of train_{axis} has shape {train.shape[1:]}, one of test_{axis} "
-                    f"{test.shape[1:]}, but must be the same: reshape, crop or pad one of them."
-                )
+            checks.check_rows(part, *examples)
+            by_name(checks.check_input, f"{part}_x", examples.x)
+            checks.check_targets(f"{part}_y", examples.y, self.problem)
+        for name in ("x", "y"):
+            pair = getattr(self.train, name), getattr(self.test, name)
+            checks.check_alike(f"train_{name}", f"test_{name}", *pair)
+        checks.check_columns_alike(self.train.columns, self.test.columns)
+        checks.check_size(self.problem, (self.train.y, self.test.y), self.num_classes)
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """A class a training row ``[N]``, by which partitioners may divide; None if there is none.
 
-def _check_lengths(part: str, examples: Examples) -> None:
-    """Every array of a part has one entry a row, and there is at least one row."""
-    x, y, columns = examples
-    if x.ndim == 0 or y.ndim == 0 or len(x) == 0 or len(y) == 0:
-        raise InputError(
-            f"{part}_x has shape {x.shape} and {part}_y {y.shape}, but both need at least one row "
-            "on their first axis: check how the arrays were cut."
+        Example:
+          >>> from_arrays([[0.0], [1.0]], [0.5, 1.5], [[2.0]], [2.5]).labels is None
+          True
+        """
+        return self.problem.classes(self.train.y)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.train.num_rows:,} + {self.test.num_rows:,} rows"
+        return (
+            f"Dataset({self.name!r}, {self.problem.name}, {sizes}, x {described(self.train.x)}, "
+            f"num_classes={self.num_classes})"
         )
-    if len(x) != len(y):
-        raise InputError(
-            f"{part}_x has {len(x)} rows and {part}_y {len(y)}, but every example needs one label: "
-            "cut both in the same way."
-        )
-    for name, column in columns.items():
-        if column.shape != (len(x),) or column.dtype == object:
-            raise InputError(
-                f"column {part}_{name} has shape {column.shape} and dtype {column.dtype}, but "
-                f"needs one number or string a row, shape ({len(x)},): give one value an example."
-            )
-
-
-def _check_input(part: str, x: np.ndarray) -> None:
-    """Inputs are bytes, tokens or finite floats."""
-    if x.dtype not in _INPUT_DTYPES:
-        raise InputTypeError(
-            f"{part}_x is {x.dtype}, but must be uint8, int32 or float32: build the data set with "
-            "from_arrays, which converts."
-        )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = int(np.argmax(~np.isfinite(x.reshape(len(x), -1)).all(axis=1)))
-        raise InputError(
-            f"{part}_x holds a NaN or an infinity, first in row {bad}, but must be finite: remove "
-            "or fill such rows."
-        )
-
-
-def _check_labels(part: str, y: np.ndarray, num_classes: int) -> None:
-    """Labels are int32 in 0..L-1; -1 is allowed in sequences only."""
-    if y.dtype != np.int32:
-        raise InputTypeError(
-            f"{part}_y is {y.dtype}, but labels must be int32: build the data set with "
-            "from_arrays, which converts integers; turn one-hot rows into numbers by argmax."
-        )
-    lowest = -1 if y.ndim > 1 else 0
-    if int(y.min()) < lowest or int(y.max()) >= num_classes:
-        raise InputError(
-            f"{part}_y lies in {y.min()}..{y.max()}, but num_classes={num_classes} allows "
-            f"{lowest}..{num_classes - 1}: renumber the labels from 0 or raise num_classes."
-        )
-
-
-def _inputs(part: str, x: np.ndarray) -> np.ndarray:
-    """Inputs in one of the three dtypes; bytes stay bytes."""
-    if x.dtype.kind == "b":
-        return x.astype(np.uint8)
-    if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return x.astype(np.float32, copy=False)
-    if x.dtype == np.uint8:
-        return x
-    return _integers(f"{part}_x", x)
-
-
-def _integers(name: str, values: np.ndarray) -> np.ndarray:
-    """Integers as int32, if they are integers and fit."""
-    if values.dtype.kind not in "iu":
-        raise InputTypeError(
-            f"{name} is {values.dtype}, but must hold integers"
-            + (" or floats" if name.endswith("_x") else "")
-            + ": convert it to numbers first."
-        )
-    if values.size and (values.min() < _INT32.min or values.max() > _INT32.max):
-        raise InputError(
-            f"{name} lies in {values.min()}..{values.max()}, but must fit 32 bits: renumber it."
-        )
-    return values.astype(np.int32, copy=False)
-
-
-def _examples(
-    part: str, x: np.ndarray, y: np.ndarray, columns: Mapping[str, np.ndarray] | None
-) -> Examples:
-    """Converted arrays of one part."""
-    return Examples(
-        _inputs(part, np.asarray(x)),
-        _integers(f"{part}_y", np.asarray(y)),
-        {name: np.asarray(column) for name, column in (columns or {}).items()},
-    )
 
 
 def from_arrays(
-    train_x: np.ndarray,
-    train_y: np.ndarray,
-    test_x: np.ndarray,
-    test_y: np.ndarray,
+    train_x: Any,
+    train_y: Any,
+    test_x: Any,
+    test_y: Any,
     *,
     name: str = "arrays",
+    problem: str | Problem | None = None,
     num_classes: int | None = None,
+    relabel: bool = False,
     train_columns: Mapping[str, np.ndarray] | None = None,
     test_columns: Mapping[str, np.ndarray] | None = None,
 ) -> Dataset:
     """A checked `Dataset` from arrays of any integer or float dtype.
 
-    Bytes stay bytes (uint8), other integer inputs become int32, floats float32, labels int32.
+    Bytes stay bytes (uint8), other integer inputs become int32, floats float32. Targets are stored
+    as their problem has them: classes and labels int32, values float32.
 
     Args:
-      train_x: inputs ``[N, ...]``.
-      train_y: labels ``[N]``, or ``[N, T]`` for sequences, where -1 marks positions to ignore.
+      train_x: inputs ``[N, ...]``, one array or several in dicts and tuples.
+      train_y: targets: a class an example ``[N]``; for sequences ``[N, T]`` and masks ``[N, H, W]``
+        a class a place, where -1 marks places to ignore; zeros and ones ``[N, L]`` for several
+        labels; floats ``[N]`` or ``[N, D]`` for values. None, or ``()``, if there are none.
       test_x: inputs of the test examples, of the same example shape.
-      test_y: labels of the test examples.
+      test_y: targets of the test examples.
       name: what reports call it.
-      num_classes: L; 1 + the largest label of both parts if None.
+      problem: what the targets are: a name of `fedjax_kd.problems.PROBLEMS` or a problem; by
+        default what `fedjax_kd.problems.problem_of` reads from the arrays.
+      num_classes: L; 1 + the largest label of both parts if None. Given, it also says that classes
+        without a row are meant.
+      relabel: whether classes, numbers or words, are numbered anew from 0 in their sorted order,
+        over both parts; what they were is kept in ``class_names``.
       train_columns: further values a training row, ``[N]`` each, by name.
       test_columns: likewise for the test rows.
 
     Raises:
-      TypeError: if labels are not integers, or inputs are neither integers nor floats.
-      ValueError: if lengths, shapes or values do not fit together.
+      TypeError: if targets are not what the problem needs, or inputs are no numbers.
+      ValueError: if lengths, shapes or values do not fit together, or classes have gaps that come
+        from their numbering.
 
     Example:
       >>> data = from_arrays(np.zeros((6, 2)), np.arange(6) % 3, np.ones((3, 2)), np.arange(3))
-      >>> data.num_classes, str(data.train.x.dtype), str(data.train.y.dtype)
-      (3, 'float32', 'int32')
+      >>> data.num_classes, str(data.train.x.dtype), str(data.train.y.dtype), data.problem.name
+      (3, 'float32', 'int32', 'classification')
+      >>> zoo = from_arrays(np.eye(2), ["cat", "ant"], np.eye(2), ["ant", "cat"], relabel=True)
+      >>> zoo.class_names, zoo.train.y
+      (('ant', 'cat'), array([1, 0], dtype=int32))
     """
-    train = _examples("train", train_x, train_y, train_columns)
-    test = _examples("test", test_x, test_y, test_columns)
+    given = {"train": (train_x, train_y, train_columns), "test": (test_x, test_y, test_columns)}
+    raw = {part: _raw(*arrays) for part, arrays in given.items()}
+    for part, examples in raw.items():
+        checks.check_rows(part, *examples)
+    checks.check_alike("train_x", "test_x", raw["train"].x, raw["test"].x)
+    names: tuple[str, ...] = ()
+    if relabel:
+        (first, second), names = renumbered([raw[part].y for part in raw])
+        raw = {"train": raw["train"]._replace(y=first), "test": raw["test"]._replace(y=second)}
+    if problem is None:
+        problem = problem_of(raw["train"].x, raw["train"].y)
+    elif isinstance(problem, str):
+        problem = problem_named(problem)
+    if relabel and not problem.are_classes:
+        raise InputError(
+            f"relabel numbers classes anew, but the targets are {problem.says}: leave it out."
+        )
+    train, test = (_converted(part, examples, problem) for part, examples in raw.items())
     if num_classes is None:
-        num_classes = 1 + max(int(y.max(initial=0)) for y in (train.y, test.y))
-    return Dataset(name, train, test, num_classes)
+        num_classes = max(problem.size([train.y, test.y]), len(names))
+        check_numbering(problem, train.y, test.y)
+    return Dataset(name, train, test, num_classes, problem, names)
+
+
+def _raw(x: Any, y: Any, columns: Mapping[str, Any] | None) -> Examples:
+    """Arrays as they were given; lists and the like become arrays."""
+    held = {name: np.asarray(column) for name, column in (columns or {}).items()}
+    return Examples(as_arrays(x), () if y is None else as_arrays(y), held)
+
+
+def _converted(part: str, raw: Examples, problem: Problem) -> Examples:
+    """The arrays of one part, in the dtypes of their problem."""
+    checks.check_one_array(f"{part}_y", raw.y, problem)
+    x = by_name(any_numbers, f"{part}_x", raw.x)
+    return raw._replace(x=x, y=problem.stored(f"{part}_y", raw.y))
+
+
+def posed_as(dataset: Dataset, problem: str | Problem) -> Dataset:
+    """The same arrays with other targets, such as values in place of classes.
+
+    Raises:
+      TypeError: if the targets cannot be these.
+      ValueError: likewise.
+
+    Example:
+      >>> data = from_arrays(np.zeros((6, 2)), np.arange(6) % 3, np.ones((3, 2)), np.arange(3))
+      >>> posed_as(data, "regression").train.y.shape
+      (6, 1)
+    """
+    problem = problem_named(problem) if isinstance(problem, str) else problem
+    if problem is dataset.problem:
+        return dataset
+    train, test = (_converted(part, getattr(dataset, part), problem) for part in ("train", "test"))
+    kept = problem.are_classes or problem.any_targets
+    size = dataset.num_classes if kept else problem.size([train.y, test.y])
+    names = dataset.class_names if problem.are_classes else ()
+    return Dataset(dataset.name, train, test, size, problem, names)
+
+
+def without_targets(examples: Examples) -> bool:
+    """Whether examples have no targets, so that their inputs stand for them."""
+    return not jax.tree.leaves(examples.y)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpy.typing import NDArray
 
 from fedjax_kd import losses
 from fedjax_kd.core import Pool
-from fedjax_kd.data.dataset import Dataset, Examples
+from fedjax_kd.data import inputs
+from fedjax_kd.data.arrays import described, row_shapes
+from fedjax_kd.data.dataset import Dataset, Examples, posed_as, without_targets
+from fedjax_kd.data.dealing import deal_test
+from fedjax_kd.data.inputs import Prepared, Standardise
 from fedjax_kd.data.partition import client_test_split
+from fedjax_kd.data.pixels import stretched_pixels
 from fedjax_kd.data.public_inputs import Public
-from fedjax_kd.data.rows import Partitioner, Parts
+from fedjax_kd.data.rows import Parts
+from fedjax_kd.data.split import Split, parts_of
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
@@ -31,15 +35,16 @@ _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and 
 Target = Literal["label", "input"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Federation:
     """Everything a simulation needs to know about its clients.
 
     Attributes:
       name: of the data set.
-      num_classes: L.
-      input_shape: of one example, without the batch axis.
+      num_classes: L, the size of a model's outputs: classes, labels or values.
+      input_shape: of one example, without the batch axis; a tree of shapes for several arrays.
       train: what the clients train on, C clients; where they are streamed, some of them, for types.
+        Without targets, and in reconstruction, its ``y`` are its ``x``.
       test: the global test set; it belongs to no client.
       client_test: test rows of each client, C clients; some may have none. None where the clients
         are streamed.
@@ -47,32 +52,44 @@ class Federation:
       parts: training rows of each client in the data set's own order, for reports.
       public: what belongs to no client, or None.
       store: the clients' examples on disk, where they are streamed to the device.
-      target: what a model is to say of an example: its label, or the input itself.
+      problem: what is asked of a model.
+      inputs: what ``prepare`` does, in words.
+      class_names: what the classes were called before they were numbered, or ``()``.
     """
 
     name: str
     num_classes: int
-    input_shape: tuple[int, ...]
+    input_shape: Any
     train: Pool
     test: Pool
     client_test: Pool | None
-    prepare: Callable[[ArrayLike], Array]
+    prepare: Callable[[Any], Any]
     parts: Parts
     public: Public | None = None
     store: ClientStore | None = None
-    target: Target = "label"
+    problem: Problem = CLASSIFICATION
+    inputs: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
-    def problem(self) -> Problem:
-        """What a model is asked."""
-        if self.target == "input":
-            return RECONSTRUCTION
-        return CLASSIFICATION if self.test.y.ndim == 1 else TOKENS
+    def target(self) -> Target:
+        """What a model is to say of an example: its label, or the input itself."""
+        return "input" if self.problem is RECONSTRUCTION else "label"
 
     @property
     def example_loss(self) -> Callable[[Array, Any], Array]:
-        """The loss of every example, ``(outputs, targets) -> [B, ...]``."""
-        return losses.squared_error if self.target == "input" else losses.cross_entropy
+        """The loss of every example, ``(outputs, targets) -> [B, ...]``.
+
+        Raises:
+          ValueError: if the problem has none of its own.
+        """
+        if self.problem.score is None:
+            raise InputError(
+                f"{self.name} poses the problem {self.problem.name!r}, which has no loss of its "
+                "own: make the task with yours, `from_nnx(..., example_loss=...)`, (outputs, "
+                "targets) -> a number an example."
+            )
+        return self.problem.score
 
     @property
     def num_clients(self) -> int:
@@ -90,24 +107,34 @@ class Federation:
             return self.store.sizes_of(ids)
         return np.array([len(self.parts[i]) for i in ids], np.int64)
 
+    def __repr__(self) -> str:
+        test = len(self.test.rows)
+        return (
+            f"Federation({self.name!r}, {self.problem.name}, {self.num_clients:,} clients, {test:,}"
+            f" test rows, x {described(self.train.x)}, num_classes={self.num_classes}, "
+            f"inputs: {self.inputs or 'prepared'})"
+        )
+
 
 def federate(
     dataset: Dataset,
-    partitioner: Partitioner,
+    partitioner: Split,
     *,
     client_test_fraction: float = 0.0,
     public: Public | None = None,
     seed: int = 0,
     target: Target = "label",
+    standardise: Standardise = "auto",
 ) -> Federation:
     """Divides a data set over clients and puts it on the device.
 
-    uint8 inputs stay uint8 there; ``prepare`` turns a batch into standardised float32, with the
-    mean and deviation of each channel over the training set.
+    Inputs stay there as they are stored, bytes as bytes; ``prepare`` turns a batch into
+    standardised float32, by means and deviations of the training rows.
 
     Args:
       dataset: training and test examples.
-      partitioner: which rows go to which client, from `fedjax_kd.data.partition`.
+      partitioner: which rows go to which client, from `fedjax_kd.data.partition`, or a function of
+        your own, or what it would return: row numbers or a mask for each client.
       client_test_fraction: share of each client's own rows held out to test its model, in [0, 1).
         With 0 the clients train on all they have, and the test set is dealt out among them: by
         natural ids where train and test share these, else in proportion to each client's labels.
@@ -116,21 +143,28 @@ def federate(
       seed: of the division into training and test rows.
       target: "label", or "input" for reconstruction: models are then given pixels in [0, 1], and
         are to give them back. Labels still decide which client has which rows.
+      standardise: what is done with inputs, the same for bytes and floats: "channel" takes a mean
+        and a deviation of each channel, "feature" of each feature, "unit" maps the range of all
+        values to [0, 1], "none" leaves them. "auto" is "channel" for images, "feature" for rows of
+        values, and leaves symbols (whole numbers along one axis).
 
     Raises:
-      ValueError: if the fraction is out of range, the partitioner cannot do what it is asked, or
-        the inputs are symbols and cannot be targets.
+      TypeError: if a client's rows are no numbers.
+      ValueError: if the fraction is out of range, the partitioner cannot do what it is asked, a
+        client has rows that cannot be, or the inputs are symbols and cannot be targets.
 
     Example:
       >>> from fedjax_kd.data import IidPartitioner, load
-      >>> federate(load("digits"), IidPartitioner(num_partitions=10)).num_clients
-      10
+      >>> made = federate(load("digits"), IidPartitioner(num_partitions=10))
+      >>> made.num_clients, made.inputs
+      (10, 'bytes, standardised by channel (mean 4.89, deviation 6.02)')
     """
-    parts = partitioner(dataset)
     check_choice("target", target, Target)
-    shown = _stretched(dataset) if target == "input" else dataset
-    test = _owned(_pool(shown.test, target), [np.arange(len(dataset.test.y))])
-    train = _pool(shown.train, target)
+    check_choice("standardise", standardise, Standardise)
+    parts = parts_of(partitioner, dataset)
+    dataset = _ready(dataset, target, standardise)
+    test = _owned(_pool(dataset.test, dataset.problem), [np.arange(dataset.test.num_rows)])
+    train = _pool(dataset.train, dataset.problem)
     if client_test_fraction != 0:
         parts, held_out = client_test_split(list(parts), client_test_fraction, seed)
         train = _owned(train, parts)
@@ -138,21 +172,50 @@ def federate(
     else:
         train = _owned(train, parts)
         client_test = _owned(test, deal_test(dataset, parts, seed))
+    done = _preparation(dataset, standardise)
     return Federation(
         name=dataset.name,
         num_classes=dataset.num_classes,
-        input_shape=dataset.train.x.shape[1:],
+        input_shape=row_shapes(dataset.train.x),
         train=train,
         test=test,
         client_test=client_test,
-        prepare=losses.unit if target == "input" else _prepare(dataset.train.x),
+        prepare=done.prepare,
         parts=parts,
         public=public,
-        target=target,
+        problem=dataset.problem,
+        inputs=done.says,
+        class_names=dataset.class_names,
     )
 
 
-def streamed(store: ClientStore) -> Federation:
+def _ready(dataset: Dataset, target: Target, standardise: Standardise) -> Dataset:
+    """The data set with the problem, the pixels and the dtypes that a federation has."""
+    if target == "input":
+        dataset = posed_as(dataset, RECONSTRUCTION)
+    if dataset.problem is RECONSTRUCTION:
+        return stretched_pixels(dataset)
+    if standardise in ("auto", "none"):
+        return dataset
+    # Who asks for it says that whole numbers are amounts, and no symbols.
+    train, test = (
+        e._replace(x=jax.tree.map(_as_amounts, e.x)) for e in (dataset.train, dataset.test)
+    )
+    return replace(dataset, train=train, test=test)
+
+
+def _as_amounts(x: NDArray[Any]) -> NDArray[Any]:
+    return x.astype(np.float32) if inputs.are_symbols(x) else x
+
+
+def _preparation(dataset: Dataset, standardise: Standardise) -> Prepared:
+    """What is done with inputs; those that are targets stay what they are."""
+    if dataset.problem is RECONSTRUCTION and standardise == "auto":
+        return Prepared(losses.unit, "pixels in [0, 1]")
+    return inputs.preparation(dataset.train.x, standardise, positions=dataset.problem is TOKENS)
+
+
+def streamed(store: ClientStore, *, standardise: Standardise = "auto") -> Federation:
     """The clients of a store, whose examples come to the device as they take part.
 
     Memory on device and host does not depend on the number of clients, as long as they keep no
@@ -160,9 +223,10 @@ def streamed(store: ClientStore) -> Federation:
 
     Args:
       store: from `fedjax_kd.data.open_store`.
+      standardise: what is done with inputs, as in `federate`.
 
     Raises:
-      ValueError: if the store has no test set.
+      ValueError: if the store has no test set, or does not tell what ``standardise`` needs.
 
     Example:
       >>> import tempfile
@@ -173,6 +237,7 @@ def streamed(store: ClientStore) -> Federation:
       ...     streamed(store).num_clients
       20
     """
+    check_choice("standardise", standardise, Standardise)
     if store.test is None:
         raise InputError(
             f"The client store {store.folder} has no test set, without which nothing can be "
@@ -181,85 +246,30 @@ def streamed(store: ClientStore) -> Federation:
     some = np.arange(min(store.num_clients, _SOME_CLIENTS))
     x, y, starts, sizes = store.rows_of(some)
     owned = [np.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-    test = Examples(np.array(store.test[0]), np.array(store.test[1]), {})
-    if store.mean is None or store.std is None:
-        prepare: Callable[[ArrayLike], Array] = jnp.asarray
-    else:
-        prepare = partial(standardise, mean=store.mean, std=store.std)
+    held = () if store.test[1] is None else np.array(store.test[1])
+    test = Examples(np.array(store.test[0]), held, {})
+    done = store.preparation(standardise)
     return Federation(
         name=store.name,
         num_classes=store.num_classes,
         input_shape=store.input_shape,
-        train=_owned(_pool(Examples(x, y, {})), owned),
-        test=_owned(_pool(test), [np.arange(len(test.y))]),
+        train=_owned(_pool(Examples(x, y, {}), store.problem), owned),
+        test=_owned(_pool(test, store.problem), [np.arange(test.num_rows)]),
         client_test=None,
-        prepare=prepare,
+        prepare=done.prepare,
         parts=(),
         store=store,
+        problem=store.problem,
+        inputs=done.says,
     )
 
 
-def deal_test(dataset: Dataset, parts: Parts, seed: int) -> Parts:
-    """Test rows for each client, every row once.
-
-    If a column divides the training rows exactly as ``parts`` do and names all these clients in the
-    test set too, it decides. Else each label's test rows are shared out in proportion to the
-    clients' training rows of this label (of any label, where labels are sequences or no client
-    trains on this one).
-    """
-    column = _natural_column(dataset, parts)
-    if column is not None:
-        ids = [dataset.train.columns[column][part[0]] for part in parts]
-        return [np.flatnonzero(dataset.test.columns[column] == i) for i in ids]
-    flat = dataset.train.y.ndim == 1
-    train_y = dataset.train.y if flat else np.zeros(len(dataset.train.y), np.int32)
-    test_y = dataset.test.y if flat else np.zeros(len(dataset.test.y), np.int32)
-    rng = np.random.default_rng([seed, 1])
-    dealt: list[list[NDArray[np.int64]]] = [[] for _ in parts]
-    for label in np.unique(test_y):
-        rows = rng.permutation(np.flatnonzero(test_y == label))
-        order = rng.permutation(len(parts))  # rounding must not favour the first clients
-        held = np.array([np.count_nonzero(train_y[parts[c]] == label) for c in order])
-        if held.sum() == 0:
-            held = np.array([len(parts[c]) for c in order])
-        ends = np.rint(np.cumsum(held) / max(held.sum(), 1) * len(rows)).astype(int)
-        for c, share in zip(order, np.split(rows, ends)[:-1], strict=True):
-            dealt[c].append(share)
-    return [np.sort(np.concatenate(rows)).astype(np.int64) for rows in dealt]
-
-
-def _natural_column(dataset: Dataset, parts: Parts) -> str | None:
-    """The column by which the clients were made, if the test set knows all of them too."""
-    for name, values in dataset.train.columns.items():
-        each = [np.unique(values[part]) for part in parts]
-        apart = all(len(v) == 1 for v in each) and len(np.unique(np.concatenate(each))) == len(each)
-        known = dataset.test.columns.get(name)
-        if apart and known is not None and np.isin(np.concatenate(each), known).all():
-            return name
-    return None
-
-
-def _pool(examples: Examples, target: Target = "label") -> Pool:
+def _pool(examples: Examples, problem: Problem) -> Pool:
     """Examples on the device, not yet divided; inputs that are also targets are stored once."""
-    x, none = jnp.asarray(examples.x), jnp.zeros(0, jnp.int32)
-    y = x if target == "input" else jnp.asarray(examples.y)
+    x, none = jax.tree.map(jnp.asarray, examples.x), jnp.zeros(0, jnp.int32)
+    inputs_are_targets = problem is RECONSTRUCTION or without_targets(examples)
+    y = x if inputs_are_targets else jax.tree.map(jnp.asarray, examples.y)
     return Pool(x, y, none, none, none)
-
-
-def _stretched(dataset: Dataset) -> Dataset:
-    """The data set with pixels up to 255, whatever their largest value was (16 in the digits)."""
-    x = dataset.train.x
-    if x.dtype == np.int32:
-        raise InputError(
-            f"The inputs of {dataset.name} are symbols, which have numbers but no distance, and "
-            "cannot be a target: take images, or target 'label'."
-        )
-    largest = int(x.max()) if x.dtype == np.uint8 else 255
-    if largest in (0, 255):
-        return dataset
-    values = np.rint(np.minimum(np.arange(256) * (255 / largest), 255)).astype(np.uint8)
-    parts = {part: getattr(dataset, part) for part in ("train", "test")}
-    return replace(dataset, **{part: e._replace(x=values[e.x]) for part, e in parts.items()})
 
 
 def _owned(pool: Pool, parts: Parts) -> Pool:
@@ -270,27 +280,3 @@ def _owned(pool: Pool, parts: Parts) -> Pool:
     return pool._replace(
         rows=jnp.asarray(rows), starts=jnp.asarray(starts), sizes=jnp.asarray(sizes)
     )
-
-
-def _prepare(train_x: NDArray[Any]) -> Callable[[ArrayLike], Array]:
-    """How raw inputs of this kind become model inputs."""
-    if train_x.dtype != np.uint8:
-        return jnp.asarray
-    channels = train_x.reshape(-1, train_x.shape[-1]).T
-    moments = np.array([_moments(np.bincount(c, minlength=256)) for c in channels])
-    mean, std = moments.astype(np.float32).T
-    return partial(standardise, mean=mean, std=np.maximum(std, np.float32(1e-6)))
-
-
-def _moments(counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean and deviation of bytes from how many there are of each: fast, and without rounding."""
-    values = np.arange(len(counts))
-    rows, total, squares = (int(counts @ values**power) for power in (0, 1, 2))
-    return total / rows, math.sqrt((squares * rows - total**2) / rows**2)
-
-
-def standardise(x: ArrayLike, *, mean: NDArray[Any], std: NDArray[Any]) -> Array:
-    """``(x - mean) / std`` as float32, channel by channel (the last axis)."""
-    values = jnp.asarray(x).astype(jnp.float32)
-    shape = (1,) * (values.ndim - mean.ndim) + mean.shape
-    return (values - mean.reshape(shape)) / std.reshape(shape)

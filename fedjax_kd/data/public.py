@@ -17,10 +17,14 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from fedjax_kd.core import Data, Key, PyTree
-from fedjax_kd.data.dataset import Dataset, Examples
+from fedjax_kd.data.arrays import described, take_rows
+from fedjax_kd.data.dataset import Dataset, Examples, without_targets
+from fedjax_kd.data.inputs import are_symbols
+from fedjax_kd.data.pixels import stretched_pixels
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.data.sources import load
 from fedjax_kd.errors import InputError
+from fedjax_kd.problems import RECONSTRUCTION
 
 KINDS = ("holdout", "noise", "generator")
 
@@ -70,14 +74,18 @@ def set_apart(
             f"public_size is {public_size} with public={public!r}, but it is the number >= 1 of "
             "inputs of public 'holdout' or of another data set: leave it out, or name one."
         )
+    if dataset.problem is RECONSTRUCTION:
+        dataset = stretched_pixels(dataset)
     whole, validation = dataset, None
-    if rows := round(validation_fraction * len(whole.train.y)):
+    if rows := round(validation_fraction * whole.train.num_rows):
         dataset, taken = hold_out(dataset, rows, seed)
-        validation = Data.all_of(*jax.tree.map(jnp.asarray, (taken.x, taken.y)))
+        x, y = jax.tree.map(jnp.asarray, (taken.x, taken.y))
+        inputs_are_targets = dataset.problem is RECONSTRUCTION or without_targets(taken)
+        validation = Data.all_of(x, x if inputs_are_targets else y)
     if public is None:
         return dataset, None if validation is None else Public(None, validation)
     if public == "holdout":
-        rows = round(_SHARE * len(whole.train.y)) if public_size is None else public_size
+        rows = round(_SHARE * whole.train.num_rows) if public_size is None else public_size
         dataset, taken = hold_out(dataset, rows, seed)
         return dataset, Public(_stored(taken.x, taken.y), validation)
     return dataset, Public(_elsewhere(whole, public, public_size, data_dir, seed), validation)
@@ -89,7 +97,7 @@ def hold_out(dataset: Dataset, rows: int, seed: int) -> tuple[Dataset, Examples]
     Raises:
       ValueError: if there are not more training rows than that.
     """
-    count = len(dataset.train.y)
+    count = dataset.train.num_rows
     if rows >= count:
         raise InputError(
             f"{rows} rows are to be held out of {count} training rows of {dataset.name}, which "
@@ -107,9 +115,10 @@ def _elsewhere(
     if public not in ("noise", "generator"):
         return _of_another(dataset, public, size, data_dir, seed)
     x = dataset.train.x
-    if x.dtype == np.int32:
+    if not isinstance(x, np.ndarray) or are_symbols(x):
+        kind = "symbols" if isinstance(x, np.ndarray) else "several arrays"
         raise InputError(
-            f"public is {public!r}, but the inputs of {dataset.name} are symbols: take public "
+            f"public is {public!r}, but the inputs of {dataset.name} are {kind}: take public "
             "'holdout' or another data set."
         )
     shape, low, high = x.shape[1:], float(x.min()), float(x.max())
@@ -149,26 +158,25 @@ def _pixels(graph: Any, params: PyTree, z: Array, *, low: float, high: float) ->
 def _of_another(dataset: Dataset, name: str, size: int | None, data_dir: Any, seed: int) -> Stored:
     """Inputs of another data set's training rows."""
     other = load(name, data_dir=data_dir).train
-    ours = dataset.train.x
-    if (other.x.shape[1:], other.x.dtype) != (ours.shape[1:], ours.dtype):
+    theirs, ours = described(other.x), described(dataset.train.x)
+    if theirs != ours:
         raise InputError(
-            f"The public data set {name} has inputs {other.x.dtype}{list(other.x.shape[1:])}, but "
-            f"{dataset.name} has {ours.dtype}{list(ours.shape[1:])}: take one with inputs of the "
-            f"same shape and kind, or {', '.join(KINDS)}."
+            f"The public data set {name} has inputs {theirs}, but {dataset.name} has {ours}: take "
+            f"one with inputs of the same shape and kind, or {', '.join(KINDS)}."
         )
-    count = len(other.y) if size is None else size
-    if count > len(other.y):
+    count = other.num_rows if size is None else size
+    if count > other.num_rows:
         raise InputError(
-            f"public_size is {count}, but {name} has {len(other.y)} training rows: ask for fewer."
+            f"public_size is {count}, but {name} has {other.num_rows} training rows: ask for fewer."
         )
-    rows = np.random.default_rng([seed, 2]).permutation(len(other.y))[:count]
-    return _stored(other.x[np.sort(rows)])
+    rows = np.random.default_rng([seed, 2]).permutation(other.num_rows)[:count]
+    return _stored(take_rows(other.x, np.sort(rows)))
 
 
-def _stored(x: NDArray[Any], y: PyTree = ()) -> Stored:
-    return Stored(jnp.asarray(x), jax.tree.map(jnp.asarray, y))
+def _stored(x: PyTree, y: PyTree = ()) -> Stored:
+    return Stored(*jax.tree.map(jnp.asarray, (x, y)))
 
 
 def _some(examples: Examples, rows: NDArray[np.int64]) -> Examples:
     columns = {name: values[rows] for name, values in examples.columns.items()}
-    return Examples(examples.x[rows], examples.y[rows], columns)
+    return Examples(take_rows(examples.x, rows), take_rows(examples.y, rows), columns)

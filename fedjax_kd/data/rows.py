@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from fedjax_kd.data.dataset import Dataset
 from fedjax_kd.errors import InputError
+from fedjax_kd.problems import REGRESSION
+
+_BINS = 10  # of values to predict, by which rows may be divided
 
 Parts = Sequence[NDArray[np.int64]]  # a client each: row numbers of the training set, int64 [N]
 
@@ -55,24 +58,33 @@ def check_enough_rows(num_rows: int, num_partitions: int, min_partition_size: in
 
 
 def column(dataset: Dataset, name: str) -> np.ndarray:
-    """A value a training row, ``[N]``: the labels if ``name`` is ``label``, else that column.
+    """A value a training row, ``[N]``: that column; ``label`` is the class of each example.
+
+    Where targets are one value an example, ``quantile`` is which tenth of the values it is in.
 
     Raises:
-      ValueError: if there is no such column, or if the labels are sequences.
+      ValueError: if there is no such column, as for labels of examples that have no class.
     """
-    columns = dataset.train.columns
-    if name in columns:
-        return columns[name]
-    has_labels = dataset.train.y.ndim == 1
-    if name == "label" and has_labels:
-        return dataset.train.y
-    known = ", ".join([*(["label"] if has_labels else []), *columns])
+    labels = dataset.labels
+    own = {} if labels is None else {"label": labels}
+    if dataset.problem is REGRESSION and dataset.train.y[0].size == 1:
+        own["quantile"] = _tenths(dataset.train.y.ravel())
+    own |= dataset.train.columns
+    if name in own:
+        return own[name]
+    problem = dataset.problem
     raise InputError(
         f"data set {dataset.name!r} has no column {name!r} to divide its training rows by; it has "
-        f"{known or 'none'}"
-        + ("" if has_labels else " (its labels are sequences)")
-        + ": choose one of these, or a partitioner that needs no column (iid, lognormal, powerlaw)."
+        f"{', '.join(own) or 'none'}"
+        + ("" if labels is not None else f" (its targets are {problem.says})")
+        + ": choose one of these by partition_by (--partition-by), or a partitioner that needs no "
+        "column (iid, lognormal, powerlaw)."
     )
+
+
+def _tenths(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Which tenth of the values each is in, 0 to 9."""
+    return np.searchsorted(np.quantile(values, np.arange(1, _BINS) / _BINS), values, side="right")
 
 
 def numbered(values: np.ndarray) -> tuple[Int[np.ndarray, " N"], int]:

@@ -10,6 +10,7 @@ from jaxtyping import Int32
 
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.errors import InputError
+from fedjax_kd.problems import TOKENS
 
 SEQUENCE_LENGTH = 80
 # 86 characters and four signs: the 90 symbols of the literature. Fixed, so that models stay usable.
@@ -87,6 +88,7 @@ def load_shakespeare(path: Path) -> Dataset:
         test_x,
         test_y,
         name="shakespeare",
+        problem=TOKENS,
         num_classes=VOCABULARY_SIZE,
         train_columns={"client": train_client},
         test_columns={"client": test_client},

@@ -44,7 +44,7 @@ class IidPartitioner:
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""
-        num_rows = len(dataset.train.y)
+        num_rows = dataset.train.num_rows
         check_enough_rows(num_rows, self.num_partitions)
         rng = np.random.default_rng(self.seed)
         return np.array_split(rng.permutation(num_rows), self.num_partitions)
@@ -137,7 +137,7 @@ def _by_log_shares(
     dataset: Dataset, logs: np.ndarray, least: int, rng: np.random.Generator
 ) -> Parts:
     """Random rows in pieces whose sizes are in proportion to ``exp(logs)``."""
-    num_rows = len(dataset.train.y)
+    num_rows = dataset.train.num_rows
     check_enough_rows(num_rows, len(logs), least)
     # Less the largest: a share must not overflow, however large sigma is.
     sizes = apportion(num_rows, np.exp(logs - logs.max()), least)

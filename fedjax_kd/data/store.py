@@ -2,23 +2,21 @@
 
 A store is a folder of plain files, every client's rows in one piece:
 
-* ``x.npy``, ``y.npy``: inputs ``[M, ...]`` (uint8, int32 or float32) and labels (int32), client
-  after client;
+* ``x.npy``, ``y.npy``: inputs ``[M, ...]`` (uint8, int32 or float32) and targets, as their problem
+  stores them, client after client; no ``y.npy`` where there are no targets;
 * ``offsets.npy``: int64 ``[C + 1]``; client ``c`` owns the rows ``offsets[c]`` to
   ``offsets[c + 1]``;
 * ``test_x.npy``, ``test_y.npy``: the global test set, if there is one;
-* ``store.json``: format, name, numbers of classes, clients and rows, the shape of an input, and for
-  uint8 inputs mean and deviation of each channel.
+* ``store.json``: format, name, problem, numbers of classes, clients and rows, the shape of an
+  input, and mean, deviation and range of inputs along their last axis.
 
 `fedjax_kd.data.write_store` writes one, `open_store` opens it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -28,52 +26,63 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike, NDArray
 
+from fedjax_kd.data import inputs
+from fedjax_kd.data.inputs import Prepared, Standardise, Statistics
+from fedjax_kd.data.store_files import (
+    Mapped,
+    check_examples,
+    check_offsets,
+    damaged,
+    mapped,
+    problem_told,
+    read_about,
+    statistics_told,
+)
 from fedjax_kd.errors import InputError
-
-FORMAT = 1
-ABOUT = "store.json"
-
-Mapped = np.memmap[Any, Any]
-"""An array in a file: what is looked at is read."""
-
-_INPUTS = (np.uint8, np.int32, np.float32)
-_KEYS = ("name", "num_classes", "input_shape", "num_clients", "num_rows", "mean", "std")
+from fedjax_kd.problems import CLASSIFICATION, TOKENS, Problem
 
 
 class Rows(NamedTuple):
     """The rows of some clients: client ``i`` of them owns ``starts[i]`` to ``+ sizes[i]``."""
 
     x: NDArray[Any]
-    y: NDArray[Any]
+    y: NDArray[Any]  # the inputs themselves where there are no targets
     starts: Int[np.ndarray, " n"]
     sizes: Int[np.ndarray, " n"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClientStore:
     """An open store; `open_store` makes it. Its arrays are memory-mapped files.
 
     Attributes:
       folder: where it lies.
       name: of the data set.
-      num_classes: L.
+      num_classes: L, the size of a model's outputs: classes, labels or values.
       x: inputs of all clients ``[M, ...]``.
-      y: labels of all clients ``[M]``, or ``[M, T]`` for sequences.
+      y: targets of all clients ``[M, ...]``; None if there are none.
       offsets: int64 ``[C + 1]``, the first row of each client and the end of the last one.
-      test: inputs and labels of the global test set, or None.
-      mean: of each channel of uint8 inputs, float32; None for other inputs.
-      std: likewise their standard deviation.
+      test: inputs and targets of the global test set, or None.
+      statistics: of the clients' inputs along their last axis; None in older stores of floats.
+      problem: what the targets are.
     """
 
     folder: Path
     name: str
     num_classes: int
     x: Mapped
-    y: Mapped
+    y: Mapped | None
     offsets: Int[np.ndarray, " C+1"]
-    test: tuple[Mapped, Mapped] | None
-    mean: NDArray[np.float32] | None
-    std: NDArray[np.float32] | None
+    test: tuple[Mapped, Mapped | None] | None
+    statistics: Statistics | None
+    problem: Problem = CLASSIFICATION
+
+    def __repr__(self) -> str:
+        return (
+            f"ClientStore({str(self.folder)!r}, {self.problem.name}, {self.num_clients:,} clients, "
+            f"{self.num_rows:,} rows, x {self.x.dtype}{list(self.input_shape)}, "
+            f"num_classes={self.num_classes})"
+        )
 
     @property
     def num_clients(self) -> int:
@@ -89,6 +98,20 @@ class ClientStore:
     def input_shape(self) -> tuple[int, ...]:
         """Of one example, without the batch axis."""
         return self.x.shape[1:]
+
+    def preparation(self, standardise: Standardise) -> Prepared:
+        """What is done with inputs, see `fedjax_kd.data.inputs.preparation`.
+
+        Raises:
+          ValueError: if the store does not tell the statistics that it takes.
+        """
+        kind = inputs.kind_for(standardise, self.x, positions=self.problem is TOKENS)
+        if self.statistics is None and standardise not in ("auto", "none"):
+            raise InputError(
+                f"standardise is {standardise!r}, but the store {self.folder} tells no mean or "
+                "deviation of its inputs: write it again, or take 'none'."
+            )
+        return inputs.prepared_by(self.statistics, kind, self.x)
 
     def sizes_of(self, ids: ArrayLike) -> NDArray[np.int64]:
         """Rows of each of the given clients; the work does not depend on C.
@@ -124,7 +147,7 @@ class ClientStore:
         length = needed if capacity is None else capacity
         spans = _joined(begins, ends)
         x = _read(self.folder / "x.npy", self.x, spans, length)
-        y = _read(self.folder / "y.npy", self.y, spans, length)
+        y = x if self.y is None else _read(self.folder / "y.npy", self.y, spans, length)
         return Rows(x, y, np.cumsum(sizes) - sizes, sizes)
 
     def _spans(self, ids: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -140,13 +163,8 @@ class ClientStore:
         wrong = (begins < 0) | (ends < begins) | (ends > self.num_rows)
         if wrong.any():
             bad = numbers[wrong].flat[0]
-            raise _damaged(self.folder, f"offsets.npy does not ascend at client {bad}")
+            raise damaged(self.folder, f"offsets.npy does not ascend at client {bad}")
         return begins, ends
-
-
-def is_store(folder: str | os.PathLike[str]) -> bool:
-    """Whether a path is the folder of a client store."""
-    return (Path(folder) / ABOUT).is_file()
 
 
 def open_store(folder: str | os.PathLike[str]) -> ClientStore:
@@ -171,14 +189,16 @@ def open_store(folder: str | os.PathLike[str]) -> ClientStore:
       (30, array([10, 10]), (20, 8, 8, 1))
     """
     path = Path(folder).absolute()
-    about = _read_about(path)
-    x, y, offsets = (_mapped(path, f"{name}.npy") for name in ("x", "y", "offsets"))
-    _check_examples(path, "", x, y, about)
-    _check_offsets(path, offsets, about)
+    about = read_about(path)
+    x, offsets = (mapped(path, f"{name}.npy") for name in ("x", "offsets"))
+    y = mapped(path, "y.npy") if about["targets"] else None
+    check_examples(path, "", x, y, about)
+    check_offsets(path, offsets, about)
     test = None
     if (path / "test_x.npy").exists():
-        test = _mapped(path, "test_x.npy"), _mapped(path, "test_y.npy")
-        _check_examples(path, "test_", *test, about)
+        held_out = mapped(path, "test_y.npy") if about["targets"] else None
+        test = mapped(path, "test_x.npy"), held_out
+        check_examples(path, "test_", *test, about)
     return ClientStore(
         folder=path,
         name=about["name"],
@@ -187,79 +207,9 @@ def open_store(folder: str | os.PathLike[str]) -> ClientStore:
         y=y,
         offsets=offsets,
         test=test,
-        mean=_channels(about["mean"]),
-        std=_channels(about["std"]),
+        statistics=statistics_told(about),
+        problem=problem_told(about, y),
     )
-
-
-def _read_about(folder: Path) -> dict[str, Any]:
-    """What ``store.json`` says, if it says all of it."""
-    if not is_store(folder):
-        kind = "holds no" if folder.is_dir() else "does not exist or is no folder, so it has no"
-        raise InputError(
-            f"{folder} {kind} {ABOUT}, but a client store must have one: write a store with "
-            "`fedjax-kd data pack` or fedjax_kd.data.write_store."
-        )
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(folder, f"{ABOUT} is no JSON ({error})") from error
-    if not isinstance(about, Mapping) or "format" not in about:
-        raise _damaged(folder, f"{ABOUT} names no format")
-    if about["format"] != FORMAT:
-        raise InputError(
-            f"The store {folder} has format {about['format']!r}, but this version of fedjax_kd "
-            f"reads format {FORMAT}: write it again with this version."
-        )
-    missing = [key for key in _KEYS if key not in about]
-    if missing:
-        raise _damaged(folder, f"{ABOUT} lacks {', '.join(missing)}")
-    return dict(about)
-
-
-def _mapped(folder: Path, name: str) -> Mapped:
-    """An array of the store, mapped into memory; nothing is unpickled."""
-    try:
-        array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise _damaged(folder, f"{name} cannot be read ({error})") from error
-    if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
-        raise _damaged(folder, f"{name} is no array of rows")
-    return array
-
-
-def _check_examples(
-    folder: Path, part: str, x: NDArray[Any], y: NDArray[Any], about: Mapping[str, Any]
-) -> None:
-    """Inputs and labels have the dtypes, shapes and lengths that they must have."""
-    if x.dtype not in _INPUTS or y.dtype != np.int32:
-        raise _damaged(folder, f"{part}x.npy is {x.dtype} and {part}y.npy {y.dtype}")
-    if x.ndim == 0 or list(x.shape[1:]) != about["input_shape"]:
-        raise _damaged(
-            folder, f"{part}x.npy has shape {x.shape}, not inputs {about['input_shape']}"
-        )
-    if y.ndim == 0 or len(x) != len(y):
-        raise _damaged(folder, f"{part}x.npy has {len(x)} rows, {part}y.npy shape {y.shape}")
-
-
-def _check_offsets(folder: Path, offsets: NDArray[Any], about: Mapping[str, Any]) -> None:
-    """As many offsets as clients say, from the first row to the last."""
-    clients, rows = about["num_clients"], about["num_rows"]
-    if offsets.dtype != np.int64 or offsets.shape != (clients + 1,):
-        raise _damaged(folder, f"offsets.npy is {offsets.dtype}{list(offsets.shape)}")
-    if (offsets[0], offsets[-1]) != (0, rows):
-        raise _damaged(folder, f"offsets.npy runs from {offsets[0]} to {offsets[-1]}")
-
-
-def _damaged(folder: Path, what: str) -> InputError:
-    return InputError(
-        f"The store {folder} is damaged: {what}, but its files must be as they were written, and "
-        "fit each other: write it again."
-    )
-
-
-def _channels(values: Any) -> NDArray[np.float32] | None:
-    return None if values is None else np.asarray(values, np.float32)
 
 
 def _joined(
@@ -295,5 +245,5 @@ def _fill(file: FileIO, room: memoryview) -> None:
         got = file.readinto(room)
         if not got:
             path = Path(str(file.name))
-            raise _damaged(path.parent, f"{path.name} is cut short")
+            raise damaged(path.parent, f"{path.name} is cut short")
         room = room[got:]

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.errors import InputError
+from fedjax_kd.problems import CLASSIFICATION
 
 _PARTS = ("train", "test")
 
@@ -58,6 +59,7 @@ def load_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> D
     return from_arrays(
         *(arrays[key] for arrays in (train, test) for key in keys),
         name=f"tfds:{name}",
+        problem=CLASSIFICATION,
         num_classes=getattr(builder.info.features[keys[1]], "num_classes", None),
         train_columns={columns[key]: train[key] for key in columns},
         test_columns={columns[key]: test[key] for key in columns},

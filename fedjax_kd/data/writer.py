@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fedjax_kd.data.dataset import Dataset, Examples, from_arrays
-from fedjax_kd.data.store import ABOUT, FORMAT, ClientStore, open_store
-from fedjax_kd.errors import InputError
+from fedjax_kd.data.dataset import Dataset, Examples, from_arrays, without_targets
+from fedjax_kd.data.inputs import Moments, merged, moments_of, statistics_of
+from fedjax_kd.data.split import Split, parts_of
+from fedjax_kd.data.store import ClientStore, open_store
+from fedjax_kd.data.store_files import ABOUT, FORMAT, appending
+from fedjax_kd.errors import InputError, InputTypeError
+from fedjax_kd.problems import RECONSTRUCTION, Problem, problem_named
 
-Pair = tuple[NDArray[Any], NDArray[Any]]
-"""Inputs and labels."""
+Pair = tuple[Any, Any]
+"""Inputs and targets; None for no targets."""
 
 _BLOCK_BYTES, _BLOCK_CLIENTS = 4 << 20, 1 << 16
 
@@ -35,16 +39,19 @@ class _Block(NamedTuple):
 
 
 class _Totals(NamedTuple):
-    """Counts and sums over the clients written so far. ``total`` and ``squares`` are sums of uint8
-    inputs a channel, exact up to 1e14 values.
-    """
+    """Counts over the clients written so far, and the moments of their inputs."""
 
     clients: int = 0
     rows: int = 0
     input_shape: tuple[int, ...] = ()
-    values: int = 0
-    total: NDArray[np.int64] = np.zeros((), np.int64)
-    squares: NDArray[np.int64] = np.zeros((), np.int64)
+    moments: Moments | None = None
+
+
+class _Kind(NamedTuple):
+    """What all examples of a store have in common; a problem of None is read from them."""
+
+    num_classes: int
+    problem: str | Problem | None
 
 
 def write_store(
@@ -53,6 +60,7 @@ def write_store(
     *,
     name: str,
     num_classes: int,
+    problem: str | Problem | None = None,
     test: Pair | None = None,
 ) -> ClientStore:
     """Writes a client store, and opens it.
@@ -62,17 +70,18 @@ def write_store(
 
     Args:
       folder: to write to; it must not exist.
-      clients: inputs ``[N, ...]`` and labels ``[N]`` (``[N, T]`` for sequences) of each client,
-        client 0 first. A client may have no rows, but shapes and dtypes are those of the first one.
-        As in `from_arrays`, bytes stay bytes, other integers become int32 and floats float32.
+      clients: inputs ``[N, ...]``, one array, and targets ``[N, ...]`` (None if there are none) of
+        each client, client 0 first. A client may have no rows, but shapes and dtypes are those of
+        the first one. Both are stored as in `from_arrays`.
       name: what reports call the data.
-      num_classes: L; labels are 0..L-1.
-      test: inputs and labels of the global test set.
+      num_classes: L, the size of a model's outputs: classes (labels are 0..L-1), labels or values.
+      problem: what the targets are, as in `from_arrays`; read from the first clients by default.
+      test: inputs and targets of the global test set.
 
     Raises:
       ValueError: if the folder exists or is being written, there is no client or no row, or arrays
         do not fit together; the message names the client.
-      TypeError: if labels are not integers, or inputs are neither integers nor floats.
+      TypeError: if targets are not what the problem needs, or inputs are no numbers.
 
     Example:
       >>> import tempfile
@@ -82,12 +91,14 @@ def write_store(
       ...     store.num_clients, store.num_rows, store.rows_of([2]).x.tolist()
       (3, 5, [[2.0, 2.0], [2.0, 2.0]])
     """
+    if isinstance(problem, Problem):
+        problem = problem_named(problem.name)  # by which the store is opened again
     target = Path(folder).absolute()
     part = target.with_name(f"{target.name}.part")
     _check_absent(target, part)
     part.mkdir(parents=True)
     try:
-        about = _write(part, _blocks(clients), num_classes, test)
+        about = _write(part, _blocks(clients), num_classes, problem, test)
         text = json.dumps({"format": FORMAT, "name": name, **about}, indent=1)
         (part / ABOUT).write_text(text, encoding="utf-8")
         os.rename(part, target)
@@ -100,17 +111,18 @@ def write_store(
 def pack(
     folder: str | os.PathLike[str],
     dataset: Dataset,
-    partitioner: Callable[[Dataset], Iterable[NDArray[np.int64]]],
+    partitioner: Split,
 ) -> ClientStore:
     """Writes a data set, divided among clients, as a store with the data set's test rows.
 
     Args:
       folder: to write to; it must not exist.
       dataset: training and test examples.
-      partitioner: which rows go to which client, from `fedjax_kd.data.partition`.
+      partitioner: which rows go to which client, as in `fedjax_kd.data.federate`.
 
     Raises:
-      ValueError: if the folder exists, or the partitioner cannot do what it is asked.
+      ValueError: if the folder exists, the partitioner cannot do what it is asked, or the data set
+        is one that stores do not hold: of several arrays, or for reconstruction.
 
     Example:
       >>> import tempfile
@@ -121,13 +133,26 @@ def pack(
       (10, 1437, (360, 8, 8, 1))
     """
     x, y = dataset.train.x, dataset.train.y
+    for arrays in (x, y):
+        _check_one_array(arrays)
+    held = None if without_targets(dataset.train) else y
     return write_store(
         folder,
-        ((x[part], y[part]) for part in partitioner(dataset)),
+        ((x[p], None if held is None else held[p]) for p in parts_of(partitioner, dataset)),
         name=dataset.name,
         num_classes=dataset.num_classes,
-        test=(dataset.test.x, dataset.test.y),
+        problem=dataset.problem,
+        test=(dataset.test.x, None if held is None else dataset.test.y),
     )
+
+
+def _check_one_array(given: Any) -> None:
+    """Raises TypeError for a tree of several arrays."""
+    if isinstance(given, Mapping) or (isinstance(given, tuple) and jax.tree.leaves(given)):
+        raise InputTypeError(
+            f"A client store holds one array of inputs and one of targets, but {type(given)} was "
+            "given: join the arrays, or use `federate`, whose data lie in memory."
+        )
 
 
 def _check_absent(target: Path, part: Path) -> None:
@@ -148,8 +173,12 @@ def _blocks(clients: Iterable[Pair]) -> Iterator[_Block]:
     """The clients, a few MiB at a time."""
     first, count, held, kept = 0, 0, 0, list[Pair]()
     kind = None
-    for number, pair in enumerate(clients):
-        x, y = np.asarray(pair[0]), np.asarray(pair[1])
+    for number, (given, targets) in enumerate(clients):
+        for arrays in (given, targets):
+            _check_one_array(arrays)
+        x = np.asarray(given)
+        # An array without columns stands for no targets: it can be cut and joined like others.
+        y = np.zeros((len(x), 0), np.uint8) if targets is None else np.asarray(targets)
         found = (x.dtype, x.shape[1:], y.dtype, y.shape[1:])
         kind = kind or found
         if found != kind or x.ndim == 0 or x.shape[:1] != y.shape[:1]:
@@ -181,13 +210,18 @@ def _block(first: int, pairs: list[Pair]) -> _Block:
 
 
 def _write(
-    part: Path, blocks: Iterator[_Block], num_classes: int, test: Pair | None
+    part: Path,
+    blocks: Iterator[_Block],
+    num_classes: int,
+    problem: str | Problem | None,
+    test: Pair | None,
 ) -> dict[str, Any]:
     """Writes all arrays; returns their entries of ``store.json``."""
-    totals = _Totals()
+    totals, kind, found = _Totals(), _Kind(num_classes, problem), None
+    targets = True
     with ExitStack() as stack:
         put_x, put_y, put_offsets = (
-            stack.enter_context(_npy(part / f"{name}.npy")) for name in ("x", "y", "offsets")
+            stack.enter_context(appending(part / f"{name}.npy")) for name in ("x", "y", "offsets")
         )
         put_offsets(np.zeros(1, np.int64))
         for block in blocks:
@@ -195,92 +229,69 @@ def _write(
             totals = totals._replace(clients=totals.clients + len(block.sizes))
             if len(block.x) == 0:
                 continue
-            rows = _checked(block, num_classes)
-            if totals.rows == 0 and test is not None:
-                _write_test(part, rows, test, num_classes)
-            put_x(rows.x)
-            put_y(rows.y)
-            totals = _add(totals, rows.x)
-    if totals.rows == 0:
+            rows = _checked(block, kind)
+            if found is None:
+                found, targets = rows.problem, not without_targets(rows.train)
+                kind = kind._replace(problem=found)
+                if test is not None:
+                    _write_test(part, rows.train, test, kind)
+            put_x(rows.train.x)
+            if targets:
+                put_y(rows.train.y)
+            totals = _add(totals, rows.train.x)
+    if found is None or totals.moments is None:
         raise InputError(
             f"None of the {totals.clients} clients has a row, but a store needs at least one: "
             "check their source."
         )
+    if not targets:
+        (part / "y.npy").unlink()
     return {
+        "problem": found.name,
+        "targets": targets,
         "num_classes": num_classes,
         "input_shape": totals.input_shape,
         "num_clients": totals.clients,
         "num_rows": totals.rows,
-        **_moments(totals),
+        **{n: v.tolist() for n, v in statistics_of(totals.moments)._asdict().items()},
     }
 
 
-@contextmanager
-def _npy(path: Path) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """A function that appends rows to an npy file, whose header counts them in the end."""
-    with open(path, "wb") as file:
-        kind: NDArray[Any] | None = None
-        count = 0
-
-        def append(rows: NDArray[Any]) -> None:
-            nonlocal kind, count
-            if kind is None:
-                kind = rows[:0].copy()
-                _write_header(file, kind, 0)
-            file.write(np.ascontiguousarray(rows).data)
-            count += len(rows)
-
-        yield append
-        if kind is not None:
-            file.seek(0)
-            _write_header(file, kind, count)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_header(file: BinaryIO, kind: NDArray[Any], count: int) -> None:
-    """The header of ``count`` rows. NumPy pads it, so that any count takes the same room."""
-    header = npy.header_data_from_array_1_0(kind)
-    npy.write_array_header_1_0(file, {**header, "shape": (count, *kind.shape[1:])})
-
-
-def _checked(block: _Block, num_classes: int) -> Examples:
+def _checked(block: _Block, kind: _Kind) -> Dataset:
     """The rows of a block in the dtypes of a data set."""
-    x, y = block.x, block.y
+    x, y = block.x, block.y if block.y.shape[1:] != (0,) else None
+    head = None if y is None else y[:1]
     try:
-        return from_arrays(x, y, x[:1], y[:1], num_classes=num_classes).train
+        made = from_arrays(x, y, x[:1], head, num_classes=kind.num_classes, problem=kind.problem)
     except (TypeError, ValueError) as error:
         last = block.first + len(block.sizes) - 1
         raise type(error)(f"{error} (Among clients {block.first} to {last}.)") from error
+    if made.problem is RECONSTRUCTION:
+        raise InputError(
+            "A client store holds targets, or none, but the problem is reconstruction, whose "
+            "targets are inputs stretched in memory: use `federate`."
+        )
+    return made
 
 
-def _write_test(part: Path, rows: Examples, test: Pair, num_classes: int) -> None:
+def _write_test(part: Path, rows: Examples, test: Pair, kind: _Kind) -> None:
     """The test set, if its examples are like those of the clients."""
+    y = None if test[1] is None or without_targets(rows) else np.asarray(test[1])
+    head = None if without_targets(rows) else rows.y[:1]
     held_out = from_arrays(
-        rows.x[:1], rows.y[:1], np.asarray(test[0]), np.asarray(test[1]), num_classes=num_classes
+        rows.x[:1], head, np.asarray(test[0]), y, num_classes=kind.num_classes, problem=kind.problem
     ).test
     for name, values in (("test_x", held_out.x), ("test_y", held_out.y)):
-        with _npy(part / f"{name}.npy") as append:
-            append(values)
+        if isinstance(values, np.ndarray):
+            with appending(part / f"{name}.npy") as append:
+                append(values)
 
 
 def _add(totals: _Totals, x: NDArray[Any]) -> _Totals:
     """The totals with further rows."""
-    totals = totals._replace(rows=totals.rows + len(x), input_shape=x.shape[1:])
-    if x.dtype != np.uint8:
-        return totals
-    pixels = x.reshape(-1, *x.shape[1:][-1:])
+    found = moments_of(x)
     return totals._replace(
-        total=totals.total + pixels.sum(axis=0, dtype=np.int64),
-        squares=totals.squares + np.square(pixels, dtype=np.uint16).sum(axis=0, dtype=np.int64),
-        values=totals.values + len(pixels),
+        rows=totals.rows + len(x),
+        input_shape=x.shape[1:],
+        moments=found if totals.moments is None else merged(totals.moments, found),
     )
-
-
-def _moments(totals: _Totals) -> dict[str, list[float] | None]:
-    """Mean and standard deviation of each channel, if the inputs are bytes."""
-    if totals.values == 0:
-        return {"mean": None, "std": None}
-    mean = totals.total / totals.values
-    std = np.sqrt(np.maximum(totals.squares / totals.values - mean**2, 0))
-    return {"mean": mean.tolist(), "std": np.maximum(std, 1e-6).tolist()}

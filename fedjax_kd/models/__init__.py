@@ -9,8 +9,10 @@ import numpy as np
 from flax import nnx
 from numpy.typing import DTypeLike
 
+from fedjax_kd.errors import InputError
 from fedjax_kd.models.autoencoder import autoencoder
 from fedjax_kd.models.cnn import cnn_cifar, cnn_emnist, cnn_mcmahan, cnn_small, lenet
+from fedjax_kd.models.fcn import fcn
 from fedjax_kd.models.lstm import char_lstm
 from fedjax_kd.models.mlp import logistic, mlp
 from fedjax_kd.models.resnet import resnet8, resnet18, resnet20
@@ -30,18 +32,23 @@ MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
     "char_lstm": char_lstm,
     "transformer": transformer,
     "autoencoder": autoencoder,
+    "fcn": fcn,
 }
 
 
 def default_model(
-    input_shape: tuple[int, ...], dtype: DTypeLike, target: str = "label"
+    input_shape: Any, dtype: DTypeLike | None, problem: str = "classification"
 ) -> tuple[str, dict[str, Any]]:
     """A network that suits the data and learns in minutes on a CPU: its name and its options.
 
     Args:
-      input_shape: shape of one example.
+      input_shape: shape of one example; a tree of shapes for several arrays.
       dtype: of the examples as stored: int32 along one axis are symbols of a text, uint8 pixels.
-      target: "input" for a network that gives back its input.
+      problem: the name of what is asked of it; for values and several labels it gives as many
+        outputs as `fedjax_kd.data.Dataset.num_classes` says, as for classes.
+
+    Raises:
+      ValueError: if an example is several arrays, for which there is no built-in network.
 
     Example:
       >>> default_model((8, 8), np.uint8)
@@ -51,8 +58,15 @@ def default_model(
       >>> default_model((80,), np.int32)
       ('char_lstm', {})
     """
-    if target == "input":
+    if not all(isinstance(length, int) for length in input_shape):
+        raise InputError(
+            f"An example is several arrays, {input_shape}, but the networks by name take one: make "
+            "a task of a network of your own, by `from_nnx` or `from_linen`."
+        )
+    if problem == "reconstruction":
         return "autoencoder", {}
+    if problem == "segmentation":
+        return "fcn", {}
     if len(input_shape) == 1 and np.dtype(dtype) == np.int32:
         return "char_lstm", {}
     if len(input_shape) not in (2, 3) or max(input_shape[:2]) <= 12:

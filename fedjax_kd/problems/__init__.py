@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.losses import check_same_shape, cross_entropy, squared_error
 from fedjax_kd.options import named
 from fedjax_kd.problems import targets
@@ -102,12 +102,13 @@ REGRESSION = Problem(
 RECONSTRUCTION = Problem(
     "reconstruction",
     "the inputs themselves",
-    lambda name, y: y,
+    targets.anything,
     lambda parts: 1,
     lambda target, size: target,
     squared_error,
+    classes=targets.class_if_any,
+    any_targets=True,
 )
-
 
 RETRIEVAL = Problem(
     "retrieval",
@@ -126,11 +127,13 @@ RETRIEVAL = Problem(
 NONE = Problem(
     "none",
     "nothing that this library knows: the task brings its own loss",
-    lambda name, y: y,
+    targets.anything,
     lambda parts: 1,
     lambda target, size: target,
     None,
+    classes=targets.class_if_any,
     free_outputs=True,
+    any_targets=True,
 )
 
 PROBLEMS: dict[str, Problem] = {
@@ -162,31 +165,69 @@ def problem_of(x: Any, y: Any) -> Problem:
 
     One whole number a row is a class; several are tokens where inputs have the same positions, a
     segmentation where inputs are images of the same size, and labels where they are zeros and ones.
-    Floats are values to predict. Without targets, or with several arrays, it is none.
+    Other floats are values to predict. Without targets, or with several arrays, it is none.
 
     Raises:
+      TypeError: if floats may be classes.
       ValueError: if it could be more than one; the message says what to do.
 
     Example:
-      >>> problem_of(np.zeros((5, 2)), np.arange(5)).name, problem_of(None, np.zeros(5)).name
+      >>> problem_of(np.zeros((5, 2)), np.arange(5)).name, problem_of(None, np.ones(5) / 2).name
       ('classification', 'regression')
     """
     if y is None or not isinstance(y, np.ndarray):
         return NONE
+    numbers = y.dtype.kind in "iubf"
+    several = numbers and y.ndim == 2 and y.shape[1] > 1
+    yes_or_no = several and set(np.unique(y).tolist()) in ({0, 1}, {-1, 0, 1})
     if y.dtype.kind == "f":
-        return REGRESSION
-    if y.ndim <= 1 or y.dtype.kind not in "iub":
+        if not yes_or_no:
+            return _values_to_predict(y)
+    elif y.ndim <= 1 or not numbers:
         return CLASSIFICATION
-    places = np.shape(x)[1 : y.ndim] if isinstance(x, np.ndarray) else ()
-    if y.ndim in (2, 3) and places == y.shape[1:] and y.shape[1] > 1:
-        return TOKENS if y.ndim == 2 else SEGMENTATION
-    if y.ndim == 2 and y.shape[1] > 1 and not targets.is_one_hot(y) and set(np.unique(y)) <= {0, 1}:
-        return MULTILABEL
+    found = [p for p in (TOKENS, SEGMENTATION) if _at_each_place(p, x, y)]
+    if yes_or_no and not targets.is_one_hot(y):
+        found.append(MULTILABEL)
+    if len(found) == 1:
+        return found[0]
     raise InputError(
-        f"y has shape {y.shape} and is {y.dtype}, which no problem can be read from: for one class "
-        "an example give shape (N,) (y[:, 0] of a column, y.argmax(axis=1) of one-hot rows), or "
-        f"say problem={', '.join(map(repr, PROBLEMS))}."
+        f"y has shape {y.shape} and is {y.dtype}, which "
+        + (f"may be {' or '.join(p.name for p in found)}: say " if found else "no problem has: ")
+        + ("" if found else f"{_one_each(y)}, or say ")
+        + f"problem={', '.join(map(repr, PROBLEMS))} (--problem)."
     )
+
+
+def _values_to_predict(y: Any) -> Problem:
+    """Regression, unless the values look like numbers of classes."""
+    kinds = np.unique(y)
+    if y.size // max(y.shape[0], 1) == 1 and np.array_equal(kinds, np.arange(len(kinds))):
+        raise InputTypeError(
+            f"y is {y.dtype}, but holds the whole numbers 0..{len(kinds) - 1} alone: convert it by "
+            ".astype(int) if they are classes, or say problem='regression' (--problem) if they are "
+            "values to predict."
+        )
+    return REGRESSION
+
+
+def _at_each_place(problem: Problem, x: Any, y: Any) -> bool:
+    """Whether whole numbers may be a class for each position, or each pixel, of the inputs."""
+    if not isinstance(x, np.ndarray) or y.dtype.kind == "f" or x.shape[1 : y.ndim] != y.shape[1:]:
+        return False
+    if problem is SEGMENTATION:
+        return y.ndim == 3
+    # A position is a symbol, or has several values; floats [N, D] are D values of one example.
+    positions = x.ndim == 3 or (x.ndim == 2 and x.dtype.kind in "iu")
+    return y.ndim == 2 and y.shape[1] > 1 and positions
+
+
+def _one_each(y: Any) -> str:
+    """What to do with targets of an unknown shape."""
+    if y.shape[-1] == 1:
+        return f"take {'y[:, 0]' if y.ndim == 2 else 'y[..., 0]'}"
+    if y.ndim == 2 and targets.is_one_hot(y):
+        return "turn one-hot rows into one class an example by y.argmax(axis=1)"
+    return "give one class an example, shape (N,)"
 
 
 __all__ = [

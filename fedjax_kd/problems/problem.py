@@ -40,6 +40,7 @@ class Problem:
         if there is none.
       are_classes: whether targets are numbers of classes, as many methods need them.
       free_outputs: whether models with a loss of their own may have outputs of any shape.
+      any_targets: whether targets may be anything: several arrays, or none at all.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Problem:
     classes: Callable[[Any], NDArray[Any] | None] = field(default=_nothing)
     are_classes: bool = False
     free_outputs: bool = False
+    any_targets: bool = False
 
     @property
     def metrics(self) -> Mapping[str, Metric]:

@@ -4,15 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from fedjax_kd.core import PyTree
 from fedjax_kd.errors import InputError, InputTypeError
 
 _INT32 = np.iinfo(np.int32)
 
 
-def whole_numbers(name: str, values: NDArray[Any]) -> NDArray[np.int32]:
+def any_numbers(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Bytes as they are, booleans as bytes, floats as float32, other whole numbers as int32.
+
+    Raises:
+      TypeError: if they are no numbers.
+      ValueError: if one is not finite, or does not fit 32 bits.
+
+    Example:
+      >>> [str(any_numbers("x", np.ones(2, kind)).dtype) for kind in ("bool", "int64", "float64")]
+      ['uint8', 'int32', 'float32']
+    """
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype == np.uint8:
+        return values
+    # JAX's short floats are no floats to NumPy.
+    if jnp.issubdtype(values.dtype, jnp.floating):
+        return _finite(name, values)
+    return whole_numbers(name, values, "numbers")
+
+
+def anything(name: str, y: PyTree) -> PyTree:
+    """Arrays of numbers in any tree, or nothing at all: ``()``.
+
+    Raises:
+      TypeError: if one holds no numbers.
+      ValueError: if a number is not finite, or does not fit 32 bits.
+    """
+    path_of = jax.tree_util.keystr
+    return jax.tree_util.tree_map_with_path(lambda path, a: any_numbers(name + path_of(path), a), y)
+
+
+def class_if_any(y: PyTree) -> NDArray[Any] | None:
+    """The targets, if they are one whole number an example."""
+    one_each = isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "iu"
+    return y if one_each else None
+
+
+def whole_numbers(
+    name: str, values: NDArray[Any], wanted: str = "whole numbers"
+) -> NDArray[np.int32]:
     """Integers or booleans as int32.
 
     Raises:
@@ -24,9 +67,7 @@ def whole_numbers(name: str, values: NDArray[Any]) -> NDArray[np.int32]:
       array([1, 0], dtype=int32)
     """
     if values.dtype.kind not in "iub":
-        raise InputTypeError(
-            f"{name} is {values.dtype}, but must hold whole numbers. {_hint(values)}"
-        )
+        raise InputTypeError(f"{name} is {values.dtype}, but must hold {wanted}. {_hint(values)}")
     if values.size and (values.min() < _INT32.min or values.max() > _INT32.max):
         raise InputError(
             f"{name} lies in {values.min()}..{values.max()}, but must fit 32 bits: renumber it."
@@ -42,8 +83,13 @@ def _hint(values: NDArray[Any]) -> str:
             "convert them by .astype(int)."
         )
     if values.dtype.kind in "US":
-        return "Number the words, such as by numpy.unique(y, return_inverse=True)[1]."
-    return "Stack the entries into one array of numbers: rows of different lengths cannot be."
+        return (
+            "Number the words: by relabel=True (--relabel) if they are classes, or by "
+            "numpy.unique(words, return_inverse=True)[1]."
+        )
+    if values.dtype.kind == "O":
+        return "Stack the entries into one array of numbers: rows of different lengths cannot be."
+    return "Convert it to numbers."
 
 
 def classes(name: str, y: NDArray[Any]) -> NDArray[np.int32]:
@@ -127,6 +173,11 @@ def yes_or_no(name: str, y: NDArray[Any]) -> NDArray[np.int32]:
             f"{name} has shape {y.shape} and lies in {low}..{high}, but several labels an example "
             "are zeros and ones, (N, L), -1 where one is unknown."
         )
+    if (y == -1).any() and not (y == 0).any():
+        raise InputError(
+            f"{name} holds -1 and no 0, but -1 means that nobody knows whether a label holds: "
+            "write 0 where it does not."
+        )
     return y
 
 
@@ -139,12 +190,17 @@ def numbers(name: str, y: NDArray[Any]) -> NDArray[np.float32]:
     """
     if y.dtype.kind not in "iufb":
         raise InputTypeError(f"{name} is {y.dtype}, but values to predict are numbers. {_hint(y)}")
+    values = _finite(name, y)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _finite(name: str, given: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        values = y.astype(np.float32, copy=False)
+        values = given.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         bad = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
         raise InputError(
             f"{name} holds a NaN or an infinity, first in row {bad}, but must be finite: remove "
             "or fill such rows."
         )
-    return values[:, None] if values.ndim == 1 else values
+    return values

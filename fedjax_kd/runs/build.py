@@ -160,7 +160,8 @@ def with_model(config: Config, federation: Federation) -> Config:
     if config.model is not None or config.models:
         return config
     f = federation
-    name, given = default_model(f.input_shape, f.train.x.dtype, f.target)
+    dtype = getattr(f.train.x, "dtype", None)
+    name, given = default_model(f.input_shape, dtype, f.problem.name)
     return replace(config, model=name, model_options=given)
 
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store, set_apart
-from fedjax_kd.data.federation import Federation, Partitioner, Target, federate, streamed
+from fedjax_kd.data.dataset import posed_as
+from fedjax_kd.data.federation import Federation, Target, federate, streamed
+from fedjax_kd.data.inputs import Standardise
+from fedjax_kd.data.rows import Partitioner
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import REQUIRED, Option, check_options, named, options
+from fedjax_kd.problems import RECONSTRUCTION
 
 STORED = "stored"  # the partition of a client store, which is divided already
 
@@ -33,8 +37,15 @@ class DataConfig:
       client_test_fraction: share of each client's rows that is held out to test its own model, in
         [0, 1); with 0 the test set is dealt out among the clients.
       seed: of the division among clients; if not given, the seed of the run.
+      problem: what the targets are: "classification", "tokens", "multilabel", "regression",
+        "segmentation", "reconstruction", "retrieval" or "none"; what the data set says, if not
+        given.
+      relabel: whether the classes of an npz file are numbered anew from 0, in their sorted order.
       target: what a model is to say of an example: its "label", or the "input" itself, pixels in
         [0, 1] (reconstruction, as by an autoencoder).
+      standardise: what is done with inputs before the model, by statistics of the training rows:
+        mean 0 and deviation 1 of each "channel" or "feature"; "unit", all values to [0, 1]; "none";
+        or "auto", channel for images and feature for rows of values, but none for symbols.
       public: inputs that server and clients may look at: "holdout", training rows that no client
         has; another data set of the same shape, by name; "noise"; or "generator", a network that
         the method trains.
@@ -51,7 +62,10 @@ class DataConfig:
     num_clients: int | None = 100
     client_test_fraction: float = 0.0
     seed: int | None = None
+    problem: str | None = None
+    relabel: bool = False
     target: Target = "label"
+    standardise: Standardise = "auto"
     public: str | None = None
     public_size: int | None = None
     validation_fraction: float = 0.0
@@ -105,14 +119,23 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
                 f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
                 "targets: take target 'label', or a data set."
             )
-        return None, streamed(open_store(data.dataset))
-    if data.target == "input" and data.public is not None:
+        return None, streamed(open_store(data.dataset), standardise=data.standardise)
+    if data.target == "input" and data.problem not in (None, RECONSTRUCTION.name):
+        raise InputError(
+            f"target is 'input' and problem {data.problem!r}, but inputs that are targets are "
+            "problem 'reconstruction': give one of both."
+        )
+    divide = partitioner(data)
+    dataset = load(
+        data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel
+    )
+    if data.target == "input":
+        dataset = posed_as(dataset, RECONSTRUCTION)
+    if dataset.problem is RECONSTRUCTION and data.public is not None:
         raise InputError(
             f"public is {data.public!r}, but methods that use public inputs classify: take target "
             "'label', or no public inputs."
         )
-    divide = partitioner(data)
-    dataset = load(data.dataset, data_dir=data.data_dir)
     fraction, seed = data.client_test_fraction, data.seed or 0
     dataset, public = set_apart(
         dataset,
@@ -128,5 +151,5 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
         client_test_fraction=fraction,
         public=public,
         seed=seed,
-        target=data.target,
+        standardise=data.standardise,
     )

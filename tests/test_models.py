@@ -40,6 +40,7 @@ COUNTS = [
     # 2 x (4 x (64^2 + 64) + 8 x 64^2 + 5 x 64 + 2 x 128) + 64 x 90 + 64 x 80 + 128 + 65 x 90
     ("transformer", TEXT, 90, {}, 116_826),
     ("autoencoder", GRAY, 10, {}, 2_837_314),
+    ("fcn", GRAY, 2, {}, 14_274),
 ]
 
 SMALL = {
@@ -56,6 +57,7 @@ SMALL = {
     "char_lstm": ((6,), 12, {"units": 16}),
     "transformer": ((6,), 12, {"width": 16}),
     "autoencoder": ((8, 8, 1), 3, {"hidden": (16,), "bottleneck": 4}),
+    "fcn": ((8, 8, 3), 3, {"widths": (4, 8)}),
 }
 
 
@@ -73,7 +75,10 @@ def small(name):
         x = jax.random.randint(jax.random.key(1), (4, *shape), 0, classes)
         return task, model, Batch(x, (x + 1) % classes, jnp.ones(4))
     x = jax.random.normal(jax.random.key(1), (4, *shape))
-    return task, model, Batch(x, jnp.arange(4) % classes, jnp.ones(4))
+    y = jnp.arange(4) % classes
+    if name == "fcn":
+        y = (x[..., 0] > 0).astype(jnp.int32)
+    return task, model, Batch(x, y, jnp.ones(4))
 
 
 def test_every_network_is_tested():
@@ -192,6 +197,8 @@ def test_only_batch_normalisation_has_statistics(name, norm, leaves):
         ("transformer", TEXT, {"width": 10}, "width a multiple of heads"),
         ("transformer", TEXT, {"output": "sum"}, "output is 'sum', but must be"),
         ("autoencoder", GRAY, {"bottleneck": 0}, "but all must be >= 1"),
+        ("fcn", GRAY, {"widths": (6,)}, "a multiple of groups"),
+        ("fcn", (8,), {}, r"input_shape is \(8,\), but an image has"),
     ],
 )
 def test_what_does_not_fit_is_said_when_the_network_is_chosen(name, shape, options, message):
@@ -215,3 +222,15 @@ def test_the_default_network_suits_the_data(shape, dtype, expected):
     name, options = default_model(shape, dtype)
     assert name == expected
     MODELS[name](shape, 10, **options)
+
+
+def test_the_default_network_suits_the_problem():
+    for problem, expected in (
+        ("segmentation", "fcn"),
+        ("reconstruction", "autoencoder"),
+        ("regression", "mlp"),
+        ("multilabel", "mlp"),
+    ):
+        assert default_model((8, 8, 1), np.uint8, problem)[0] == expected
+    with pytest.raises(ValueError, match=r"several arrays, .* take one"):
+        default_model({"image": (8, 8), "age": ()}, None)

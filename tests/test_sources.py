@@ -14,6 +14,8 @@ from fedjax_kd.data import Dataset, Examples, from_arrays, load, sources
 from fedjax_kd.data import tfds as tfds_source
 from fedjax_kd.data.shakespeare import BEGIN, CHARACTERS, END, VOCABULARY_SIZE, encode
 
+FLOATS, WORDS = {"test_x": np.zeros((2, 2, 2))}, np.array(list("abcabc"))
+
 
 def arrays(**changes):
     good = {
@@ -49,16 +51,13 @@ def test_input_dtypes(given, kept):
 
 
 def test_num_classes_is_inferred_over_both_parts():
-    assert from_arrays(**arrays(test_y=np.array([0, 4]))).num_classes == 5
+    assert from_arrays(**arrays(test_y=np.array([0, 3]))).num_classes == 4
     assert from_arrays(**arrays(), num_classes=7).num_classes == 7
 
 
 def test_sequence_labels_may_be_ignored():
     y, test_y = np.full((6, 3), -1), np.zeros((2, 3), int)
     assert from_arrays(**arrays(train_y=y, test_y=test_y), problem="tokens").num_classes == 1
-
-
-FLOATS, WORDS = {"test_x": np.zeros((2, 2, 2))}, np.array(list("abcabc"))
 
 
 @pytest.mark.parametrize(
@@ -68,18 +67,10 @@ FLOATS, WORDS = {"test_x": np.zeros((2, 2, 2))}, np.array(list("abcabc"))
         ({"test_x": np.zeros((0, 2, 2))}, ValueError, "at least one row"),
         ({"test_y": np.zeros((), int)}, ValueError, "at least one row"),
         ({"train_y": np.zeros(6)}, TypeError, "y is float64, but holds the whole numbers 0..0"),
-        ({"train_y": np.array(list("abcabc"))}, TypeError, "train_y is <U1"),
-        (
-            {"train_y": np.array([0, 1, -1, 0, 0, 0])},
-            ValueError,
-            "holds -1, but classes are numbered from 0",
-        ),
+        ({"train_y": WORDS}, TypeError, "train_y is <U1"),
+        ({"train_y": np.array([0, 1, -1, 0, 0, 0])}, ValueError, "holds -1, but classes"),
         ({"train_y": np.full(6, 2**40)}, ValueError, "fit 32 bits"),
-        (
-            {"train_x": np.full((6, 2, 2), np.nan)} | FLOATS,
-            ValueError,
-            "NaN or an infinity, first in row 0",
-        ),
+        ({"train_x": np.full((6, 2, 2), np.nan)} | FLOATS, ValueError, "a NaN .* first in row 0"),
         ({"train_x": np.full((6, 2, 2), 1e300)} | FLOATS, ValueError, "infinity"),
         ({"train_x": WORDS[:, None, None], "test_x": WORDS[:2, None, None]}, TypeError, "numbers"),
         ({"test_x": np.zeros((2, 2, 3), np.uint8)}, ValueError, "the same: reshape"),
@@ -94,12 +85,13 @@ def test_bad_arrays_are_refused(changes, error, words):
 
 
 def test_dataset_itself_wants_canonical_dtypes():
-    rows = Examples(np.zeros((2, 1)), np.zeros(2, np.int32), {})
-    with pytest.raises(TypeError, match="build the data set with from_arrays"):
-        Dataset("mine", rows, rows, 1)
-    rows = Examples(np.zeros((2, 1), np.uint8), np.zeros(2), {})
-    with pytest.raises(TypeError, match="train_y is float64, but must hold whole numbers"):
-        Dataset("mine", rows, rows, 1)
+    for x, words in (
+        (np.zeros((2, 1)), "build the data set with from_arrays"),
+        (np.zeros((2, 1), np.uint8), "train_y is float64, but must hold whole numbers"),
+    ):
+        rows = Examples(x, np.zeros(2, np.int32 if x.dtype.kind == "f" else float), {})
+        with pytest.raises(TypeError, match=words):
+            Dataset("mine", rows, rows, 1)
 
 
 def test_npz_with_columns(tmp_path, monkeypatch):
@@ -107,7 +99,6 @@ def test_npz_with_columns(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "tiny.npz", **arrays(), **extra)
     data = load("tiny", data_dir=tmp_path)
     assert list(data.train.columns) == ["client"]
-    assert not data.test.columns
     assert np.array_equal(data.train.x, arrays()["train_x"])
     monkeypatch.setenv("FEDJAX_KD_DATA", str(tmp_path))
     assert load("tiny").name == "tiny"

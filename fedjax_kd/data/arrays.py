@@ -66,11 +66,11 @@ def row_shapes(tree: PyTree) -> Any:
     return jax.tree.map(lambda a: tuple(a.shape[1:]), tree)
 
 
-def described(tree: PyTree) -> str:
+def types_shown(tree: PyTree) -> str:
     """Dtypes and shapes of one row, such as ``uint8[8, 8, 1]``.
 
     Example:
-      >>> described({"image": np.zeros((5, 8, 8), np.uint8), "age": np.zeros(5, np.float32)})
+      >>> types_shown({"image": np.zeros((5, 8, 8), np.uint8), "age": np.zeros(5, np.float32)})
       "{'age': float32[], 'image': uint8[8, 8]}"
     """
     shown = jax.tree.map(lambda a: _Shown(f"{a.dtype}{list(a.shape[1:])}"), tree)

@@ -15,7 +15,7 @@ _BITS = 4  # of the numbers 0 to 9
 _DIMMEST, _NOISE = 0.4, 2.5  # least brightness of an image, and deviation of its noise in ink
 
 
-class Source(NamedTuple):
+class BuiltIn(NamedTuple):
     """A data set that comes with the installation."""
 
     load: Callable[[], Dataset]
@@ -105,16 +105,16 @@ def _standard(
     return (y - train.mean()) / train.std()
 
 
-BUILT_IN: dict[str, Source] = {
-    "digits": Source(
+BUILT_IN: dict[str, BuiltIn] = {
+    "digits": BuiltIn(
         _digits, "scikit-learn's 8x8 digits, 10 classes, 1437 + 360 rows; needs no download"
     ),
-    "digits_bits": Source(_bits, "several labels an example: the four bits of each digit"),
-    "digits_strokes": Source(
+    "digits_bits": BuiltIn(_bits, "several labels an example: the four bits of each digit"),
+    "digits_strokes": BuiltIn(
         _strokes, "segmentation: stroke or background of each pixel of a dim and noisy digit"
     ),
-    "digits_unlabelled": Source(_unlabelled, "the digits without targets, for a loss of your own"),
-    "diabetes": Source(
+    "digits_unlabelled": BuiltIn(_unlabelled, "the digits without targets, for a loss of your own"),
+    "diabetes": BuiltIn(
         _diabetes,
         "regression: scikit-learn's diabetes, 353 + 89 rows; the target is standardised",
     ),

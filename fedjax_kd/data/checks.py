@@ -107,10 +107,13 @@ def check_alike(name: str, other: str, first: PyTree, second: PyTree) -> None:
     Kinds are bytes, booleans, whole numbers and floats: what is trained on one of them and tested
     on another one, such as pixels in 0..255 and in [0, 1], was scaled by mistake.
     """
-    if jax.tree.structure(first) != jax.tree.structure(second):
+    if [n for n, _ in named_arrays("", first)] != [n for n, _ in named_arrays("", second)]:
+        held = [
+            ", ".join(n for n, _ in named_arrays(*pair)) or "no array"
+            for pair in ((name, first), (other, second))
+        ]
         raise InputError(
-            f"{name} is {jax.tree.structure(first)} and {other} {jax.tree.structure(second)}, but "
-            "both must hold the same arrays: give them alike."
+            f"There is {held[0]}, but {held[1]}: both parts must hold the same arrays."
         )
     pairs = zip(named_arrays(name, first), named_arrays(other, second), strict=True)
     for (one, a), (two, b) in pairs:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedjax_kd.core import PyTree
 from fedjax_kd.data import checks
-from fedjax_kd.data.arrays import as_arrays, by_name, count_rows, described
+from fedjax_kd.data.arrays import as_arrays, by_name, count_rows, types_shown
 from fedjax_kd.data.numbering import check_numbering, renumbered
 from fedjax_kd.errors import InputError
 from fedjax_kd.problems import CLASSIFICATION, Problem, problem_named, problem_of
@@ -87,7 +87,7 @@ class Dataset:
     def __repr__(self) -> str:
         sizes = f"{self.train.num_rows:,} + {self.test.num_rows:,} rows"
         return (
-            f"Dataset({self.name!r}, {self.problem.name}, {sizes}, x {described(self.train.x)}, "
+            f"Dataset({self.name!r}, {self.problem.name}, {sizes}, x {types_shown(self.train.x)}, "
             f"num_classes={self.num_classes})"
         )
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from fedjax_kd import losses
 from fedjax_kd.core import Pool
 from fedjax_kd.data import inputs
-from fedjax_kd.data.arrays import described, row_shapes
+from fedjax_kd.data.arrays import row_shapes, types_shown
 from fedjax_kd.data.dataset import Dataset, Examples, posed_as, without_targets
 from fedjax_kd.data.dealing import deal_test
-from fedjax_kd.data.inputs import Prepared, Standardise
+from fedjax_kd.data.inputs import Preparation, Standardise
 from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.pixels import stretched_pixels
 from fedjax_kd.data.public_inputs import Public
@@ -111,7 +111,7 @@ class Federation:
         test = len(self.test.rows)
         return (
             f"Federation({self.name!r}, {self.problem.name}, {self.num_clients:,} clients, {test:,}"
-            f" test rows, x {described(self.train.x)}, num_classes={self.num_classes}, "
+            f" test rows, x {types_shown(self.train.x)}, num_classes={self.num_classes}, "
             f"inputs: {self.inputs or 'prepared'})"
         )
 
@@ -208,10 +208,10 @@ def _as_amounts(x: NDArray[Any]) -> NDArray[Any]:
     return x.astype(np.float32) if inputs.are_symbols(x) else x
 
 
-def _preparation(dataset: Dataset, standardise: Standardise) -> Prepared:
+def _preparation(dataset: Dataset, standardise: Standardise) -> Preparation:
     """What is done with inputs; those that are targets stay what they are."""
     if dataset.problem is RECONSTRUCTION and standardise == "auto":
-        return Prepared(losses.unit, "pixels in [0, 1]")
+        return Preparation(losses.unit, "pixels in [0, 1]")
     return inputs.preparation(dataset.train.x, standardise, positions=dataset.problem is TOKENS)
 
 

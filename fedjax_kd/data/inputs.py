@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from fedjax_kd.core import PyTree
-from fedjax_kd.data.arrays import by_name, named_arrays
+from fedjax_kd.data.arrays import named_arrays
 from fedjax_kd.errors import InputError
 
 Standardise = Literal["auto", "channel", "feature", "unit", "none"]
@@ -31,10 +31,10 @@ _AT_ONCE = 1 << 22  # values whose moments are taken in double precision at a ti
 _FEW = 4  # means that a description names one by one
 
 
-class Moments(NamedTuple):
+class InputMoments(NamedTuple):
     """Of the values along the last axis of some inputs, ``[D]`` each, float64."""
 
-    count: int
+    entries: int  # values of each
     mean: Float[np.ndarray, " D"]
     squares: Float[np.ndarray, " D"]  # summed squared distances from the mean
     low: Float[np.ndarray, " D"]
@@ -50,7 +50,7 @@ class Statistics(NamedTuple):
     high: Float[np.ndarray, " D"] | None
 
 
-def moments_of(x: NDArray[Any]) -> Moments:
+def moments_of(x: NDArray[Any]) -> InputMoments:
     """The moments of inputs ``[N, ...]`` of at least one value.
 
     Example:
@@ -60,37 +60,38 @@ def moments_of(x: NDArray[Any]) -> Moments:
     values = x.reshape(-1, x.shape[-1] if x.ndim > 1 else 1)
     each = max(_AT_ONCE // values.shape[1], 1)
     pieces = (values[first : first + each] for first in range(0, len(values), each))
-    return reduce(merged, map(_of_piece, pieces))
+    return reduce(merged_moments, map(_of_piece, pieces))
 
 
-def _of_piece(values: NDArray[Any]) -> Moments:
+def _of_piece(values: NDArray[Any]) -> InputMoments:
     by_entry = values.T.astype(np.float64, order="C")  # sums along rows are fast and exact
     mean = by_entry.mean(axis=1)
     squares = np.square(by_entry - mean[:, None]).sum(axis=1)
-    return Moments(len(values), mean, squares, by_entry.min(axis=1), by_entry.max(axis=1))
+    return InputMoments(len(values), mean, squares, by_entry.min(axis=1), by_entry.max(axis=1))
 
 
-def merged(a: Moments, b: Moments) -> Moments:
+def merged_moments(a: InputMoments, b: InputMoments) -> InputMoments:
     """The moments of both.
 
     Source: Chan, Golub, LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample
     Variances, 1982.
     """
-    count = a.count + b.count
+    count = a.entries + b.entries
     step = b.mean - a.mean
-    return Moments(
+    return InputMoments(
         count,
-        a.mean + step * (b.count / count),
-        a.squares + b.squares + step**2 * (a.count * b.count / count),
+        a.mean + step * (b.entries / count),
+        a.squares + b.squares + step**2 * (a.entries * b.entries / count),
         np.minimum(a.low, b.low),
         np.maximum(a.high, b.high),
     )
 
 
-def statistics_of(moments: Moments) -> Statistics:
+def statistics_of(moments: InputMoments) -> Statistics:
     """Mean, deviation and range, rounded so that they do not depend on how sums were cut."""
-    std = np.sqrt(moments.squares / moments.count)
-    return Statistics(*(np.float32(v) for v in (moments.mean, std, moments.low, moments.high)))
+    std = np.sqrt(moments.squares / moments.entries)
+    told = (moments.mean, std, moments.low, moments.high)
+    return Statistics(*(np.asarray(v, np.float32) for v in told))
 
 
 def are_symbols(x: Any) -> bool:
@@ -140,7 +141,7 @@ def scale_of(
     if kind == "channel" and len(shape) < 3:
         centre = mean.mean(dtype=np.float64)
         spread = np.square(std, dtype=np.float64) + np.square(mean - centre)
-        mean, std = (np.float32([v]) for v in (centre, math.sqrt(spread.mean())))
+        mean, std = (np.array([v], np.float32) for v in (centre, math.sqrt(spread.mean())))
     # Below this, values differ by rounding alone.
     info = np.finfo(np.float32)
     varies = std > np.maximum(info.eps * np.abs(mean), info.tiny)
@@ -159,14 +160,14 @@ def as_floats(x: ArrayLike) -> Array:
     return jnp.asarray(x).astype(jnp.float32)
 
 
-class Prepared(NamedTuple):
+class Preparation(NamedTuple):
     """What is done with inputs."""
 
     prepare: Callable[[PyTree], PyTree]  # of a batch as stored
     says: str  # in words
 
 
-def preparation(x: PyTree, how: Standardise, *, positions: bool = False) -> Prepared:
+def preparation(x: PyTree, how: Standardise, *, positions: bool = False) -> Preparation:
     """What is done with inputs like these training inputs: each array for itself.
 
     Args:
@@ -184,31 +185,24 @@ def preparation(x: PyTree, how: Standardise, *, positions: bool = False) -> Prep
        'floats, standardised by feature (means 1, 20; deviations 1, 10)')
     """
 
-    def one(name: str, array: NDArray[Any]) -> Prepared:
+    def one(array: NDArray[Any]) -> Preparation:
         kind = kind_for(how, array, positions=positions)
         found = None if kind == "none" else statistics_of(moments_of(array))
         return prepared_by(found, kind, array)
 
     if isinstance(x, np.ndarray):
-        return one("", x)
-    each = by_name(lambda name, a: _Leaf(one(name, a)), "", x)
-    functions = jax.tree.map(lambda leaf: leaf.done.prepare, each)
-    told = [f"{name}: {leaf.done.says}" for name, leaf in named_arrays("", each)]
-    return Prepared(partial(_each, functions), "; ".join(told))
-
-
-class _Leaf:
-    """Keeps a tuple whole in a tree."""
-
-    def __init__(self, done: Prepared) -> None:
-        self.done = done
+        return one(x)
+    found = [(name, one(array)) for name, array in named_arrays("", x)]
+    functions = jax.tree.unflatten(jax.tree.structure(x), [done.prepare for _, done in found])
+    told = "; ".join(f"{name} {done.says}" for name, done in found)
+    return Preparation(partial(_each, functions), told)
 
 
 def _each(functions: PyTree, x: PyTree) -> PyTree:
     return jax.tree.map(lambda function, array: function(array), functions, x)
 
 
-def prepared_by(statistics: Statistics | None, kind: Standardise, x: Any) -> Prepared:
+def prepared_by(statistics: Statistics | None, kind: Standardise, x: Any) -> Preparation:
     """What is done with one array of inputs.
 
     Args:
@@ -219,14 +213,14 @@ def prepared_by(statistics: Statistics | None, kind: Standardise, x: Any) -> Pre
     stored = "bytes" if x.dtype == np.uint8 else "floats" if x.dtype.kind == "f" else "numbers"
     if statistics is None or kind == "none":
         if are_symbols(x):
-            return Prepared(jnp.asarray, "symbols, as they are")
-        return Prepared(as_floats, f"{stored}, as they are")
+            return Preparation(jnp.asarray, "symbols, as they are")
+        return Preparation(as_floats, f"{stored}, as they are")
     mean, std = scale_of(statistics, kind, x.shape[1:])
     prepare = partial(standardise, mean=mean, std=std)
     if kind == "unit":
         ends = f"{mean[0]:.3g}..{mean[0] + std[0]:.3g}"
-        return Prepared(prepare, f"{stored}, {ends} mapped to [0, 1]")
-    return Prepared(prepare, f"{stored}, standardised by {kind} ({_told(mean, std)})")
+        return Preparation(prepare, f"{stored}, {ends} mapped to [0, 1]")
+    return Preparation(prepare, f"{stored}, standardised by {kind} ({_told(mean, std)})")
 
 
 def _told(mean: NDArray[Any], std: NDArray[Any]) -> str:

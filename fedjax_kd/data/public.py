@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from fedjax_kd.core import Data, Key, PyTree
-from fedjax_kd.data.arrays import described, take_rows
+from fedjax_kd.data.arrays import take_rows, types_shown
 from fedjax_kd.data.dataset import Dataset, Examples, without_targets
 from fedjax_kd.data.inputs import are_symbols
 from fedjax_kd.data.pixels import stretched_pixels
@@ -158,7 +158,7 @@ def _pixels(graph: Any, params: PyTree, z: Array, *, low: float, high: float) ->
 def _of_another(dataset: Dataset, name: str, size: int | None, data_dir: Any, seed: int) -> Stored:
     """Inputs of another data set's training rows."""
     other = load(name, data_dir=data_dir).train
-    theirs, ours = described(other.x), described(dataset.train.x)
+    theirs, ours = types_shown(other.x), types_shown(dataset.train.x)
     if theirs != ours:
         raise InputError(
             f"The public data set {name} has inputs {theirs}, but {dataset.name} has {ours}: take "

@@ -144,7 +144,7 @@ def _from_npz(name: str, path: Path, problem: str | None, relabel: bool) -> Data
     arrays = _read_npz(path)
     if problem is None and "problem" in arrays:
         problem = str(arrays["problem"])
-    needed = _ARRAYS
+    needed: tuple[str, ...] = _ARRAYS
     if problem is not None and problem_named(problem).any_targets:
         needed = tuple(key for key in _ARRAYS if key.endswith("_x"))
     missing = [key for key in needed if key not in arrays]

@@ -27,7 +27,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike, NDArray
 
 from fedjax_kd.data import inputs
-from fedjax_kd.data.inputs import Prepared, Standardise, Statistics
+from fedjax_kd.data.inputs import Preparation, Standardise, Statistics
 from fedjax_kd.data.store_files import (
     Mapped,
     check_examples,
@@ -99,7 +99,7 @@ class ClientStore:
         """Of one example, without the batch axis."""
         return self.x.shape[1:]
 
-    def preparation(self, standardise: Standardise) -> Prepared:
+    def preparation(self, standardise: Standardise) -> Preparation:
         """What is done with inputs, see `fedjax_kd.data.inputs.preparation`.
 
         Raises:

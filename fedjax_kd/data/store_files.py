@@ -57,7 +57,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     missing = [key for key in _KEYS if key not in about]
     if missing:
         raise damaged(folder, f"{ABOUT} lacks {', '.join(missing)}")
-    return _YOUNGER | about
+    return {**_YOUNGER, **about}
 
 
 def mapped(folder: Path, name: str) -> Mapped:

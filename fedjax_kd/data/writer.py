@@ -16,7 +16,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from fedjax_kd.data.dataset import Dataset, Examples, from_arrays, without_targets
-from fedjax_kd.data.inputs import Moments, merged, moments_of, statistics_of
+from fedjax_kd.data.inputs import InputMoments, merged_moments, moments_of, statistics_of
 from fedjax_kd.data.split import Split, parts_of
 from fedjax_kd.data.store import ClientStore, open_store
 from fedjax_kd.data.store_files import ABOUT, FORMAT, appending
@@ -44,7 +44,7 @@ class _Totals(NamedTuple):
     clients: int = 0
     rows: int = 0
     input_shape: tuple[int, ...] = ()
-    moments: Moments | None = None
+    moments: InputMoments | None = None
 
 
 class _Kind(NamedTuple):
@@ -293,5 +293,5 @@ def _add(totals: _Totals, x: NDArray[Any]) -> _Totals:
     return totals._replace(
         rows=totals.rows + len(x),
         input_shape=x.shape[1:],
-        moments=found if totals.moments is None else merged(totals.moments, found),
+        moments=found if totals.moments is None else merged_moments(totals.moments, found),
     )

@@ -126,9 +126,7 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
             "problem 'reconstruction': give one of both."
         )
     divide = partitioner(data)
-    dataset = load(
-        data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel
-    )
+    dataset = load(data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel)
     if data.target == "input":
         dataset = posed_as(dataset, RECONSTRUCTION)
     if dataset.problem is RECONSTRUCTION and data.public is not None:

@@ -13,9 +13,10 @@ from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import named
 from fedjax_kd.report import methods, tables
+from fedjax_kd.runs.schedule_config import SCHEDULES
 from fedjax_kd.wrappers import WRAPPERS
 
-HELP = """Lists methods, wrappers, models, partitions, augmentations and data sets.
+HELP = """Lists methods, wrappers, models, partitions, schedules, augmentations and data sets.
 
 Examples:
   fedjax-kd list
@@ -46,6 +47,7 @@ def main(args: Sequence[str]) -> int:
         "wrappers": lambda: _summaries(WRAPPERS),
         "models": lambda: _summaries(MODELS),
         "partitions": lambda: _summaries(PARTITIONERS),
+        "schedules": lambda: _summaries(SCHEDULES),
         "augmentations": lambda: _summaries(AUGMENTATIONS),
         "datasets": lambda: sources(chosen["data_dir"]),
     }

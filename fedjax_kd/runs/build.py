@@ -35,10 +35,12 @@ from fedjax_kd.options import (
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.schedule_config import with_schedule
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
-OF_TASK = ("precision", "augment")  # fields of TrainingConfig that `task_of` uses, not `simulate`
+# Fields of TrainingConfig with which task and algorithm are made, and that `simulate` has not.
+NOT_SIMULATED = ("precision", "augment", "client_schedule", "server_schedule")
 
 
 def takes_local(factory: Callable[..., Algorithm]) -> bool:
@@ -75,7 +77,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         _, federation = federation_of(config.data)
     algorithms, group_of = _groups(config, federation)
     chosen = asdict(config.training)
-    for name in OF_TASK:
+    for name in NOT_SIMULATED:
         chosen.pop(name)
     mesh = _mesh(chosen.pop("devices"))
     sampler = sampling.sampler_named(
@@ -163,11 +165,13 @@ def algorithm_of(config: Config, task: Task, federation: Federation) -> Algorith
 def _made(factory: Callable[..., Any], config: Config, tasks: Any, federation: Federation) -> Any:
     """What a factory of methods makes of its task, or tasks, and of its options."""
     check_options(f"method {config.method}", config.method_options, options(factory))
-    given = dict(config.method_options) | facts_of(factory, federation)
+    rates, known = config.training, local_options(factory) if takes_local(factory) else []
+    given = with_schedule("server", rates.server_schedule, config.method_options, options(factory))
+    given |= facts_of(factory, federation)
+    local = with_schedule("client", rates.client_schedule, config.local, known)
     if not takes_local(factory):
         return factory(tasks, **given)
-    check_options("local training", config.local, local_options(factory))
-    local: dict[str, Any] = dict(config.local)
+    check_options("local training", config.local, known)
     return factory(tasks, local_training(**local), **given)
 
 

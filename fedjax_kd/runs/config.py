@@ -37,6 +37,10 @@ class TrainingConfig:
       augment: how training images are changed at random: "crop_flip", or "crop24_flip", whose
         models see 24 x 24 pixels, in evaluation the central ones; by default not at all.
       per_class: tell the accuracy of each class at every evaluation, and how much was forgotten.
+      client_schedule: share of the client learning rate by round: constant, linear, warmup, cosine,
+        step, exponential, or several in turn, such as "warmup:rounds=10+cosine:rounds=90,end=0.1";
+        all of it if not given.
+      server_schedule: share of the server's learning rate by round, likewise.
     """
 
     num_rounds: int = 100
@@ -52,6 +56,8 @@ class TrainingConfig:
     precision: Precision = "float32"
     augment: str | None = None
     per_class: bool = False
+    client_schedule: str | None = None
+    server_schedule: str | None = None
 
 
 @dataclass(frozen=True)

@@ -180,8 +180,8 @@ def with_schedule(
     name = next((n for n in names if n in defaults), None)
     if name is None:
         raise InputError(
-            f"{whose}_schedule is {text!r}, but this method has no learning rate of its {whose}s "
-            f"to change ({' or '.join(names)}): leave {whose}_schedule out."
+            f"{whose}_schedule is {text!r}, but this method has no {' or '.join(names)} that it "
+            f"could change: leave {whose}_schedule out."
         )
     rate = given.get(name, defaults[name])
     return {**given, name: lambda number: rate * share(number)}

@@ -20,8 +20,9 @@ Setting = dict[str, AxisValue]
 """One configuration: a value for each parameter that the sweep varies."""
 
 _RULE = (
-    "give values (0.01,0.1,1; parted by ';' where they hold commas or colons), points between two ends (1e-3:1e1:log5 or 0:1:lin3), or, to draw "
-    "from, only the ends (1e-3:1e1:log or 0:1:lin)"
+    "give values (0.01,0.1,1; between semicolons if they hold commas or colons), points between "
+    "two ends (1e-3:1e1:log5 or 0:1:lin3), or, to draw from, only the ends (1e-3:1e1:log or "
+    "0:1:lin)"
 )
 
 

@@ -151,7 +151,12 @@ def finish_runs(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
     if len(jobs) > 1:
         curves = [plots.Curve(folder.name, run_folder.read_rows(folder)) for folder in done]
         plots.curve(curves, parent / "curve.png")
-    tables.show(tables.summaries({f.name: run_folder.read_summary(f) for f in done}))
+    summaries = {f.name: run_folder.read_summary(f) for f in done}
+    tables.show(tables.summaries(summaries))
+    for name, summary in summaries.items() if not quiet else ():
+        if "stopped" in summary:
+            number, reason = summary["finished_rounds"], summary["stopped"]
+            stderr().print(f"{name} stopped early, after round {number}: {reason}", markup=False)
     if interrupted:
         stderr().print(f"Interrupted; go on with: fedjax-kd resume {parent}", markup=False)
     print(parent)

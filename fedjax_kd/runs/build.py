@@ -17,6 +17,7 @@ from fedjax_kd.core import Algorithm
 from fedjax_kd.data import sampling
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.engine.early_stopping import patience_of
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.errors import InputError
@@ -33,14 +34,18 @@ from fedjax_kd.options import (
     options,
 )
 from fedjax_kd.runs import model_config
-from fedjax_kd.runs.config import Config
+from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.schedule_config import with_schedule
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
-# Fields of TrainingConfig with which task and algorithm are made, and that `simulate` has not.
-NOT_SIMULATED = ("precision", "augment", "client_schedule", "server_schedule")
+# Fields of TrainingConfig with which task and algorithm are made, or by which a run ends and what
+# it keeps: `simulate` has none of them.
+NOT_SIMULATED = (
+    *("precision", "augment", "client_schedule", "server_schedule"),
+    *("patience", "min_delta", "keep_best"),
+)
 
 
 def takes_local(factory: Callable[..., Algorithm]) -> bool:
@@ -73,6 +78,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     for seed in (config.training.seed, config.data.seed or 0):
         if not 0 <= seed < 2**32:
             raise InputError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
+    _check_keeping(config.training)
     if federation is None:
         _, federation = federation_of(config.data)
     algorithms, group_of = _groups(config, federation)
@@ -84,6 +90,17 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         chosen.pop("sampling"), federation.sizes, chosen["cohort_size"]
     )
     return simulate(algorithms, federation, group_of=group_of, mesh=mesh, sampler=sampler, **chosen)
+
+
+def _check_keeping(training: TrainingConfig) -> None:
+    """Raises ValueError if a run cannot stop, or keep its best state, as asked."""
+    patience_of(training.patience, training.min_delta)
+    block = training.rounds_per_dispatch or 1
+    if training.keep_best and block > training.eval_every:
+        raise InputError(
+            f"keep_best needs the state of each evaluation, but with rounds_per_dispatch {block} "
+            f"these are inside a dispatch: give a divisor of eval_every={training.eval_every}."
+        )
 
 
 def _groups(

@@ -41,6 +41,10 @@ class TrainingConfig:
         step, exponential, or several in turn, such as "warmup:rounds=10+cosine:rounds=90,end=0.1";
         all of it if not given.
       server_schedule: share of the server's learning rate by round, likewise.
+      patience: evaluations in a row without a better value of what the method is judged by, >= 1,
+        after which a run stops; it goes on to its last round if not given.
+      min_delta: by which a value must be better than the best one before it, >= 0, for `patience`.
+      keep_best: keep a checkpoint of the best evaluation, for `fedjax-kd evaluate RUN --best`.
     """
 
     num_rounds: int = 100
@@ -58,6 +62,9 @@ class TrainingConfig:
     per_class: bool = False
     client_schedule: str | None = None
     server_schedule: str | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+    keep_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,12 @@ def _part(kind: type[Any], values: Any) -> Any:
     return kind(**values)
 
 
-def longer(config: Config, num_rounds: int | None) -> Config:
-    """The configuration with another number of rounds, if one is given."""
-    if num_rounds is None:
-        return config
-    return replace(config, training=replace(config.training, num_rounds=num_rounds))
+def longer(config: Config, num_rounds: int | None, patience: int | None = None) -> Config:
+    """The configuration with another number of rounds, if one is given, and another patience.
+
+    Without patience, which 0 stands for, nothing stops a run before its last round.
+    """
+    given: dict[str, Any] = {} if num_rounds is None else {"num_rounds": num_rounds}
+    if patience is not None:
+        given |= {"patience": patience} if patience else {"patience": None, "min_delta": 0.0}
+    return replace(config, training=replace(config.training, **given))

@@ -27,6 +27,9 @@ _FIXED = (
     "rounds_per_dispatch",
     "devices",
     "engine",
+    "patience",
+    "min_delta",
+    "keep_best",
 )
 # These decide which other options there are.
 _FIRST = ("partition", "model")

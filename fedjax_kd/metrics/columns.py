@@ -1,0 +1,47 @@
+"""What the columns of evaluations are called, and whether more of them is better."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+JUDGED = "judged_"
+"""Before the name of the headline metric: the column that a method is judged by."""
+
+_BEFORE = r"(?:test|validation|judged|client|personal|group_\d+|class_\d+)_"
+_AFTER = r"(?:_(?:mean|std|q\d\d|worst_decile))?"
+
+
+def metric_of(column: str) -> str:
+    """The metric of a column of an evaluation; the column's own name if it is none.
+
+    Example:
+      >>> metric_of("client_accuracy_worst_decile"), metric_of("test_mae"), metric_of("train_loss")
+      ('accuracy', 'mae', 'train_loss')
+    """
+    found = re.fullmatch(f"{_BEFORE}(.+?){_AFTER}", column)
+    return found[1] if found else column
+
+
+def rises(column: str, known: Mapping[str, bool]) -> bool:
+    """Whether more of a column is better: as its metric says, else more of accuracies alone.
+
+    Args:
+      column: of an evaluation, or of training.
+      known: whether more of a metric is better, by name.
+
+    Example:
+      >>> rises("judged_dice", {"dice": True}), rises("train_loss", {}), rises("my_accuracy", {})
+      (True, False, True)
+    """
+    return known.get(metric_of(column), "accuracy" in column)
+
+
+def judged_column(columns: Iterable[str]) -> str | None:
+    """The column that a method is judged by; None before anything was evaluated.
+
+    Example:
+      >>> judged_column(["round", "test_loss", "judged_mae"])
+      'judged_mae'
+    """
+    return next((name for name in columns if name.startswith(JUDGED)), None)

@@ -21,7 +21,7 @@ from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.saved import load_run
 from fedjax_kd.train import evaluation_row
 
-HELP = """Evaluates a run's newest or best checkpoint on the test set and on every client's test rows.
+HELP = """Evaluates the newest or best checkpoint of a run on all test rows, and client by client.
 
 Writes clients.csv into the run folder: a row a client, with its examples, accuracy (if targets are
 labels) and loss under the global model and, if the method has such, under its own.

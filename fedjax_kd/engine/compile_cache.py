@@ -1,4 +1,8 @@
-"""JAX's persistent compilation cache, so that a second run of the same shapes starts at once."""
+"""JAX's persistent compilation cache, so that a second run of the same shapes starts at once.
+
+It is on from the first `fedjax_kd.simulate` of a process, which `train` and `sweep` call, or from
+the start of a command. Importing the package changes no setting of JAX.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,9 @@ import jax
 
 VARIABLE = "FEDJAX_KD_CACHE"
 SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"  # JAX's own, which wins over ours
+
+_JAX_SHORTEST = 1.0  # seconds of that setting, unless somebody changed it
+_OURS: set[str] = set()  # folders that were chosen here, and not by the user
 
 
 def folder() -> Path | None:
@@ -29,11 +36,16 @@ def folder() -> Path | None:
 def enable() -> Path | None:
     """Turns the cache on for this process, and says where it is; warns if it cannot be written.
 
-    A run never fails for its cache.
+    Settings that JAX has by other means stay: another folder, or no cache at all. A run never fails
+    for its cache.
     """
-    place = folder()
-    if place is None:
+    place, current = folder(), jax.config.jax_compilation_cache_dir
+    if not jax.config.jax_enable_compilation_cache:
         return None
+    if current is not None and current not in _OURS:
+        return Path(current)
+    if place is None or current == str(place):
+        return place
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
@@ -45,7 +57,11 @@ def enable() -> Path | None:
             stacklevel=2,
         )
         return None
+    _OURS.add(str(place))
     jax.config.update("jax_compilation_cache_dir", str(place))
-    if SHORTEST not in os.environ:
+    if (
+        SHORTEST not in os.environ
+        and jax.config.jax_persistent_cache_min_compile_time_secs == _JAX_SHORTEST
+    ):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     return place

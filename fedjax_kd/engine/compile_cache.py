@@ -10,12 +10,14 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 
 VARIABLE = "FEDJAX_KD_CACHE"
 SHORTEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"  # JAX's own, which wins over ours
 
+_FOLDER, _SWITCH = "jax_compilation_cache_dir", "jax_enable_compilation_cache"
 _JAX_SHORTEST = 1.0  # seconds of that setting, unless somebody changed it
 _OURS: set[str] = set()  # folders that were chosen here, and not by the user
 
@@ -39,8 +41,8 @@ def enable() -> Path | None:
     Settings that JAX has by other means stay: another folder, or no cache at all. A run never fails
     for its cache.
     """
-    place, current = folder(), jax.config.jax_compilation_cache_dir
-    if not jax.config.jax_enable_compilation_cache:
+    place, current = folder(), _setting(_FOLDER)
+    if not _setting(_SWITCH):
         return None
     if current is not None and current not in _OURS:
         return Path(current)
@@ -58,10 +60,12 @@ def enable() -> Path | None:
         )
         return None
     _OURS.add(str(place))
-    jax.config.update("jax_compilation_cache_dir", str(place))
-    if (
-        SHORTEST not in os.environ
-        and jax.config.jax_persistent_cache_min_compile_time_secs == _JAX_SHORTEST
-    ):
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update(_FOLDER, str(place))
+    if SHORTEST not in os.environ and _setting(SHORTEST.lower()) == _JAX_SHORTEST:
+        jax.config.update(SHORTEST.lower(), 0.3)
     return place
+
+
+def _setting(name: str) -> Any:
+    """A setting of JAX, of which its types do not know all."""
+    return getattr(jax.config, name)

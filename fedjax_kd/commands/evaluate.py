@@ -64,6 +64,8 @@ def main(args: Sequence[str]) -> int:
 def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
     """One row a client; cells are empty where a client has no test examples.
 
+    Clients have numbers and, where the data set names them, its ids.
+
     Raises:
       ValueError: if no client has any, as where clients are streamed.
     """
@@ -73,8 +75,10 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
             "The clients of this run are streamed from a store, and have no test examples of their "
             "own: the test set's results are in metrics.csv."
         )
+    ids = simulation.federation.client_ids
     columns: dict[str, NDArray] = {
         "client": np.arange(simulation.federation.num_clients),
+        **({} if ids is None else {"id": np.array(ids)}),
         "train_examples": simulation.federation.sizes,
         "test_examples": np.asarray(own.sizes),
         **_results("", seen.clients),
@@ -84,7 +88,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(columns)
         for row in zip(*(values.tolist() for values in columns.values()), strict=True):
-            lines.writerow("" if np.isnan(value) else value for value in row)
+            lines.writerow("" if isinstance(v, float) and np.isnan(v) else v for v in row)
 
 
 def _results(prefix: str, sums: Tally) -> dict[str, NDArray]:

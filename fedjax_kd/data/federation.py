@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedjax_kd import losses
 from fedjax_kd.core import Pool
 from fedjax_kd.data.dataset import Dataset, Examples
+from fedjax_kd.data.natural import client_ids
 from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.public_inputs import Public
 from fedjax_kd.data.rows import Partitioner, Parts
@@ -47,6 +48,7 @@ class Federation:
       public: what belongs to no client, or None.
       store: the clients' examples on disk, where they are streamed to the device.
       target: what a model is to say of an example: its label, or the input itself.
+      client_ids: the data set's own name of each client, where clients are natural; else None.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Federation:
     public: Public | None = None
     store: ClientStore | None = None
     target: Target = "label"
+    client_ids: tuple[str, ...] | None = None
 
     @property
     def example_loss(self) -> Callable[[Array, Any], Array]:
@@ -141,6 +144,7 @@ def federate(
         parts=parts,
         public=public,
         target=target,
+        client_ids=client_ids(dataset, partitioner, parts),
     )
 
 

@@ -22,6 +22,7 @@ from fedjax_kd.runs import tensorboard
 from fedjax_kd.runs.build import build, with_model
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import OptionValue, federation_of
+from fedjax_kd.runs.group_config import parse_client_options
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
 from fedjax_kd.runs.wrapper_config import parse_wrappers
@@ -188,6 +189,9 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
         **models,
         model_options=model_options,
         training=training,
+        client_options=parse_client_options(
+            found["by_client"]["client_options"], _options.of_local(method)
+        ),
     )
 
 

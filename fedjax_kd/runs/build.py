@@ -36,6 +36,7 @@ from fedjax_kd.options import (
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.group_config import local_of_groups
 from fedjax_kd.runs.schedule_config import with_schedule
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
@@ -107,6 +108,8 @@ def _groups(
     config: Config, federation: Federation
 ) -> tuple[Algorithm | Sequence[Algorithm], NDArray[np.int64] | None]:
     """The algorithm, or one for each of several networks and which clients have which."""
+    if config.client_options:
+        return _groups_of_one_model(config, federation)
     if not config.models:
         return algorithm_of(config, task_of(config, federation), federation), None
     if config.model is not None:
@@ -125,6 +128,24 @@ def _groups(
     factory = named("method for several models", config.method, GROUPS)
     owners = model_config.model_of_clients(config.model_of, len(each), federation.num_clients)
     return _made(factory, config, tasks, federation), owners
+
+
+def _groups_of_one_model(
+    config: Config, federation: Federation
+) -> tuple[Sequence[Algorithm], NDArray[np.int64]]:
+    """The algorithm of each group of clients that train locally in another way."""
+    several = config.models and f"models {', '.join(config.models)}"
+    around = config.wrappers and f"wrappers ({', '.join(config.wrappers)})"
+    if several or around:
+        raise InputError(
+            f"Both client_options and {several or around} are given, but each group of clients has "
+            "an algorithm of its own, and these need one: leave either out."
+        )
+    factory, task = named("method", config.method, REGISTRY), task_of(config, federation)
+    if not takes_local(factory):
+        raise InputError(f"Clients of {config.method} have no options: leave out client_options.")
+    each, owners = local_of_groups(config.local, config.client_options, federation.num_clients)
+    return [_made(factory, replace(config, local=own), task, federation) for own in each], owners
 
 
 def task_of(config: Config, federation: Federation) -> Task:

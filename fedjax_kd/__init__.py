@@ -51,6 +51,7 @@ from fedjax_kd.metrics import fidelity
 from fedjax_kd.models import MODELS
 from fedjax_kd.runs.saved import load_run
 from fedjax_kd.runs.schedule_config import parse_schedule
+from fedjax_kd.runs.warm_start import start_from
 from fedjax_kd.sweeps.api import sweep
 from fedjax_kd.sweeps.axes import Range, grid, sample
 from fedjax_kd.sweeps.halving import Halving
@@ -127,6 +128,7 @@ __all__ = [
     "set_apart",
     "simulate",
     "stack",
+    "start_from",
     "sweep",
     "total",
     "train",

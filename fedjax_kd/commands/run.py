@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fedjax_kd.runs.data_config import OptionValue, federation_of
 from fedjax_kd.runs.group_config import parse_client_options
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
+from fedjax_kd.runs.warm_start import checkpoint_named
 from fedjax_kd.runs.wrapper_config import parse_wrappers
 
 DEMO = ("fedadam", "fedavg")
@@ -178,6 +180,8 @@ def leading_methods(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def config_of(method: str, found: Mapping[str, Any]) -> Config:
     """The configuration of one method from what was parsed."""
     training = TrainingConfig(**found["training"])
+    if training.init_from is not None:
+        training = replace(training, init_from=checkpoint_named(training.init_from))
     model_options = dict(found["model"])
     models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
     return Config(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.group_config import local_of_groups
 from fedjax_kd.runs.schedule_config import with_schedule
+from fedjax_kd.runs.warm_start import model_at, start_from
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
@@ -45,7 +47,7 @@ from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 # it keeps: `simulate` has none of them.
 NOT_SIMULATED = (
     *("precision", "augment", "client_schedule", "server_schedule"),
-    *("patience", "min_delta", "keep_best"),
+    *("patience", "min_delta", "keep_best", "init_from"),
 )
 
 
@@ -155,7 +157,7 @@ def task_of(config: Config, federation: Federation) -> Task:
     check_options(f"model {config.model}", config.model_options, options(factory))
     shape, prepare, augment = _images(config, federation)
     make = factory(shape, federation.num_classes, **config.model_options)
-    return from_nnx(
+    task = from_nnx(
         make,
         prepare=prepare,
         augment=augment,
@@ -163,6 +165,10 @@ def task_of(config: Config, federation: Federation) -> Task:
         precision=config.training.precision,
         example_x=jax.tree.map(lambda pool: pool[:1], federation.train.x),
     )
+    if config.training.init_from is None:
+        return task
+    types = jax.eval_shape(task.init, jax.random.key(0))
+    return start_from(task, model_at(Path(config.training.init_from), types))
 
 
 def _images(

@@ -44,6 +44,8 @@ class TrainingConfig:
       patience: evaluations in a row without a better value of what the method is judged by, >= 1,
         after which a run stops; it goes on to its last round if not given.
       min_delta: by which a value must be better than the best one before it, >= 0, for `patience`.
+      init_from: folder of a run whose global model a new run begins with, as after its newest
+        checkpoint; RUN/best after its best one. That folder must stay until this run has ended.
       keep_best: keep a checkpoint of the best evaluation, for `fedjax-kd evaluate RUN --best`.
     """
 
@@ -65,6 +67,7 @@ class TrainingConfig:
     patience: int | None = None
     min_delta: float = 0.0
     keep_best: bool = False
+    init_from: str | None = None
 
 
 @dataclass(frozen=True)

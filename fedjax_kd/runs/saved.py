@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,8 @@ def load_run(folder: str | Path, *, best: bool = False) -> SavedRun:
         raise InputError(
             f"{folder} keeps no best checkpoint: train it with --keep-best, or take its newest one."
         )
-    simulation = build(config)
+    # The state is stored: where it once began need not be there any more.
+    simulation = build(replace(config, training=replace(config.training, init_from=None)))
     where = folder / (run_folder.BEST_STATES if best else "checkpoints")
     state, finished = checkpoint.restore(where, simulation)
     return SavedRun(config, simulation, state, finished)

@@ -30,6 +30,7 @@ _FIXED = (
     "patience",
     "min_delta",
     "keep_best",
+    "init_from",
 )
 # These decide which other options there are.
 _FIRST = ("partition", "model")

@@ -43,11 +43,15 @@ from fedjax_kd.data import (
 from fedjax_kd.data import sampling as cohort
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
+from fedjax_kd.engine.early_stopping import Patience, Stop
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.metrics import fidelity
 from fedjax_kd.models import MODELS
+from fedjax_kd.runs.saved import load_run
+from fedjax_kd.runs.schedule_config import parse_schedule
+from fedjax_kd.runs.warm_start import start_from
 from fedjax_kd.sweeps.api import sweep
 from fedjax_kd.sweeps.axes import Range, grid, sample
 from fedjax_kd.sweeps.halving import Halving
@@ -87,6 +91,7 @@ __all__ = [
     "Noise",
     "PachinkoPartitioner",
     "PathologicalPartitioner",
+    "Patience",
     "PowerLawPartitioner",
     "Public",
     "Range",
@@ -95,6 +100,7 @@ __all__ = [
     "ShardPartitioner",
     "Simulation",
     "State",
+    "Stop",
     "Stored",
     "Task",
     "Upload",
@@ -109,17 +115,20 @@ __all__ = [
     "grid",
     "initial_state",
     "load",
+    "load_run",
     "local_training",
     "losses",
     "make_mesh",
     "mean",
     "metrics",
     "nn",
+    "parse_schedule",
     "sample",
     "server_opt",
     "set_apart",
     "simulate",
     "stack",
+    "start_from",
     "sweep",
     "total",
     "train",

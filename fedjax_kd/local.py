@@ -22,6 +22,9 @@ from fedjax_kd.options import check_choice, check_range
 Optimiser = Callable[[Scalar], optax.GradientTransformation]
 """A learning rate to an optax optimiser, as ``optax.sgd`` or ``optax.adam``."""
 
+Rate = Scalar | Callable[[Array], Array]
+"""A learning rate, or a schedule of it: round number, from 0 on -> learning rate."""
+
 Weighting = Literal["examples", "uniform"]
 
 
@@ -82,6 +85,16 @@ class Fit(NamedTuple):
 def _differs(value: Any, default: Any) -> bool:
     plain = isinstance(value, int | float | str) and type(value) is type(default)
     return value != default if plain else value is not default
+
+
+def rate_at(rate: Rate, number: Array | int) -> Scalar:
+    """The learning rate of a round.
+
+    Example:
+      >>> rate_at(0.5, 3), rate_at(lambda number: 0.5**number, 3).item()
+      (0.5, 0.125)
+    """
+    return rate(jnp.asarray(number)) if callable(rate) else rate
 
 
 def voting(weighting: Weighting) -> Callable[[Data], Array]:
@@ -145,7 +158,7 @@ def optimiser_named(name: str) -> Optimiser:
 
 def local_training(
     *,
-    client_lr: Scalar | Callable[[Array], Array] = 0.1,
+    client_lr: Rate = 0.1,
     batch_size: int = 20,
     epochs: int = 1,
     steps: int | Callable[[Any, Any], Any] | None = None,
@@ -190,7 +203,7 @@ def local_training(
     base = optimiser_named(client_opt) if isinstance(client_opt, str) else client_opt
 
     def learning_rate(round: Round) -> Array:
-        lr = client_lr(round.number) if callable(client_lr) else client_lr
+        lr = rate_at(client_lr, round.number)
         return jnp.asarray(lr * jnp.asarray(lr_decay) ** round.number.astype(float))
 
     def optimiser(lr: Array) -> optax.GradientTransformation:

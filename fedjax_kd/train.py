@@ -18,6 +18,7 @@ from fedjax_kd.core import Algorithm, State, Wire
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.block_inputs import BlockInputs
 from fedjax_kd.engine.blocks import run_blocks
+from fedjax_kd.engine.early_stopping import Patience, Stop
 from fedjax_kd.engine.evaluation import Evaluation, evaluation_of, make_evaluation, pools_of
 from fedjax_kd.engine.mesh import replicate
 from fedjax_kd.engine.round import Report
@@ -54,13 +55,15 @@ class Result(NamedTuple):
     state: State
     history: list[Row]
     seconds: Seconds
+    stopped: Stop | None = None  # why it ended before its last round, if it did
 
 
 def train(
     algorithm: Algorithm | Sequence[Algorithm],
     federation: Federation,
     *,
-    on_block: Callable[[Progress], None] = lambda progress: None,
+    on_block: Callable[[Progress], Any] = lambda progress: None,
+    patience: int | Patience | None = None,
     **options: Any,
 ) -> Result:
     """Trains a federation from the first round to the last.
@@ -68,7 +71,10 @@ def train(
     Args:
       algorithm: from a factory such as `fedjax_kd.algorithms.fedavg`.
       federation: from `fedjax_kd.data.federate`.
-      on_block: called after every block of rounds, for display or checkpoints.
+      on_block: called after every block of rounds, for display or checkpoints. If it returns a
+        `Stop`, the training ends there.
+      patience: evaluations in a row without a better judged value, after which the training ends;
+        with a least difference as `Patience`. It goes on to the last round if None.
       **options: see `fedjax_kd.engine.simulation.simulate`; ``num_rounds`` is required.
 
     Example:
@@ -82,11 +88,20 @@ def train(
       True
     """
     simulation = simulate(algorithm, federation, **options)
+    waiting = Patience(patience) if isinstance(patience, int) else patience
     history: list[Row] = []
+    stopped: Stop | None = None
     for progress in blocks(simulation, initial_state(simulation)):
         history += progress.rows
-        on_block(progress)
-    return Result(progress.state, history, progress.seconds)
+        asked = on_block(progress)
+        if progress.finished == simulation.num_rounds:
+            break
+        stopped = asked if isinstance(asked, Stop) else None
+        if stopped is None and waiting is not None:
+            stopped = waiting.after(history)
+        if stopped is not None:
+            break
+    return Result(progress.state, history, progress.seconds, stopped)
 
 
 def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Progress]:
@@ -154,26 +169,6 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
     row[f"{metrics.JUDGED}{headline}"] = row[s.judged_column]
     return row
-
-
-def best_row(rows: Sequence[Row], column: str, *, rising: bool) -> Row:
-    """The row with the best value of a column, the first one of equals; NaN is worse than any.
-
-    Args:
-      rows: at least one, each with the column.
-      column: a metric.
-      rising: whether more of it is better.
-
-    Example:
-      >>> best_row([{"a": 2.0}, {"a": math.nan}, {"a": 1.0}], "a", rising=False)
-      {'a': 1.0}
-    """
-    sign = -1 if rising else 1
-
-    def order(row: Row) -> float:
-        return math.inf if math.isnan(row[column]) else sign * row[column]
-
-    return min(rows, key=order)
 
 
 def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:

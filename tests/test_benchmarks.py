@@ -37,6 +37,7 @@ COMMANDS = (
     "machine",
     "methods",
     "overhead",
+    "repeat",
     "roofline",
     "scaling",
     "throughput",

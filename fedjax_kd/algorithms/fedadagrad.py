@@ -9,7 +9,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import server_opt
 from fedjax_kd.components.server_opt import Variant
 from fedjax_kd.core import Algorithm, Scalar
-from fedjax_kd.local import Fit
+from fedjax_kd.local import Fit, Rate
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -19,7 +19,7 @@ def fedadagrad(
     task: Task,
     fit: Fit,
     *,
-    eta: Scalar = 0.1,
+    eta: Rate = 0.1,
     beta_1: Scalar = 0.0,
     tau: Scalar = 1e-3,
     variant: Variant = "paper",

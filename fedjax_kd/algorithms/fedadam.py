@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import server_opt
 from fedjax_kd.components.server_opt import Variant
 from fedjax_kd.core import Algorithm, Scalar
-from fedjax_kd.local import Fit
+from fedjax_kd.local import Fit, Rate
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -22,7 +22,7 @@ def fedadam(
     task: Task,
     fit: Fit,
     *,
-    eta: Scalar = 0.01,
+    eta: Rate = 0.01,
     beta_1: Scalar = 0.9,
     beta_2: Scalar = 0.99,
     tau: Scalar = 1e-3,

@@ -8,19 +8,8 @@ import optax
 
 from fedjax_kd import tree
 from fedjax_kd.components.model_parts import check_batches
-from fedjax_kd.core import (
-    Algorithm,
-    Client,
-    Data,
-    Key,
-    Round,
-    Scalar,
-    Upload,
-    Variables,
-    examples,
-    mean,
-)
-from fedjax_kd.local import Fit, Optimiser, Weighting, local_change
+from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, examples, mean
+from fedjax_kd.local import Fit, Optimiser, Rate, Weighting, local_change, rate_at
 from fedjax_kd.losses.objectives import ReceivedObjective
 from fedjax_kd.task import Task
 
@@ -36,7 +25,7 @@ def fedavg(
     task: Task,
     fit: Fit,
     *,
-    server_lr: Scalar = 1.0,
+    server_lr: Rate = 1.0,
     weighting: Weighting = "examples",
     server_opt: Optimiser = optax.sgd,
     objective: ReceivedObjective | None = None,
@@ -54,7 +43,8 @@ def fedavg(
     Args:
       task: the model and its loss.
       fit: local training, from `fedjax_kd.local.local_training`.
-      server_lr: the server's learning rate, > 0; 1 puts the plain average in place of the model.
+      server_lr: the server's learning rate, > 0; 1 puts the plain average in place of the model. In
+        Python also a schedule ``round number -> learning rate``.
       weighting: whether a client votes by its number of examples or all clients vote alike.
       server_opt: a learning rate to an optax optimiser of the server.
       objective: received model -> another local loss; by default the task's.
@@ -66,11 +56,11 @@ def fedavg(
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017, arXiv:1602.05629.
     """
     check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
-    change, opt = local_change(fit, weighting), server_opt(server_lr)
+    change = local_change(fit, weighting)
 
     def server_init(key: Key) -> GlobalModel:
         model = task.init(key)
-        return GlobalModel(model, opt.init(model.params))
+        return GlobalModel(model, server_opt(rate_at(server_lr, 0)).init(model.params))
 
     def client_update(
         key: Key, received: Variables, client: Client, data: Data, round: Round
@@ -80,6 +70,7 @@ def fedavg(
         return upload, client
 
     def server_update(key: Key, server: GlobalModel, delta: Variables, round: Round) -> GlobalModel:
+        opt = server_opt(rate_at(server_lr, round.number))
         step, opt_state = opt.update(tree.neg(delta.params), server.opt, server.model.params)
         params = optax.apply_updates(server.model.params, step)
         return GlobalModel(Variables(params, tree.add(server.model.stats, delta.stats)), opt_state)

@@ -8,14 +8,14 @@ from typing import Any
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import server_opt
 from fedjax_kd.core import Algorithm, Scalar
-from fedjax_kd.local import Fit
+from fedjax_kd.local import Fit, Rate
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["server_lr", "server_opt"])
 def fedavgm(
-    task: Task, fit: Fit, *, eta: Scalar = 1.0, beta: Scalar = 0.9, **options: Any
+    task: Task, fit: Fit, *, eta: Rate = 1.0, beta: Scalar = 0.9, **options: Any
 ) -> Algorithm:
     """FedAvgM: FedAvg with heavy-ball momentum on the server (Hsu, Qi, Brown, 2019).
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.core import Algorithm, Scalar
-from fedjax_kd.local import local_training
+from fedjax_kd.core import Algorithm
+from fedjax_kd.local import Rate, local_training
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["server_lr"])
-def fedsgd(task: Task, *, eta: Scalar = 0.1, **options: Any) -> Algorithm:
+def fedsgd(task: Task, *, eta: Rate = 0.1, **options: Any) -> Algorithm:
     """FedSGD: the server steps along the clients' mean gradient (McMahan et al., 2017).
 
     Against FedAvg: one gradient over all of a client's examples takes the place of local training.

@@ -10,9 +10,9 @@ import jax
 from fedjax_kd.algorithms._generated import fedavg_of_made_models
 from fedjax_kd.components.hypernet import hypernet_learner
 from fedjax_kd.components.model_parts import Part, head
-from fedjax_kd.core import Algorithm, Scalar, Variables
+from fedjax_kd.core import Algorithm, Variables
 from fedjax_kd.errors import InputError
-from fedjax_kd.local import Fit
+from fedjax_kd.local import Fit, Rate
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -23,7 +23,7 @@ def pfedhn_pc(
     fit: Fit,
     *,
     personal: Callable[[Variables], Part] | None = None,
-    server_lr: Scalar = 0.05,
+    server_lr: Rate = 0.05,
     **options: Any,
 ) -> Algorithm:
     """pFedHN-PC: a hypernetwork makes the body of each client's model (Shamsian et al., 2021).

@@ -36,6 +36,20 @@ WRAPPING = Section(
     {"wrappers": "--with"},
 )
 
+BY_CLIENT = Section(
+    "by_client",
+    "Local training of some clients",
+    [
+        flag(
+            "client_options",
+            type=tuple[str, ...],
+            default=(),
+            help="options of local training that some clients have instead, such as: "
+            "0-49:epochs=1 50-59+70:epochs=5,client_lr=0.05",
+        )
+    ],
+)
+
 
 def of_run(
     methods: Sequence[str], args: Sequence[str], aliases: Mapping[str, str] = MappingProxyType({})
@@ -59,6 +73,7 @@ def of_run(
     return [
         _of_methods(methods),
         Section("local", "Local training of every client", local),
+        BY_CLIENT,
         WRAPPING,
         *of_data(args),
         Section("model", "The model", [*_models(), *model_options]),

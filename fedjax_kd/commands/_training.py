@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fedjax_kd import metrics
 from fedjax_kd.core import State
 from fedjax_kd.engine import processes
+from fedjax_kd.engine.early_stopping import STOPPED_EARLY, Patience, best_round, patience_of
 from fedjax_kd.engine.schedule import Chunks
 from fedjax_kd.engine.simulation import Simulation, initial_state, with_chunks
 from fedjax_kd.report import plots
@@ -22,7 +23,7 @@ from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.progress import Show, latest
-from fedjax_kd.train import Progress, Row, Seconds, best_row, blocks, class_accuracies
+from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
 
 _LEAST_SECONDS = 10.0  # between two checkpoints, unless their rounds are given
 
@@ -42,19 +43,20 @@ def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
     """Trains from the last checkpoint, or from the beginning, to the end or until ``stop()``.
 
     Returns:
-      The status: "finished" or "interrupted".
+      The status: "finished", "stopped early" or "interrupted".
     """
     run, rows, state, finished = _beginning(run)
     run, state, finished = _as_first(run, state, finished)
+    early = _stops_early(run, rows, finished)
     earlier = _seconds(run.folder) if finished else Seconds()
-    total, status = earlier, "finished"
+    total, stopping = earlier, False
     pacer = Pacer.starting(
         least_seconds=_LEAST_SECONDS, rounds=run.checkpoint_every, finished=finished
     )
     show(run.name, finished, {})
     with tensorboard.writer(run.folder, finished, enabled=run.tensorboard) as log:
-        going_on = blocks(run.simulation, state, finished) if _remains(run, finished) else ()
-        for progress in going_on:
+        over = early or not _remains(run, finished)
+        for progress in () if over else blocks(run.simulation, state, finished):
             run = run._replace(simulation=progress.simulation)
             new = _timed_rows(progress, rows, earlier)
             columns = _columns(run.simulation, rows or new)
@@ -63,13 +65,16 @@ def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
             rows += new
             total = Seconds(*(a + b for a, b in zip(earlier, progress.seconds, strict=True)))
             show(run.name, progress.finished, latest(rows, total.train))
-            stopping = stop() and _remains(run, progress.finished)
-            if stopping or _saves_after(run, pacer, progress.finished):
+            if run.config.training.keep_best and best_round(rows) == progress.finished:
+                _save(run, progress, run_folder.BEST_STATES)
+            early = _stops_early(run, rows, progress.finished)
+            stopping = not early and stop() and _remains(run, progress.finished)
+            if stopping or early or _saves_after(run, pacer, progress.finished):
                 pacer = pacer.after(progress.finished, partial(_save, run, progress))
                 _summarise(run, rows, total, "running")
-            if stopping:
-                status = "interrupted"
+            if stopping or early:
                 break
+    status = STOPPED_EARLY if early else "interrupted" if stopping else "finished"
     _summarise(run, rows, total, status)
     plots.curve([plots.Curve(run.name, rows)], run.folder / "curve.png")
     return status
@@ -79,13 +84,18 @@ def follow_run(run: Run, stop: Callable[[], bool]) -> str:
     """The part in `train_run` of every process but the first: it computes, and writes nothing.
 
     Returns:
-      The status: "finished" or "interrupted".
+      The status: "finished", "stopped early" or "interrupted".
     """
     run, state, finished = _as_first(run, initial_state(run.simulation), 0)
-    for progress in blocks(run.simulation, state, finished) if _remains(run, finished) else ():
+    early = _stops_early(run, [], finished)
+    over = early or not _remains(run, finished)
+    for progress in () if over else blocks(run.simulation, state, finished):
+        early = _stops_early(run, [], progress.finished)
+        if early:
+            break
         if stop() and _remains(run, progress.finished):
             return "interrupted"
-    return "finished"
+    return STOPPED_EARLY if early else "finished"
 
 
 def _as_first(run: Run, state: State, finished: int) -> tuple[Run, State, int]:
@@ -96,6 +106,21 @@ def _as_first(run: Run, state: State, finished: int) -> tuple[Run, State, int]:
     chunks = [Chunks(tuple(widths), tuple(costs)) for widths, costs in cut]
     run = run._replace(simulation=with_chunks(run.simulation, chunks))
     return run, processes.arrays_by_first(state) if begun else state, begun
+
+
+def _stops_early(run: Run, rows: Sequence[Row], finished: int) -> bool:
+    """Whether the run's patience is at its end, before its last round; the first process has rows.
+
+    All processes ask in the same order.
+    """
+    patience = _patience(run)
+    if patience is None:
+        return False
+    return processes.any_of(_remains(run, finished) and patience.after(rows) is not None)
+
+
+def _patience(run: Run) -> Patience | None:
+    return patience_of(run.config.training.patience, run.config.training.min_delta)
 
 
 def _remains(run: Run, finished: int) -> bool:
@@ -109,7 +134,8 @@ def _beginning(run: Run) -> tuple[Run, list[Row], State, int]:
     """
     folder = run.folder / "checkpoints"
     known = [n for n in checkpoint.finished_rounds(folder) if _usable(run, n)]
-    checkpoint.drop(folder, after=known[-1] if known else -1)
+    for each in (folder, run.folder / run_folder.BEST_STATES):
+        checkpoint.drop(each, after=known[-1] if known else -1)
     if not known:
         run_folder.truncate_rows(run.folder, None)
         return run, [], initial_state(run.simulation), 0
@@ -138,9 +164,9 @@ def _saves_after(run: Run, pacer: Pacer, finished: int) -> bool:
     return pacer.is_due(finished) and (evaluated or run.checkpoint_every is not None)
 
 
-def _save(run: Run, progress: Progress) -> None:
+def _save(run: Run, progress: Progress, folder: str = "checkpoints") -> None:
     chunks = progress.simulation.layout.chunks
-    checkpoint.save(run.folder / "checkpoints", progress.state, progress.finished, chunks)
+    checkpoint.save(run.folder / folder, progress.state, progress.finished, chunks)
 
 
 def _timed_rows(progress: Progress, rows: Sequence[Row], earlier: Seconds) -> list[Row]:
@@ -171,6 +197,7 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
     updates = sum(row["clients"] for row in trained)
     summary: dict[str, Any] = {
         "status": status,
+        **_reason(run, rows, status),
         "method": run.config.method,
         "finished_rounds": int(rows[-1]["round"]),
         "num_rounds": run.simulation.num_rounds,
@@ -189,6 +216,13 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
     run_folder.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
 
 
+def _reason(run: Run, rows: Sequence[Row], status: str) -> dict[str, str]:
+    """Why a run stopped early, if it did."""
+    patience = _patience(run) if status == STOPPED_EARLY else None
+    stopped = patience and patience.after(rows)
+    return {"stopped": stopped.reason} if stopped else {}
+
+
 def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
     """The final and the best evaluation, by what the method is judged by."""
     evaluated = [row for row in rows if "test_loss" in row]
@@ -198,7 +232,8 @@ def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
         forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
     last, judged = evaluated[-1], f"{metrics.JUDGED}{s.federation.problem.headline}"
     told = (f"test_{s.federation.problem.headline}", "test_loss", s.judged_column)
-    best = best_row(evaluated, judged, rising=s.federation.problem.larger_is_better)
+    number = best_round(evaluated)
+    best = next((row for row in evaluated if row["round"] == number), evaluated[0])
     return {
         **{f"final_{name}": last[name] for name in dict.fromkeys(told)},
         f"best_{s.judged_column}": best[judged],

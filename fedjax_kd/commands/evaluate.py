@@ -10,45 +10,60 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from fedjax_kd.commands._parser import folders, parse
+from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
-from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.build import build
+from fedjax_kd.runs.saved import load_run
 from fedjax_kd.train import evaluation_row
 
-HELP = """Evaluates the newest checkpoint of a run on the test set and on every client's test rows.
+HELP = """Evaluates the newest or best checkpoint of a run on all test rows, and client by client.
 
 Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under
 the global model and, if the method has such, under its own.
 
-Example:
-  fedjax-kd evaluate runs/20260101-120000-fedavg-digits"""
+Examples:
+  fedjax-kd evaluate runs/20260101-120000-fedavg-digits
+  fedjax-kd evaluate runs/20260101-120000-fedavg-digits --best"""
+
+_WHICH = Section(
+    "which",
+    "Which checkpoint",
+    [
+        flag(
+            "best",
+            type=bool,
+            default=False,
+            help="the best evaluation's, of a run with --keep-best; writes clients-best.csv",
+        )
+    ],
+)
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     (parent,), rest = folders(args, "fedjax-kd evaluate", HELP, most=1)
-    parse("fedjax-kd evaluate RUN", HELP, [], rest)
+    best = parse("fedjax-kd evaluate RUN", HELP, [_WHICH], rest)["which"]["best"]
     for folder in run_folder.members(parent):
-        simulation = build(run_folder.read_config(folder))
-        state, finished = checkpoint.restore(folder / "checkpoints", simulation)
+        _, simulation, state, finished = load_run(folder, best=best)
+        table = folder / ("clients-best.csv" if best else "clients.csv")
         seen = make_evaluation(simulation, state)(state)
-        write_clients(folder / "clients.csv", simulation, seen)
+        write_clients(table, simulation, seen)
         tables.show(
             tables.pairs(evaluation_row(seen, simulation)),
             f"{folder} after {finished} rounds",
         )
-        print(folder / "clients.csv")
+        print(table)
     return 0
 
 
 def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
     """One row a client; cells are empty where a client has no test examples.
+
+    Clients have numbers and, where the data set names them, its ids.
 
     Raises:
       ValueError: if no client has any, as where clients are streamed.
@@ -59,8 +74,10 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
             "The clients of this run are streamed from a store, and have no test examples of their "
             "own: the test set's results are in metrics.csv."
         )
+    ids = simulation.federation.client_ids
     columns: dict[str, NDArray] = {
         "client": np.arange(simulation.federation.num_clients),
+        **({} if ids is None else {"id": np.array(ids)}),
         "train_examples": simulation.federation.sizes,
         "test_examples": np.asarray(own.sizes),
         **_results("", simulation, seen.clients),
@@ -70,7 +87,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(columns)
         for row in zip(*(values.tolist() for values in columns.values()), strict=True):
-            lines.writerow("" if np.isnan(value) else value for value in row)
+            lines.writerow("" if isinstance(v, float) and np.isnan(v) else v for v in row)
 
 
 def _results(prefix: str, simulation: Simulation, sums: Tally) -> dict[str, NDArray]:

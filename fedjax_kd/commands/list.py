@@ -15,9 +15,10 @@ from fedjax_kd.models import MODELS
 from fedjax_kd.options import named
 from fedjax_kd.problems import PROBLEMS
 from fedjax_kd.report import methods, tables
+from fedjax_kd.runs.schedule_config import SCHEDULES
 from fedjax_kd.wrappers import WRAPPERS
 
-HELP = """Lists methods, wrappers, models, partitions, augmentations, problems, metrics, data sets.
+HELP = """Lists methods, wrappers, models, partitions, schedules, problems, metrics and the like.
 
 Examples:
   fedjax-kd list
@@ -48,6 +49,7 @@ def main(args: Sequence[str]) -> int:
         "wrappers": lambda: _summaries(WRAPPERS),
         "models": lambda: _summaries(MODELS),
         "partitions": lambda: _summaries(PARTITIONERS),
+        "schedules": lambda: _summaries(SCHEDULES),
         "augmentations": lambda: _summaries(AUGMENTATIONS),
         "problems": lambda: {
             p.name: f"{p.says}; judged by {p.headline}" for p in PROBLEMS.values()

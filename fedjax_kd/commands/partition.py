@@ -10,6 +10,7 @@ from typing import Any
 from fedjax_kd.commands import _options
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.data import is_store
+from fedjax_kd.data.natural import ids_in_file
 from fedjax_kd.data.sources import DATA_DIR_VARIABLE
 from fedjax_kd.errors import InputError
 from fedjax_kd.report import partition, tables
@@ -55,4 +56,7 @@ def data_config(found: Mapping[str, Any], seed: int) -> DataConfig:
     folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
     data |= {"data_dir": folder and str(Path(folder).absolute())}
     data |= {"seed": seed if data["seed"] is None else data["seed"]}
-    return DataConfig(partition_options=found["partition"], **data)
+    partition = dict(found["partition"])
+    if "clients" in partition:
+        partition["clients"] = ids_in_file(partition["clients"])
+    return DataConfig(partition_options=partition, **data)

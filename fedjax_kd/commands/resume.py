@@ -11,6 +11,7 @@ from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.commands._training import Run
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish_runs
 from fedjax_kd.engine import processes
+from fedjax_kd.engine.early_stopping import STOPPED_EARLY, patience_of
 from fedjax_kd.errors import InputError
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.build import build
@@ -21,8 +22,8 @@ from fedjax_kd.sweeps import runner as sweep_runner
 HELP = """Goes on with a run from its last checkpoint, or from its beginning if there is none yet.
 
 The numbers are those of a run that was never interrupted. With --num-rounds, a finished run gets
-more rounds, or an interrupted one another end. A sweep goes on where it was; what is finished is
-not trained again.
+more rounds, or an interrupted one another end; with --patience, a run that stopped early goes on. A
+sweep goes on where it was; what is finished is not trained again.
 
 Examples:
   fedjax-kd resume runs/20260101-120000-fedavg-digits
@@ -33,6 +34,11 @@ _OUTPUT = Section(
     "What changes",
     [
         flag("num_rounds", type=int | None, help="rounds of the whole run"),
+        flag(
+            "patience",
+            type=int | None,
+            help="evaluations without a better one, after which it stops; 0 for no such end",
+        ),
         flag("checkpoint_every", type=int | None, help="rounds between two checkpoints"),
         flag("tensorboard", type=bool, default=False, help="also write scalars for TensorBoard"),
         flag("quiet", type=bool, default=False, help="show nothing but the result"),
@@ -54,12 +60,12 @@ def main(args: Sequence[str]) -> int:
     chosen = parse("fedjax-kd resume RUN", HELP, [_OUTPUT], rest)["output"]
     if chosen["distributed"]:
         processes.connect()
-    found = processes.by_first(lambda: _found(parent, chosen["num_rounds"]))
+    ends = chosen["num_rounds"], chosen["patience"]
+    found = processes.by_first(lambda: _found(parent, *ends))
     configs = {Path(folder): from_json(values) for folder, values, _ in found}
     if all(ended for *_, ended in found):
-        rounds = next(iter(configs.values())).training.num_rounds
         if processes.is_first():
-            print(f"This run is finished, all {rounds} rounds; --num-rounds adds more.\n{parent}")
+            print(*map(_ending, configs), parent, sep="\n")
         return 0
     check_output(chosen)
     _, federation = federation_of(next(iter(configs.values())).data)
@@ -73,19 +79,36 @@ def main(args: Sequence[str]) -> int:
     return finish_runs(parent, jobs, quiet=chosen["quiet"])
 
 
-def _found(parent: Path, num_rounds: int | None) -> list[tuple[str, dict[str, Any], bool]]:
+def _ending(folder: Path) -> str:
+    """What is said of a run that has ended."""
+    summary = run_folder.read_summary(folder)
+    number = summary["finished_rounds"]
+    if summary["status"] == STOPPED_EARLY:
+        return (
+            f"This run stopped early, after round {number}: {summary['stopped']}; --patience 0 "
+            "goes on."
+        )
+    return f"This run is finished, all {number} rounds; --num-rounds adds more."
+
+
+def _found(
+    parent: Path, num_rounds: int | None, patience: int | None
+) -> list[tuple[str, dict[str, Any], bool]]:
     """Folder and configuration of each run, and whether it has ended."""
-    configs = {m: longer(run_folder.read_config(m), num_rounds) for m in run_folder.members(parent)}
+    folders = run_folder.members(parent)
+    configs = {m: longer(run_folder.read_config(m), num_rounds, patience) for m in folders}
     return [(str(m), to_json(config), _has_ended(m, config)) for m, config in configs.items()]
 
 
 def _has_ended(folder: Path, config: Config) -> bool:
     summary = run_folder.read_summary(folder)
-    ended = summary.get("status") == "finished"
+    ended = summary.get("status") in ("finished", STOPPED_EARLY)
     finished, asked = summary.get("finished_rounds", 0), config.training.num_rounds
     if ended and asked < finished:
         raise InputError(
             f"num_rounds is {asked}, but {folder} has finished {finished} rounds already: give a "
             "larger number, or start a new run."
         )
-    return ended and finished == asked
+    waiting = patience_of(config.training.patience, config.training.min_delta)
+    stopped = waiting is not None and waiting.after(run_folder.read_rows(folder)) is not None
+    return ended and (finished == asked or stopped)

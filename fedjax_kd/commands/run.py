@@ -22,9 +22,11 @@ from fedjax_kd.runs import tensorboard
 from fedjax_kd.runs.build import build, with_model
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import OptionValue, federation_of
+from fedjax_kd.runs.group_config import parse_client_options
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
 from fedjax_kd.runs.user_functions import located
+from fedjax_kd.runs.warm_start import checkpoint_named
 from fedjax_kd.runs.wrapper_config import parse_wrappers
 
 DEMO = ("fedadam", "fedavg")
@@ -152,7 +154,12 @@ def finish_runs(parent: Path, jobs: Sequence[Run], *, quiet: bool) -> int:
     if len(jobs) > 1:
         curves = [plots.Curve(folder.name, run_folder.read_rows(folder)) for folder in done]
         plots.curve(curves, parent / "curve.png")
-    tables.show(tables.summaries({f.name: run_folder.read_summary(f) for f in done}))
+    summaries = {f.name: run_folder.read_summary(f) for f in done}
+    tables.show(tables.summaries(summaries))
+    for name, summary in summaries.items() if not quiet else ():
+        if "stopped" in summary:
+            number, reason = summary["finished_rounds"], summary["stopped"]
+            stderr().print(f"{name} stopped early, after round {number}: {reason}", markup=False)
     if interrupted:
         stderr().print(f"Interrupted; go on with: fedjax-kd resume {parent}", markup=False)
     print(parent)
@@ -175,6 +182,8 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
     given = dict(found["training"])
     given["metrics"] = tuple(map(located, given["metrics"]))
     given["loss"] = given["loss"] and located(given["loss"])
+    if given["init_from"] is not None:
+        given["init_from"] = checkpoint_named(given["init_from"])
     training = TrainingConfig(**given)
     model_options = dict(found["model"])
     models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
@@ -187,6 +196,9 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
         **models,
         model_options=model_options,
         training=training,
+        client_options=parse_client_options(
+            found["by_client"]["client_options"], _options.of_local(method)
+        ),
     )
 
 

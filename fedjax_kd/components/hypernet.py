@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.core import Key, PyTree, Round, Scalar
 from fedjax_kd.data.public_inputs import MissingError
-from fedjax_kd.local import Optimiser
+from fedjax_kd.local import Optimiser, Rate, rate_at
 from fedjax_kd.options import check_choice, check_range
 
 Start = Literal["random", "model"]
@@ -58,7 +58,7 @@ class HypernetLearner(NamedTuple):
 def hypernet_learner(
     *,
     population: int,
-    server_lr: Scalar = 0.01,
+    server_lr: Rate = 0.01,
     server_momentum: Scalar = 0.9,
     server_decay: Scalar = 1e-3,
     server_clip: Scalar = 50.0,
@@ -96,16 +96,18 @@ def hypernet_learner(
         check_range(name, size, "it is a size of the hypernetwork.", least=least)
     for name, value in {"server_decay": server_decay, "server_clip": server_clip}.items():
         check_range(name, value, "it belongs to the step of the hypernetwork.")
-    opt = optax.chain(
-        optax.clip_by_global_norm(server_clip),
-        optax.add_decayed_weights(server_decay),
-        optax.trace(server_momentum),
-        server_opt(server_lr),
-    )
+
+    def optimiser(number: Array | int) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(server_clip),
+            optax.add_decayed_weights(server_decay),
+            optax.trace(server_momentum),
+            server_opt(rate_at(server_lr, number)),
+        )
 
     def init(key: Key, model: PyTree) -> HypernetState:
         net = hypernet(key, model, start=start, **sizes)
-        return HypernetState(net, opt.init(net))
+        return HypernetState(net, optimiser(0).init(net))
 
     def make(learning: HypernetState, number: Array) -> PyTree:
         return jax.tree.map(lambda a: a[0], make_parameters(learning.net, number[None]))
@@ -118,7 +120,7 @@ def hypernet_learner(
             )
         summed = pulled_back(learning.net, round.cohort, changes)
         grads = tree.scale(-1 / jnp.maximum(round.present.sum(), 1), summed)
-        step, state = opt.update(grads, learning.opt, learning.net)
+        step, state = optimiser(round.number).update(grads, learning.opt, learning.net)
         return HypernetState(optax.apply_updates(learning.net, step), state)
 
     return HypernetLearner(init, make, learn)

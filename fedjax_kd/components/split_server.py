@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from fedjax_kd.components.model_parts import check_batches
 from fedjax_kd.components.split_client import AnsweringObjective, Exchange
-from fedjax_kd.core import Batch, Key, Round, Scalar, Variables
+from fedjax_kd.core import Batch, Key, Round, Variables
 from fedjax_kd.errors import InputError
-from fedjax_kd.local import Optimiser, stepped
+from fedjax_kd.local import Optimiser, Rate, rate_at, stepped
 from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.options import check_range
@@ -60,7 +60,7 @@ def upper_half(
     classes: int,
     server: Task | None = None,
     server_hidden: tuple[int, ...] = (200, 200),
-    server_lr: Scalar = 3e-3,
+    server_lr: Rate = 3e-3,
     server_epochs: int | Callable[[Array], Array] = 2,
     server_batch: int = 100,
     server_opt: Optimiser = optax.adam,
@@ -98,19 +98,20 @@ def upper_half(
         check_range("server_epochs", server_epochs, "the server learns from all uploads.", least=1)
     top = dense_layers(task, server_hidden, classes) if server is None else server
     check_batches(top, "server_batch", min(server_batch, capacity))
-    opt = server_opt(server_lr)
 
     def init(key: Key) -> Upper:
         model = top.init(jax.random.fold_in(key, 1))
         nothing = jnp.zeros((population, capacity, classes)), jnp.zeros(population, bool)
         return Upper(
-            UpperPart(model, opt.init(model.params)), Answers(*nothing), jax.random.key_data(key)
+            UpperPart(model, server_opt(rate_at(server_lr, 0)).init(model.params)),
+            Answers(*nothing),
+            jax.random.key_data(key),
         )
 
     def train(
         key: Key, upper: Upper, sent: Exchange, round: Round, loss: AnsweringObjective
     ) -> Upper:
-        length = min(server_batch, capacity)
+        length, opt = min(server_batch, capacity), server_opt(rate_at(server_lr, round.number))
         find, each = _plan(sent.size, jnp.argsort(round.cohort), length)
         epochs = server_epochs(round.number) if callable(server_epochs) else server_epochs
 

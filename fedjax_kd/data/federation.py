@@ -19,6 +19,7 @@ from fedjax_kd.data.arrays import row_shapes, types_shown
 from fedjax_kd.data.dataset import Dataset, Examples, posed_as, without_targets
 from fedjax_kd.data.dealing import deal_test
 from fedjax_kd.data.inputs import Preparation, Standardise
+from fedjax_kd.data.natural import client_ids
 from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.pixels import stretched_pixels
 from fedjax_kd.data.public_inputs import Public
@@ -55,6 +56,7 @@ class Federation:
       problem: what is asked of a model.
       inputs: what ``prepare`` does, in words.
       class_names: what the classes were called before they were numbered, or ``()``.
+      client_ids: the data set's own name of each client, where clients are natural; else None.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Federation:
     problem: Problem = CLASSIFICATION
     inputs: str = ""
     class_names: tuple[str, ...] = ()
+    client_ids: tuple[str, ...] | None = None
 
     @property
     def target(self) -> Target:
@@ -186,6 +189,7 @@ def federate(
         problem=dataset.problem,
         inputs=done.says,
         class_names=dataset.class_names,
+        client_ids=client_ids(dataset, partitioner, parts),
     )
 
 

@@ -18,7 +18,7 @@ from fedjax_kd.core import Algorithm, JudgedBy, Key, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
-from fedjax_kd.engine import chunk_width, memory, schedule
+from fedjax_kd.engine import chunk_width, compile_cache, memory, schedule
 from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
@@ -124,6 +124,9 @@ def simulate(
 ) -> Simulation:
     """Checks that an algorithm fits a federation, and decides how it will run.
 
+    Programs that are compiled from here on are kept on disk, unless JAX's own settings or
+    ``FEDJAX_KD_CACHE=off`` say otherwise (see `fedjax_kd.engine.compile_cache`).
+
     Args:
       algorithm: one `Algorithm`, or one for each group of clients (see ``group_of``).
       federation: clients and data, from `fedjax_kd.data.federate`.
@@ -150,6 +153,7 @@ def simulate(
       ValueError: if a number is out of its range.
       TypeError: if the algorithm breaks the contract; the message names the function.
     """
+    compile_cache.enable()
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
     _check_numbers(num_rounds=num_rounds, eval_every=eval_every)
     if not 0 <= dropout_rate < 1:

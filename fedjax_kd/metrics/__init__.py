@@ -1,6 +1,6 @@
 """Metrics by name, their spread over clients, forgetting, fidelity."""
 
-from fedjax_kd.metrics.columns import JUDGED, judged_column, metric_of, rises
+from fedjax_kd.metrics.columns import JUDGED, judged_column, metric_of
 from fedjax_kd.metrics.fairness import over_clients
 from fedjax_kd.metrics.forgetting import ClassTally, class_accuracy, forgetting, weight_divergence
 from fedjax_kd.metrics.metric import (
@@ -26,27 +26,7 @@ from fedjax_kd.metrics.of_labels import label_accuracy, label_auc, label_f1, mea
 from fedjax_kd.metrics.of_regions import dice, iou, mean_iou
 from fedjax_kd.metrics.of_values import mae, r2
 from fedjax_kd.metrics.ranking import rank_1, retrieval_map
-
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "top_3": top_k(3),
-    "top_5": top_k(5),
-    "ece": expected_calibration_error,
-    "macro_f1": macro_f1,
-    "auc": auc,
-    "label_accuracy": label_accuracy,
-    "label_f1": label_f1,
-    "label_auc": label_auc,
-    "map": mean_average_precision,
-    "mae": mae,
-    "r2": r2,
-    "dice": dice,
-    "iou": iou,
-    "mean_iou": mean_iou,
-    "rank_1": rank_1,
-    "retrieval_map": retrieval_map,
-}
-"""What the command line knows by name; each problem says which of them are its own."""
+from fedjax_kd.metrics.registry import METRICS, rises
 
 __all__ = [
     "JUDGED",

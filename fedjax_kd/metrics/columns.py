@@ -1,9 +1,9 @@
-"""What the columns of evaluations are called, and whether more of them is better."""
+"""What the columns of evaluations are called."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 JUDGED = "judged_"
 """Before the name of the headline metric: the column that a method is judged by."""
@@ -21,20 +21,6 @@ def metric_of(column: str) -> str:
     """
     found = re.fullmatch(f"{_BEFORE}(.+?){_AFTER}", column)
     return found[1] if found else column
-
-
-def rises(column: str, known: Mapping[str, bool]) -> bool:
-    """Whether more of a column is better: as its metric says, else more of accuracies alone.
-
-    Args:
-      column: of an evaluation, or of training.
-      known: whether more of a metric is better, by name.
-
-    Example:
-      >>> rises("judged_dice", {"dice": True}), rises("train_loss", {}), rises("my_accuracy", {})
-      (True, False, True)
-    """
-    return known.get(metric_of(column), "accuracy" in column)
 
 
 def judged_column(columns: Iterable[str]) -> str | None:

@@ -9,13 +9,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fedjax_kd.metrics import METRICS, judged_column, metric_of, rises
+from fedjax_kd.metrics import judged_column, metric_of, rises
 from fedjax_kd.report.table_files import CellValue, Record
 
 Goal = Literal["max", "min"]
 
 _RESAMPLES = 9999
-_RISES = {name: metric.larger_is_better for name, metric in METRICS.items()}
 
 
 class Estimate(NamedTuple):
@@ -75,7 +74,7 @@ class Reached(NamedTuple):
 
 def goal_of(metric: str) -> Goal:
     """Whether more or less of a column is better, see `fedjax_kd.metrics.rises`."""
-    return "max" if rises(metric, _RISES) else "min"
+    return "max" if rises(metric) else "min"
 
 
 def is_share(metric: str) -> bool:

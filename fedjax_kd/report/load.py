@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedjax_kd.engine.early_stopping import STOPPED_EARLY
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import metric_of
 from fedjax_kd.report import table_files, tables
 from fedjax_kd.report.estimates import Goal, goal_of, headline_metric, number
 from fedjax_kd.report.studies import FURTHER, StudyPoints, check_metric, scored
-from fedjax_kd.report.sweeps import DIVERGED, FINISHED, RUNNING, best_by
+from fedjax_kd.report.sweeps import DIVERGED, FINISHED, RUNNING, STOPPED, best_by
 from fedjax_kd.report.table_files import CellValue, Record
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.config import Config, to_json
@@ -212,7 +213,7 @@ def _progress(summary: Mapping[str, Any], rows: Sequence[Record]) -> dict[str, C
     """Status and finished rounds of a run."""
     finished = summary.get("finished_rounds", int(number(rows[-1]["round"])) if rows else 0)
     losses = [number(row["test_loss"]) for row in rows if row.get("test_loss") is not None]
-    status = FINISHED if summary.get("status") == FINISHED else RUNNING
+    status = {FINISHED: FINISHED, STOPPED_EARLY: STOPPED}.get(summary.get("status", ""), RUNNING)
     lost = bool(losses) and not math.isfinite(losses[-1])
     return {"status": DIVERGED if lost else status, "finished_rounds": finished}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from fedjax_kd.core import Algorithm
 from fedjax_kd.data import sampling
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.engine.early_stopping import patience_of
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.errors import InputError
@@ -33,17 +35,21 @@ from fedjax_kd.options import (
     options,
 )
 from fedjax_kd.runs import model_config
-from fedjax_kd.runs.config import Config
+from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.group_config import local_of_groups
+from fedjax_kd.runs.schedule_config import with_schedule
 from fedjax_kd.runs.user_functions import named_loss, named_metrics
+from fedjax_kd.runs.warm_start import model_at, start_from
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
-OF_TASK = (
-    "precision",
-    "augment",
-    "loss",
-)  # fields of TrainingConfig that `task_of` uses, not `simulate`
+# Fields of TrainingConfig with which task and algorithm are made, or by which a run ends and what
+# it keeps: `simulate` has none of them.
+NOT_SIMULATED = (
+    *("precision", "augment", "loss", "client_schedule", "server_schedule"),
+    *("patience", "min_delta", "keep_best", "init_from"),
+)
 
 
 def takes_local(factory: Callable[..., Algorithm]) -> bool:
@@ -76,11 +82,12 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     for seed in (config.training.seed, config.data.seed or 0):
         if not 0 <= seed < 2**32:
             raise InputError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
+    _check_keeping(config.training)
     if federation is None:
         _, federation = federation_of(config.data)
     algorithms, group_of = _groups(config, federation)
     chosen = asdict(config.training)
-    for name in OF_TASK:
+    for name in NOT_SIMULATED:
         chosen.pop(name)
     mesh = _mesh(chosen.pop("devices"))
     sampler = sampling.sampler_named(
@@ -97,10 +104,23 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     )
 
 
+def _check_keeping(training: TrainingConfig) -> None:
+    """Raises ValueError if a run cannot stop, or keep its best state, as asked."""
+    patience_of(training.patience, training.min_delta)
+    block = training.rounds_per_dispatch or 1
+    if training.keep_best and block > training.eval_every:
+        raise InputError(
+            f"keep_best needs the state of each evaluation, but with rounds_per_dispatch {block} "
+            f"these are inside a dispatch: give a divisor of eval_every={training.eval_every}."
+        )
+
+
 def _groups(
     config: Config, federation: Federation
 ) -> tuple[Algorithm | Sequence[Algorithm], NDArray[np.int64] | None]:
     """The algorithm, or one for each of several networks and which clients have which."""
+    if config.client_options:
+        return _groups_of_one_model(config, federation)
     if not config.models:
         return algorithm_of(config, task_of(config, federation), federation), None
     if config.model is not None:
@@ -121,6 +141,24 @@ def _groups(
     return _made(factory, config, tasks, federation), owners
 
 
+def _groups_of_one_model(
+    config: Config, federation: Federation
+) -> tuple[Sequence[Algorithm], NDArray[np.int64]]:
+    """The algorithm of each group of clients that train locally in another way."""
+    several = config.models and f"models {', '.join(config.models)}"
+    around = config.wrappers and f"wrappers ({', '.join(config.wrappers)})"
+    if several or around:
+        raise InputError(
+            f"Both client_options and {several or around} are given, but each group of clients has "
+            "an algorithm of its own, and these need one: leave either out."
+        )
+    factory, task = named("method", config.method, REGISTRY), task_of(config, federation)
+    if not takes_local(factory):
+        raise InputError(f"Clients of {config.method} have no options: leave out client_options.")
+    each, owners = local_of_groups(config.local, config.client_options, federation.num_clients)
+    return [_made(factory, replace(config, local=own), task, federation) for own in each], owners
+
+
 def task_of(config: Config, federation: Federation) -> Task:
     """The model of a run, made for its data."""
     config = with_model(config, federation)
@@ -129,7 +167,7 @@ def task_of(config: Config, federation: Federation) -> Task:
     shape, prepare, augment = _images(config, federation)
     make = factory(shape, federation.num_classes, **config.model_options)
     loss = config.training.loss
-    return from_nnx(
+    task = from_nnx(
         make,
         prepare=prepare,
         augment=augment,
@@ -137,6 +175,10 @@ def task_of(config: Config, federation: Federation) -> Task:
         precision=config.training.precision,
         example_x=jax.tree.map(lambda pool: pool[:1], federation.train.x),
     )
+    if config.training.init_from is None:
+        return task
+    types = jax.eval_shape(task.init, jax.random.key(0))
+    return start_from(task, model_at(Path(config.training.init_from), types))
 
 
 def _images(
@@ -178,11 +220,13 @@ def algorithm_of(config: Config, task: Task, federation: Federation) -> Algorith
 def _made(factory: Callable[..., Any], config: Config, tasks: Any, federation: Federation) -> Any:
     """What a factory of methods makes of its task, or tasks, and of its options."""
     check_options(f"method {config.method}", config.method_options, options(factory))
-    given = dict(config.method_options) | facts_of(factory, federation)
+    rates, known = config.training, local_options(factory) if takes_local(factory) else []
+    given = with_schedule("server", rates.server_schedule, config.method_options, options(factory))
+    given |= facts_of(factory, federation)
+    local = with_schedule("client", rates.client_schedule, config.local, known)
     if not takes_local(factory):
         return factory(tasks, **given)
-    check_options("local training", config.local, local_options(factory))
-    local: dict[str, Any] = dict(config.local)
+    check_options("local training", config.local, known)
     return factory(tasks, local_training(**local), **given)
 
 

@@ -90,7 +90,7 @@ def save(
     """
     import orbax.checkpoint as ocp
 
-    leaves = {path: _to_numpy(leaf) for path, leaf in _leaves(state).items()}
+    leaves = {path: _to_numpy(leaf) for path, leaf in leaves_by_path(state).items()}
     kinds = {p: _kind(a) for p, a in leaves.items()}
     about = {
         "format": FORMAT,
@@ -159,22 +159,40 @@ def restore(
         expected = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((num_points, *a.shape), a.dtype), expected
         )
-    types = {path: _stored_type(leaf) for path, leaf in _leaves(expected).items()}
-    about = _read(folder, step, "about", None)
-    if about.get("format") != FORMAT:
-        raise InputError(
-            f"The checkpoint {folder / str(step)} has format {about.get('format')!r}, but this "
-            f"version of fedjax_kd reads format {FORMAT}: use the version that wrote it."
-        )
-    found = {path: _type_named(kind) for path, kind in about["leaves"].items()}
+    types = {path: _stored_type(leaf) for path, leaf in leaves_by_path(expected).items()}
+    found = _stored_types(folder, step)
     rule = (
         f"{folder / str(step)} fits only the configuration that wrote it (was config.json changed?)"
     )
     check_same_type(types, found, rule)
     stored = _read(folder, step, "state", {p: t for p, t in types.items() if t.size})
     arrays = {p: stored[p] if t.size else np.zeros(t.shape, t.dtype) for p, t in types.items()}
-    leaves = [_from_numpy(arrays[p], like) for p, like in _leaves(expected).items()]
+    leaves = [_from_numpy(arrays[p], like) for p, like in leaves_by_path(expected).items()]
     return jax.tree.unflatten(jax.tree.structure(expected), leaves), step
+
+
+def stored(folder: Path, finished: int) -> dict[str, NDArray[Any]]:
+    """All leaves of a checkpoint by their path, whatever wrote it.
+
+    Raises:
+      ValueError: if there is no such checkpoint, it is damaged, or of another format.
+    """
+    if finished not in finished_rounds(folder):
+        raise InputError(f"There is no checkpoint {folder / str(finished)}: was its run resumed?")
+    types = _stored_types(folder, finished)
+    read = _read(folder, finished, "state", {p: t for p, t in types.items() if t.size})
+    return {p: read[p] if t.size else np.zeros(t.shape, t.dtype) for p, t in types.items()}
+
+
+def _stored_types(folder: Path, finished: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The types of the leaves of a checkpoint, by their path."""
+    about = _read(folder, finished, "about", None)
+    if about.get("format") != FORMAT:
+        raise InputError(
+            f"The checkpoint {folder / str(finished)} has format {about.get('format')!r}, but this "
+            f"version of fedjax_kd reads format {FORMAT}: use the version that wrote it."
+        )
+    return {path: _type_named(kind) for path, kind in about["leaves"].items()}
 
 
 def chunks_of(folder: Path, finished: int) -> tuple[Chunks, ...]:
@@ -227,8 +245,8 @@ def _read(folder: Path, step: int, part: str, like: PyTree) -> Any:
         ) from error
 
 
-def _leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their path."""
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their path, as checkpoints store them."""
     return {
         jax.tree_util.keystr(path).lstrip("."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

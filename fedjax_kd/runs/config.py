@@ -41,6 +41,16 @@ class TrainingConfig:
         metrics` shows, or MODULE:NAME of a function (outputs, targets) -> a number an example.
       loss: of an example, MODULE:NAME of a function (outputs, targets) -> a number an example; that
         of the problem if not given.
+      client_schedule: share of the client learning rate by round: constant, linear, warmup, cosine,
+        step, exponential, or several in turn, such as "warmup:rounds=10+cosine:rounds=90,end=0.1";
+        all of it if not given.
+      server_schedule: share of the server's learning rate by round, likewise.
+      patience: evaluations in a row without a better value of what the method is judged by, >= 1,
+        after which a run stops; it goes on to its last round if not given.
+      min_delta: by which a value must be better than the best one before it, >= 0, for `patience`.
+      init_from: folder of a run whose global model a new run begins with, as after its newest
+        checkpoint; RUN/best after its best one. That folder must stay until this run has ended.
+      keep_best: keep a checkpoint of the best evaluation, for `fedjax-kd evaluate RUN --best`.
     """
 
     num_rounds: int = 100
@@ -58,6 +68,12 @@ class TrainingConfig:
     per_class: bool = False
     metrics: tuple[str, ...] = ()
     loss: str | None = None
+    client_schedule: str | None = None
+    server_schedule: str | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+    keep_best: bool = False
+    init_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ class Config:
 
     ``wrappers`` are options by wrapper; they go around the method in their order. ``models`` are
     several networks in place of one, as `fedjax_kd.runs.model_config` reads them,
-    and ``model_of`` says which clients have which.
+    and ``model_of`` says which clients have which. ``client_options`` are options of local training
+    that some clients have instead, by their numbers, see `fedjax_kd.runs.group_config`.
 
     Example:
       >>> config = Config("fedadam", method_options={"eta": 0.1})
@@ -84,6 +101,7 @@ class Config:
     models: tuple[str, ...] = ()
     model_of: str = model_config.TURNS
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    client_options: Mapping[str, Options] = field(default_factory=dict)
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -130,8 +148,12 @@ def _part(kind: type[Any], values: Any) -> Any:
     return kind(**values)
 
 
-def longer(config: Config, num_rounds: int | None) -> Config:
-    """The configuration with another number of rounds, if one is given."""
-    if num_rounds is None:
-        return config
-    return replace(config, training=replace(config.training, num_rounds=num_rounds))
+def longer(config: Config, num_rounds: int | None, patience: int | None = None) -> Config:
+    """The configuration with another number of rounds, if one is given, and another patience.
+
+    Without patience, which 0 stands for, nothing stops a run before its last round.
+    """
+    given: dict[str, Any] = {} if num_rounds is None else {"num_rounds": num_rounds}
+    if patience is not None:
+        given |= {"patience": patience} if patience else {"patience": None, "min_delta": 0.0}
+    return replace(config, training=replace(config.training, **given))

@@ -4,6 +4,7 @@
 config.json   the configuration, and the versions, device and commit it ran with
 metrics.csv   a row a round; the evaluation's columns are empty in other rounds
 summary.json  final and best accuracy, bytes, speed, and the status
+best/         with --keep-best: checkpoints of the best evaluation, and of the best before it
 curve.png, partition.png, clients.csv, checkpoints/
 ========== ======================================================================================
 """
@@ -27,6 +28,8 @@ from fedjax_kd.errors import FileError, InputError
 from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.train import Row
 
+BEST_STATES = "best"
+"""The folder of a run's best checkpoints."""
 COUNTS = ("round", "clients", "rejected", "bytes_down", "bytes_up", "steps", "steps_computed")
 _WHOLE = ("point", *COUNTS)
 _LIBRARIES = ("fedjax-kd", "jax", "jaxlib", "flax", "optax", "numpy")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from fedjax_kd.errors import InputError
@@ -52,21 +52,40 @@ def parse_named(
       ('demo', {'keep': 0.5})
     """
     name, _, rest = text.partition(":")
-    known = {o.name: o for o in options(named(kind, name, registry))}
+    known = options(named(kind, name, registry))
+    return name, parse_options(f"{kind} {name}", rest, known, f"the {kind} {text!r}")
+
+
+def parse_options(owner: str, text: str, known: Sequence[Option], whole: str) -> dict[str, Any]:
+    """Options from words like ``hidden=64x32,seed=1``.
+
+    Args:
+      owner: whose options they are, for messages.
+      text: the words; dashes in names stand for underscores.
+      known: the options that there are.
+      whole: what the words are a part of, for messages.
+
+    Raises:
+      ValueError: if there is no such option, one is named twice, or has a value of another kind.
+
+    Example:
+      >>> parse_options("demo", "keep=0.5", [Option("keep", float, 0.1, "")], "demo:keep=0.5")
+      {'keep': 0.5}
+    """
+    by_name = {o.name: o for o in known}
     given: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, text.split(",")):
         option, equals, value = part.partition("=")
         option = option.replace("-", "_")
         if not equals:
             raise InputError(
-                f"{part!r} in the {kind} {text!r} has no value: write it as "
-                "NAME:OPTION=VALUE,OPTION=VALUE."
+                f"{part!r} in {whole} has no value: write it as NAME:OPTION=VALUE,OPTION=VALUE."
             )
         if option in given:
-            raise InputError(f"The {kind} {text!r} names {option} twice: give it once.")
-        check_options(f"{kind} {name}", {option: value}, list(known.values()))
-        given[option] = parse_value(known[option], value, option, f"in the {kind} {text!r}")
-    return name, given
+            raise InputError(f"{whole[0].upper()}{whole[1:]} names {option} twice: give it once.")
+        check_options(owner, {option: value}, known)
+        given[option] = parse_value(by_name[option], value, option, f"in {whole}")
+    return given
 
 
 def _as(kind: Any, value: Any) -> Any:

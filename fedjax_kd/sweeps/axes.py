@@ -20,8 +20,9 @@ Setting = dict[str, AxisValue]
 """One configuration: a value for each parameter that the sweep varies."""
 
 _RULE = (
-    "give values (0.01,0.1,1), points between two ends (1e-3:1e1:log5 or 0:1:lin3), or, to draw "
-    "from, only the ends (1e-3:1e1:log or 0:1:lin)"
+    "give values (0.01,0.1,1; between semicolons if they hold commas or colons), points between "
+    "two ends (1e-3:1e1:log5 or 0:1:lin3), or, to draw from, only the ends (1e-3:1e1:log or "
+    "0:1:lin)"
 )
 
 
@@ -56,6 +57,8 @@ Axis = Range | Sequence[Any]
 def axis(text: str) -> Axis:
     """The axis that a text describes; values of a list stay text.
 
+    Values are parted by commas, or by semicolons, where commas and colons belong to the values.
+
     Raises:
       ValueError: if it describes none, or one without a value.
 
@@ -64,9 +67,12 @@ def axis(text: str) -> Axis:
       [0.001, 0.01, 0.1, 1.0, 10.0]
       >>> axis("sgd,adam"), axis("0:1:lin")
       (['sgd', 'adam'], Range(low=0.0, high=1.0, log=False))
+      >>> axis("constant; cosine:rounds=9,end=0.1")
+      ['constant', 'cosine:rounds=9,end=0.1']
     """
-    if ":" not in text:
-        values = [part.strip() for part in text.split(",") if part.strip()]
+    parted = ";" if ";" in text else ","
+    if parted == ";" or ":" not in text:
+        values = [part.strip() for part in text.split(parted) if part.strip()]
         if not values:
             raise InputError(f"The axis {text!r} has no value: {_RULE}.")
         return values

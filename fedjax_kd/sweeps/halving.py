@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedjax_kd.errors import InputError
-from fedjax_kd.metrics import Metric, metric_of
+from fedjax_kd.metrics import Metric, rises
 from fedjax_kd.report.estimates import Goal, goal_of, score_of
 from fedjax_kd.train import Row
 
@@ -67,8 +67,7 @@ def scoring(
     """
     if last < 1:
         raise InputError(f"last is {last}, but must be 1 round at least.")
-    own = known.get(metric_of(metric))
-    return Score(metric, last, None if own is None else "max" if own.larger_is_better else "min")
+    return Score(metric, last, "max" if rises(metric, known) else "min")
 
 
 def diverged(rows: Sequence[Row]) -> bool:

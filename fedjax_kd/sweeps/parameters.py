@@ -27,6 +27,10 @@ _FIXED = (
     "rounds_per_dispatch",
     "devices",
     "engine",
+    "patience",
+    "min_delta",
+    "keep_best",
+    "init_from",
 )
 # These decide which other options there are.
 _FIRST = ("partition", "model")

@@ -143,6 +143,12 @@ def checked(study: Study) -> Study:
     """
     if not study.seeds or not (study.settings or study.search):
         raise InputError("The sweep has no points: give it a grid, random draws or a table.")
+    for method, config in study.bases.items():
+        if config.training.patience is not None or config.training.keep_best:
+            raise InputError(
+                f"patience and keep_best are of single runs, but {method} is swept: --halving ends "
+                "hopeless points early, and a run of the best one keeps its best state."
+            )
     settings = []
     for number, setting in enumerate(study.settings):
         config = study.config(number, study.seeds[0])

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Upload
-from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.engine import aggregation
-from fedjax_kd.errors import InputTypeError
+from fedjax_kd.errors import InputTypeError, UserError
 
 _PLACES = 2  # of the cohort on which types are checked
 
@@ -156,7 +155,7 @@ def _run(name: str, function: Callable, *args: PyTree) -> PyTree:
     """The abstract result of a function, or TypeError naming it."""
     try:
         return jax.eval_shape(function, *args)
-    except MissingError:
+    except UserError:
         raise
     except Exception as error:
         raise InputTypeError(

@@ -17,7 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
 
 PyTree = Any
 Key = jax.Array
@@ -182,8 +184,23 @@ def examples(sizes: Any, clients: Any, round: Any) -> Any:
     return sizes
 
 
+class Plan(NamedTuple):
+    """What a simulation is about to do, for `Algorithm.check`."""
+
+    examples: PyTree  # inputs of clients, of which only shapes and dtypes matter
+    sizes: NDArray[np.int64]  # training examples of each client, [C_g]
+    clients: NDArray[np.int64] | range  # their numbers, [C_g]
+    cohort_size: int
+    num_rounds: int
+
+
+def no_check(plan: Plan) -> None:
+    """The default ``check``: every federation will do."""
+    del plan
+
+
 class Algorithm(NamedTuple):
-    """A federated algorithm: nine pure functions and two declarations.
+    """A federated algorithm: nine pure functions, two declarations and a check.
 
     Every function is written for ONE client and must be traceable by JAX. Keys are consumed. A
     variant is ``base._replace(...)`` with the functions that differ; ``algorithms/fedavg.py`` shows
@@ -209,6 +226,9 @@ class Algorithm(NamedTuple):
     work: Callable[[Any, Any, Any], Any] = examples
     # whose models tell how good the method is: the server's, or the clients' own
     judged_by: JudgedBy = "server"
+    # Once, when a simulation is built: raises `fedjax_kd.errors.InputError` if it makes no sense,
+    # and warns (`fedjax_kd.errors.warn`) if it is seldom meant. Wrappers call that of the inside.
+    check: Callable[[Plan], None] = no_check
 
 
 class State(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from fedjax_kd import tree
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches, model_check
 from fedjax_kd.core import (
     Algorithm,
     Client,
@@ -93,4 +93,5 @@ def fedavg(
         server_update=server_update,
         predict=lambda server, client, x: task.apply(server.model, x)[0],
         work=getattr(fit, "steps", examples),  # a function of your own need not tell
+        check=model_check(task, fit),
     )

@@ -14,7 +14,7 @@ from fedjax_kd import metrics
 from fedjax_kd.commands._parser import folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, collected_warnings
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.runs import checkpoint
@@ -36,7 +36,8 @@ def main(args: Sequence[str]) -> int:
     (parent,), rest = folders(args, "fedjax-kd evaluate", HELP, most=1)
     parse("fedjax-kd evaluate RUN", HELP, [], rest)
     for folder in run_folder.members(parent):
-        simulation = build(run_folder.read_config(folder))
+        with collected_warnings():  # the run was warned of them
+            simulation = build(run_folder.read_config(folder))
         state, finished = checkpoint.restore(folder / "checkpoints", simulation)
         seen = make_evaluation(simulation, state)(state)
         write_clients(folder / "clients.csv", simulation, seen)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
 from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies, elect
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import Generator, MissingError, inputs_of, validation_of
 from fedjax_kd.options import check_choice, check_range, options_of

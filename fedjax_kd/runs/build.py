@@ -19,7 +19,7 @@ from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, simulate
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, collected_warnings, warn
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.options import (
@@ -82,6 +82,17 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         chosen.pop("sampling"), federation.sizes, chosen["cohort_size"]
     )
     return simulate(algorithms, federation, group_of=group_of, mesh=mesh, sampler=sampler, **chosen)
+
+
+def warned_build(
+    config: Config, federation: Federation | None = None
+) -> tuple[Simulation, list[str]]:
+    """`build`, and the sharp edges that it warns of, which are kept with the run."""
+    with collected_warnings() as found:
+        simulation = build(config, federation)
+    for message in found:
+        warn(message)
+    return simulation, found
 
 
 def _groups(

@@ -6,10 +6,13 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from fedjax_kd.engine.processes import leave
-from fedjax_kd.errors import InputError, UserError
+from fedjax_kd.errors import InputError, SharpEdge, UserError
+
+_PYTHONS_WARNING = warnings.formatwarning
 
 TRACEBACK = "FEDJAX_KD_TRACEBACK"
 
@@ -47,6 +50,7 @@ DISK = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 is success, 2 wrong input, 130 Ctrl-C, 1 a bug."""
     args = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = _warning
     try:
         code = _dispatch(args)
     except KeyboardInterrupt:
@@ -81,6 +85,19 @@ def _dispatch(args: list[str]) -> int:
 
     compile_cache.enable()
     return importlib.import_module(f"fedjax_kd.commands.{name}").main(rest)
+
+
+def _warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning as it is printed: of a sharp edge without the place in the source."""
+    if issubclass(category, SharpEdge):
+        return f"fedjax-kd: warning: {message}\n"
+    return _PYTHONS_WARNING(message, category, filename, lineno, line)
 
 
 def _report(error: Exception) -> int:

@@ -17,7 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
 
 PyTree = Any
 Key = jax.Array
@@ -182,6 +184,21 @@ def examples(sizes: Any, clients: Any, round: Any) -> Any:
     return sizes
 
 
+class Plan(NamedTuple):
+    """What a simulation is about to do, for `Algorithm.check`."""
+
+    examples: PyTree  # inputs of clients, of which only shapes and dtypes matter
+    sizes: NDArray[np.int64]  # training examples of each client, [C_g]
+    clients: NDArray[np.int64] | range  # their numbers, [C_g]
+    cohort_size: int
+    num_rounds: int
+
+
+def no_check(plan: Plan) -> None:
+    """The default ``check``: every federation will do."""
+    del plan
+
+
 class Algorithm(NamedTuple):
     """A federated algorithm: pure functions of one client, and declarations.
 
@@ -215,6 +232,9 @@ class Algorithm(NamedTuple):
     # why the method needs targets that are classes, as "FedNTD distils the classes that ..."; ""
     # if it takes any
     needs_classes: str = ""
+    # Once, when a simulation is built: raises `fedjax_kd.errors.InputError` if it makes no sense,
+    # and warns (`fedjax_kd.errors.warn`) if it is seldom meant. Wrappers call that of the inside.
+    check: Callable[[Plan], None] = no_check
 
 
 class State(NamedTuple):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, warn
 from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
 from fedjax_kd.options import check_choice, check_range
 
@@ -200,6 +200,8 @@ def local_training(
     """
     options = dict(locals())
     _check(batch_size, epochs, steps, last_batch, lr_end)
+    if steps is not None and epochs != 1:
+        warn(f"Both steps and epochs={epochs} are given, of which steps decide: leave out one.")
     base = optimiser_named(client_opt) if isinstance(client_opt, str) else client_opt
 
     def learning_rate(round: Round) -> Array:

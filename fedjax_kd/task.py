@@ -8,6 +8,7 @@ keys, BatchNorm's statistics travel in ``Variables.stats``, and convolutions bec
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +19,12 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
 from fedjax_kd.losses import ExampleLoss
-from fedjax_kd.nn.calls import both_of, flags_of, head_of, method_of, passed_of
-from fedjax_kd.nn.conv import conv_general_dilated, with_matrix_products
+from fedjax_kd.nn.calls import both_of, flags_of, head_of, method_of, passed_of, set_mode
+from fedjax_kd.nn.conv import with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
+from fedjax_kd.nn.modes import LayerCall, linen_layers, nnx_layers
 from fedjax_kd.nn.narrow import as_wide
-from fedjax_kd.nn.norm import GroupNorm
+from fedjax_kd.nn.nnx_modules import seeded, use_faster_layers, variables_of
 from fedjax_kd.nn.precision import Call, Precision, shorten_layers, with_precision
 from fedjax_kd.prng import cheap
 
@@ -69,6 +71,9 @@ class Task(NamedTuple):
     input_types: PyTree = None  # shapes and dtypes of a batch as stored, if known
     # Of each value of a model, the kind of normalisation layer it is in, "" if none; if known.
     norm_kinds: Callable[[], Variables] | None = None
+    # (types of a batch as stored, whether to train) -> the layers that a call meets of those which
+    # tell training from evaluation; if known.
+    layers: Callable[[PyTree, bool], list[LayerCall]] | None = None
     block: LastBlock | None = None  # the last one, if the network has a method for it
     unaugmented: Task | None = None  # for inputs that went through `augment`, if it does anything
     # For inputs that are made as the model sees them: without `augment` and `prepare`, if they do
@@ -87,9 +92,10 @@ def from_nnx(
 ) -> Task:
     """A task from a Flax NNX module.
 
-    The module is called with ``x`` alone; its ``train()`` and ``eval()`` choose the mode. Variables
-    of type ``nnx.Param`` become ``params``, random streams are rebuilt from the key of each call,
-    and whatever else the module holds becomes ``stats``; all are plain nested dicts.
+    Its ``train()`` and ``eval()`` choose the mode, and flags by the names of
+    `fedjax_kd.nn.calls.TRAIN_ARGUMENTS`, attributes or arguments of ``__call__``. Variables of type
+    ``nnx.Param`` become ``params``, random streams are rebuilt from the key of each call, and
+    whatever else the module holds becomes ``stats``; all are plain nested dicts.
 
     Args:
       build: makes the module from its random streams, e.g. ``lambda rngs: MLP(10, rngs=rngs)``.
@@ -114,40 +120,42 @@ def from_nnx(
       ((2, 3), {})
     """
     model = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.Conv) and (
-            module.conv_general_dilated is jax.lax.conv_general_dilated
-        ):
-            module.conv_general_dilated = conv_general_dilated
-        elif type(module) is nnx.GroupNorm:
-            module.__class__ = GroupNorm  # of the same attributes
+    use_faster_layers(model)
     if precision == "bfloat16":
         shorten_layers(model)
-    model.train()
+    set_mode(model, train=True)
     graph_train = nnx.graphdef(model)
-    model.eval()
-    graph_eval = nnx.graphdef(model)
+    set_mode(model, train=False)
+    graph_eval, flags = nnx.graphdef(model), flags_of(model)
     streams = nnx.to_pure_dict(nnx.state(model, nnx.RngState))
 
     def init(key: Key) -> Variables:
-        return _variables(build(nnx.Rngs(key)))
+        return variables_of(build(nnx.Rngs(key)))
 
     def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         graph = graph_eval if key is None else graph_train
-        seeded = _seed(streams, jax.random.key(0) if key is None else key)
-        module = nnx.merge(graph, variables.params, seeded, variables.stats)
-        outputs: Any = (
-            _SPECIAL[method](module, x) if method in _SPECIAL else method_of(module, method)(x)
-        )
+        streams_now = seeded(streams, jax.random.key(0) if key is None else key)
+        module = nnx.merge(graph, variables.params, streams_now, variables.stats)
+        function = partial(_SPECIAL[method], module) if method in _SPECIAL else None
+        named = method_of(module, "__call__" if function else method)
+        outputs: Any = (function or named)(x, **flags(named, key is not None))
         if key is None:
             return outputs, variables.stats
-        return outputs, _variables(module).stats
+        return outputs, variables_of(module).stats
+
+    def layers(batch: PyTree, train: bool) -> list[LayerCall]:
+        def called(module: nnx.Module) -> Any:
+            return module(_zeros(batch, prepare), **flags(module, train))
+
+        return nnx_layers(model, called, train=train)
 
     task = _task(
         init, with_precision(call, precision), prepare, augment, example_loss, module=model
     )
     return task._replace(
-        input_types=_types(example_x), norm_kinds=lambda: nnx_norms(model, _variables(model))
+        input_types=_types(example_x),
+        norm_kinds=lambda: nnx_norms(model, variables_of(model)),
+        layers=layers,
     )
 
 
@@ -187,9 +195,8 @@ def from_linen(
     flags = flags_of(module, train_argument)
 
     def init(key: Key) -> Variables:
-        x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), example_x)
-        x = x if prepare is None else prepare(x)
         with linen.intercept_methods(with_matrix_products):
+            x = _zeros(example_x, prepare)
             collections = dict(module.init(key, x, **flags(module, False)))
         collections.pop("intermediates", None)
         return Variables(collections.pop("params", {}), collections)
@@ -209,10 +216,17 @@ def from_linen(
             )
         return outputs, variables.stats if key is None else stats
 
+    def layers(batch: PyTree, train: bool) -> list[LayerCall]:
+        key, model = (jax.random.key(0) if train else None), jax.eval_shape(init, jax.random.key(0))
+        x = _zeros(batch, prepare)
+        return linen_layers(lambda model: call(model, x, key, "__call__"), model)
+
     task = _task(
         init, with_precision(call, precision), prepare, augment, example_loss, module=module
     )
-    return task._replace(input_types=_types(example_x), norm_kinds=lambda: linen_norms(init))
+    return task._replace(
+        input_types=_types(example_x), norm_kinds=lambda: linen_norms(init), layers=layers
+    )
 
 
 def _task(
@@ -271,27 +285,12 @@ def _task(
     return task._replace(unaugmented=_task(init, call, prepare, None, example_loss, module=module))
 
 
+def _zeros(batch: PyTree, prepare: Prepare | None) -> PyTree:
+    """Inputs of a model of these types."""
+    x = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), batch)
+    return x if prepare is None else prepare(x)
+
+
 def _types(batch: PyTree) -> PyTree:
     """The shapes and dtypes of a batch."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
-
-
-def _variables(module: nnx.Module) -> Variables:
-    """The parameters and the statistics of a module, as nested dicts."""
-    # What a module sows for inspection exists only after a call: it is no state.
-    other = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
-    params, stats = nnx.state(module, nnx.Param), nnx.state(module, other)
-    return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
-
-
-def _seed(streams: PyTree, key: Key) -> PyTree:
-    """Random streams like ``streams``, each with a key of its own and its count at zero."""
-    leaves, structure = jax.tree.flatten(streams)
-
-    def seeded(number: int, leaf: jax.ShapeDtypeStruct) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        own = cheap(jax.random.fold_in(key, number))
-        return jax.random.split(own, leaf.shape) if leaf.shape else own
-
-    return jax.tree.unflatten(structure, [seeded(*numbered) for numbered in enumerate(leaves)])

@@ -8,6 +8,7 @@ from typing import Any
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import server_opt
 from fedjax_kd.components.server_opt import Variant
+from fedjax_kd.components.sharp_edges import first_moment_is_left_out, warns_of
 from fedjax_kd.core import Algorithm, Scalar
 from fedjax_kd.local import Fit, Rate
 from fedjax_kd.options import extends
@@ -15,6 +16,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["server_lr", "server_opt"])
+@warns_of(first_moment_is_left_out)
 def fedadagrad(
     task: Task,
     fit: Fit,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.model_parts import last_block
+from fedjax_kd.components.sharp_edges import alignment_wants_clipping, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
@@ -20,6 +21,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["objective"])
+@warns_of(alignment_wants_clipping)
 def fedalign(
     task: Task,
     fit: Fit,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 
 from fedjax_kd import tree
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches, model_check
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, examples, mean
 from fedjax_kd.local import Fit, Optimiser, Rate, Weighting, local_change, rate_at
 from fedjax_kd.losses.objectives import ReceivedObjective
@@ -85,4 +85,5 @@ def fedavg(
         predict=lambda server, client, x: task.apply(server.model, x)[0],
         work=getattr(fit, "steps", examples),  # a function of your own need not tell
         score=task.example_loss,
+        check=model_check(task, fit),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd.components import split_client as cut
+from fedjax_kd.components.model_checks import model_check
 from fedjax_kd.components.model_parts import in_one_pass
 from fedjax_kd.components.split_server import Answers, Upper, answer_to, upper_half
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables, examples, stack
@@ -41,7 +42,6 @@ def fedgkt(
         server: CE(z, y) + alpha * tau^2 KL(softmax(z_k / tau) || softmax(z / tau))
 
     A newcomer has the cross-entropy alone. Evaluated is the server's network on own features.
-
     Equals local training, on the clients, when ``alpha == 0``: FedAvg, if one client is alone.
 
     Args:
@@ -91,6 +91,7 @@ def fedgkt(
         work=getattr(fit, "steps", examples),
         judged_by="clients",
         score=task.example_loss,
+        check=model_check(task, fit),
     )
 
 

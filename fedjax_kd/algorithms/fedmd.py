@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from fedjax_kd.components.consensus import Consensus, public_lessons
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches, model_check
 from fedjax_kd.core import Algorithm, Data, Key, Round, Upload, Variables, examples, mean
 from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.options import extends
@@ -85,6 +85,7 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
         work=getattr(fit, "steps", examples),
         judged_by="clients",
         score=task.example_loss,
+        check=model_check(task, fit),
     )
 
 

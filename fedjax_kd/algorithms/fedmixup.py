@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.sharp_edges import nothing_to_mix, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
@@ -17,6 +18,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["objective"])
+@warns_of(nothing_to_mix)
 def fedmixup(task: Task, fit: Fit, *, gamma: Scalar = 0.1, **options: Any) -> Algorithm:
     """Mixup as local regularisation, a comparison of FedAlign's (Mendieta et al., 2022).
 

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.sharp_edges import one_other_class, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
@@ -16,6 +17,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["objective"], needs_classes="FedNTD distils the other classes")
+@warns_of(one_other_class)
 def fedntd(
     task: Task, fit: Fit, *, beta: Scalar = 1.0, tau: Scalar = 1.0, **options: Any
 ) -> Algorithm:

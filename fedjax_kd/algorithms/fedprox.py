@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.sharp_edges import spring_is_stiff, warns_of
 from fedjax_kd.core import Algorithm, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective, plus
@@ -16,6 +17,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["objective"])
+@warns_of(spring_is_stiff)
 def fedprox(task: Task, fit: Fit, *, mu: Scalar = 0.1, **options: Any) -> Algorithm:
     """FedProx: a proximal term holds clients near the received model (Li et al., 2020).
 

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from fedjax_kd import losses
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.local_distillation import KdLoss, output_loss
+from fedjax_kd.components.sharp_edges import temperature_is_not_read, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
@@ -17,6 +18,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["objective"])
+@warns_of(temperature_is_not_read)
 def localkd(
     task: Task,
     fit: Fit,

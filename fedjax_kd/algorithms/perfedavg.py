@@ -12,6 +12,7 @@ from fedjax_kd import tree
 from fedjax_kd.algorithms._maml import Hessian, maml_objective
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.batching import draw
+from fedjax_kd.components.sharp_edges import difference_is_tiny, warns_of
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Fit, Fitted, Weighting
 from fedjax_kd.losses.objectives import Objective, whole_gradient
@@ -20,6 +21,7 @@ from fedjax_kd.task import Task
 
 
 @extends(fedavg, fixes=["objective"])
+@warns_of(difference_is_tiny)
 def perfedavg(
     task: Task,
     fit: Fit,

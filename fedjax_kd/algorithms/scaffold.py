@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.sharp_edges import option_two_wants_sgd, warns_of
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, total
 from fedjax_kd.local import Fit, Weighting, local_change
 from fedjax_kd.losses.objectives import plus, whole_gradient
@@ -26,6 +27,7 @@ class Controlled(NamedTuple):
 
 
 @extends(fedavg, fixes=["objective"])
+@warns_of(option_two_wants_sgd)
 def scaffold(
     task: Task,
     fit: Fit,

@@ -10,7 +10,7 @@ from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands._options import WRAPPING
 from fedjax_kd.commands._parser import parse
 from fedjax_kd.engine.validation import check_algorithm
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, collected_warnings
 from fedjax_kd.options import named, network_of, options
 from fedjax_kd.report import tables
 from fedjax_kd.runs.build import algorithm_of, task_of
@@ -53,7 +53,8 @@ def _travels(config: Config) -> dict[str, str]:
     """The types of a method's messages and states on the digits."""
     config = replace(config, data=DataConfig(public="holdout", validation_fraction=0.1))
     _, federation = federation_of(config.data)
-    algorithm = algorithm_of(config, task_of(config, federation), federation)
+    with collected_warnings():  # nothing is trained
+        algorithm = algorithm_of(config, task_of(config, federation), federation)
     types = check_algorithm(algorithm, federation.train, federation.public)
     cohort = config.training.cohort_size
     counted = [way for way, size in types.upload.wire._asdict().items() if size is not None]

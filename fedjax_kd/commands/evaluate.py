@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, collected_warnings
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.runs import folder as run_folder
@@ -48,7 +48,8 @@ def main(args: Sequence[str]) -> int:
     (parent,), rest = folders(args, "fedjax-kd evaluate", HELP, most=1)
     best = parse("fedjax-kd evaluate RUN", HELP, [_WHICH], rest)["which"]["best"]
     for folder in run_folder.members(parent):
-        _, simulation, state, finished = load_run(folder, best=best)
+        with collected_warnings():  # the run was warned of them
+            _, simulation, state, finished = load_run(folder, best=best)
         table = folder / ("clients-best.csv" if best else "clients.csv")
         seen = make_evaluation(simulation, state)(state)
         write_clients(table, simulation, seen)

@@ -14,7 +14,7 @@ from fedjax_kd.engine import processes
 from fedjax_kd.engine.early_stopping import STOPPED_EARLY, patience_of
 from fedjax_kd.errors import InputError
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.build import build
+from fedjax_kd.runs.build import warned_build
 from fedjax_kd.runs.config import Config, from_json, longer, to_json
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.sweeps import runner as sweep_runner
@@ -70,12 +70,12 @@ def main(args: Sequence[str]) -> int:
     check_output(chosen)
     _, federation = federation_of(next(iter(configs.values())).data)
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
-    jobs = [
-        Run(config.method, folder, config, build(config, federation), **kept)
-        for folder, config in configs.items()
-    ]
-    for job in jobs if processes.is_first() else ():
-        run_folder.write_config(job.folder, job.config)
+    jobs = []
+    for folder, config in configs.items():
+        simulation, edges = warned_build(config, federation)
+        jobs.append(Run(config.method, folder, config, simulation, **kept))
+        if processes.is_first():
+            run_folder.write_config(folder, config, edges)
     return finish_runs(parent, jobs, quiet=chosen["quiet"])
 
 

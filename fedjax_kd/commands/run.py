@@ -12,14 +12,13 @@ from fedjax_kd.commands import _options
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
-from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import processes
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import named, options
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import tensorboard
-from fedjax_kd.runs.build import build, with_model
+from fedjax_kd.runs.build import warned_build, with_model
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import OptionValue, federation_of
 from fedjax_kd.runs.group_config import parse_client_options
@@ -102,7 +101,11 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     check_output(output)
     first = next(iter(configs.values()))
     dataset, federation = federation_of(first.data)
-    ready = {m: _with_simulation(config, federation) for m, config in configs.items()}
+    ready, edges = {}, {}
+    for m, config in configs.items():
+        suited = with_model(config, federation)
+        simulation, edges[m] = warned_build(suited, federation)
+        ready[m] = suited, simulation
 
     def new_folder() -> str:
         name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
@@ -110,7 +113,7 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
         for method, (config, _) in ready.items():
             folder = _folder_of(method, parent, ready)
             folder.mkdir(exist_ok=True)
-            run_folder.write_config(folder, config)
+            run_folder.write_config(folder, config, edges[method])
         if dataset is not None:
             partition.draw_partition(dataset, federation.parts, parent / "partition.png")
         return str(parent)
@@ -200,8 +203,3 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
             found["by_client"]["client_options"], _options.of_local(method)
         ),
     )
-
-
-def _with_simulation(config: Config, federation: Federation) -> tuple[Config, Any]:
-    config = with_model(config, federation)
-    return config, build(config, federation)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt32
 
 from fedjax_kd import losses
 from fedjax_kd.batching import in_pieces
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import MissingError, Stored, inputs_of
 from fedjax_kd.local import Optimiser, local_training

@@ -46,7 +46,7 @@ class Uploads(NamedTuple):
     @property
     def models(self) -> Variables:
         """Their models, leaves ``[K, ...]``."""
-        return jax.tree.map(lambda w, change: w[None] + change, self.received, self.changes)
+        return jax.vmap(tree.add, in_axes=(None, 0))(self.received, self.changes)
 
 
 def uploads_of(

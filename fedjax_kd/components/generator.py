@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd import losses
+from fedjax_kd import losses, tree
 from fedjax_kd.components.feature_network import generator_network
 from fedjax_kd.components.model_parts import classifier, combine, head, partition
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
@@ -193,7 +193,7 @@ def lesson_of(
     """The lesson of clients whose heads are a model's plus ``changes``, leaves ``[K, ...]``."""
     classify = classifier(task)
     rest, own = partition(head(task), model)
-    heads = jax.tree.map(lambda value, change: value[None] + change, own, changes)
+    heads = jax.vmap(tree.add, in_axes=(None, 0))(own, changes)
 
     def teachers(z: Array) -> Array:
         # Each head has a copy: so gradients are summed head by head, and the absent add zeros.

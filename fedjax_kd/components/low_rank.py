@@ -58,7 +58,8 @@ def cut(change: PyTree, energy: Scalar) -> LowRank:
     """Every matrix of a change by its fewest singular vectors that hold a share of its energy.
 
     A kernel of more axes is a matrix whose columns are its last axis: that of a convolution
-    ``[height, width, in, out]`` has a column for each output. Vectors and scalars travel whole.
+    ``[height, width, in, out]`` has a column for each output. Vectors, scalars and whole numbers
+    travel as they are.
 
     Args:
       change: a tree of arrays.
@@ -78,7 +79,7 @@ def cut(change: PyTree, energy: Scalar) -> LowRank:
 
 def _leaf(leaf: Array, energy: Scalar) -> tuple[Array, Int[Array, ""]]:
     """One array as its receiver has it, and how many numbers travelled for it."""
-    if leaf.ndim < 2 or not leaf.size:
+    if leaf.ndim < 2 or not leaf.size or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf, jnp.int32(leaf.size)
     matrix = leaf.reshape(-1, leaf.shape[-1])
     kept, rank = truncated(matrix, energy)

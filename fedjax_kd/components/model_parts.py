@@ -157,15 +157,6 @@ def check_example(task: Task) -> None:
         )
 
 
-def check_batches(task: Task, name: str, size: int) -> None:
-    """Raises ValueError if the task normalises batches and these have one example only."""
-    if size == 1 and task.norm_kinds is not None and "batch" in jax.tree.leaves(task.norm_kinds()):
-        raise InputError(
-            f"{name} is 1, but the network has batch normalisation, which makes all batches of one "
-            "the same: take at least 2, or a network with norm='group'."
-        )
-
-
 def partition(part: Part, model: PyTree) -> tuple[PyTree, PyTree]:
     """``(the rest, the part)`` of a model, each with None in place of the other's values.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd import losses, tree
 from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies, elect
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import Generator, MissingError, inputs_of, validation_of
 from fedjax_kd.options import check_choice, check_range, options_of
@@ -191,7 +191,7 @@ def distil(
             "which cannot be trained: take a generator (--public generator), or leave it out."
         )
     lesson = _Lesson(how, task, teachers, inputs, key)
-    mean = student if how.swa else ()
+    mean = tree.scale(1.0, student) if how.swa else ()  # of counters it is a float
     start = _Progress(student, _OPT.init(student.params), mean, maker)
     if round.public.validation is not None if how.best is None else how.best:
         after = _best_of(lesson, start, validation_of(round, "FedDF"))
@@ -289,4 +289,7 @@ def _averaged(done: Array, mean: Any, student: Variables) -> Any:
 
 def _result(how: Distillation, done: Array, now: _Progress) -> Variables:
     """The model at the end of a student's training."""
-    return tree.where(done >= _SWA_EVERY, now.mean, now.student) if how.swa else now.student
+    if not how.swa:
+        return now.student
+    mean = tree.cast_like(now.mean, now.student)
+    return tree.where(done >= _SWA_EVERY, mean, now.student)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from fedjax_kd.components.model_parts import check_batches
+from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.components.split_client import AnsweringObjective, Exchange
 from fedjax_kd.core import Batch, Key, Round, Variables
 from fedjax_kd.errors import InputError

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -51,7 +52,20 @@ def uniform(population: int, cohort_size: int) -> Sampler:
     return lambda rng, number: rng.choice(population, cohort_size, replace=False)
 
 
-def weighted(weights: ArrayLike, cohort_size: int) -> Sampler:
+@dataclass(frozen=True)
+class Weighted:
+    """Different clients, drawn one after another with odds; see `weighted`."""
+
+    odds: NDArray[np.float64]
+    cohort_size: int
+
+    def __call__(self, rng: np.random.Generator, number: int) -> Ids:
+        """Who is asked in a round."""
+        share = self.odds / self.odds.sum()
+        return rng.choice(len(self.odds), self.cohort_size, replace=False, p=share)
+
+
+def weighted(weights: ArrayLike, cohort_size: int) -> Weighted:
     """``cohort_size`` different clients, drawn one after another with odds ``weights``.
 
     Raises:
@@ -65,9 +79,7 @@ def weighted(weights: ArrayLike, cohort_size: int) -> Sampler:
             f"{odds.min()}, but must be finite, >= 0, and positive for at least "
             f"cohort_size={cohort_size} clients."
         )
-    return lambda rng, number: rng.choice(
-        len(odds), cohort_size, replace=False, p=odds / odds.sum()
-    )
+    return Weighted(odds, cohort_size)
 
 
 def fixed(cohorts: Sequence[Sequence[int]]) -> Sampler:

@@ -14,16 +14,17 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, JudgedBy, Key, State
+from fedjax_kd.core import Algorithm, JudgedBy, Key, Plan, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
-from fedjax_kd.engine import chunk_width, compile_cache, memory, schedule
+from fedjax_kd.engine import chunk_width, compile_cache, memory, schedule, sharp_edges
 from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
 from fedjax_kd.engine.outputs import check_problem
 from fedjax_kd.engine.schedule import Chunks, Layout
+from fedjax_kd.engine.sharp_edges import Combination
 from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric
@@ -152,6 +153,8 @@ def simulate(
     Raises:
       ValueError: if a number is out of its range.
       TypeError: if the algorithm breaks the contract; the message names the function.
+
+    Warns of a `fedjax_kd.errors.SharpEdge` where numbers would seldom be those that were meant.
     """
     compile_cache.enable()
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
@@ -166,7 +169,7 @@ def simulate(
     sampling.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
     members = _members(group_of, len(groups), population)
-    _check_memory(types, members)
+    _check_clients(groups, types, federation, members, (cohort_size, num_rounds))
     uncut = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
@@ -191,6 +194,7 @@ def simulate(
         metrics=extra,
         test_capacity=most_rows(federation.client_test),
     )
+    _warn(uncut, cohort_size)
     return with_chunks(uncut, _chunks_of(uncut, chunk))
 
 
@@ -268,6 +272,26 @@ def _check_memory(types: Sequence[Types], members: Sequence[Ids | range]) -> Non
             f"{room / 2**30:.1f} GiB are free on the device: take fewer clients, a smaller model, "
             "or a method whose clients keep nothing."
         )
+
+
+def _check_clients(
+    groups: Sequence[Algorithm],
+    types: Sequence[Types],
+    federation: Federation,
+    members: Sequence[Ids | range],
+    how_many: tuple[int, int],  # clients of a cohort, rounds
+) -> None:
+    """Raises ValueError, or warns, if the algorithms do not suit their clients."""
+    _check_memory(types, members)
+    for algorithm, clients in zip(groups, members, strict=True):
+        sizes = federation.sizes_of(np.asarray(clients))
+        algorithm.check(Plan(federation.train.x, sizes, clients, *how_many))
+
+
+def _warn(s: Simulation, cohort_size: int) -> None:
+    """Warns of what runs and is seldom meant."""
+    meeting = s.groups, s.types, s.federation, s.sampler, cohort_size, s.num_rounds, s.judged_by
+    sharp_edges.warn_of(Combination(*meeting))
 
 
 def _check_numbers(**numbers: int) -> None:

@@ -62,7 +62,7 @@ def check_groups(
       MissingError: as `check_algorithm`.
       TypeError: also if the groups' servers differ in type.
     """
-    key, _, _, round, in_round = around = _surroundings(pool, public, len(groups))
+    key, _, _, round, in_round = around = abstract_round(pool, public, len(groups))
     types = tuple(_types(a, around) for a in groups)
     for g, other in enumerate(types[1:], 1):
         check_same_type(types[0].server, other.server, f"group {g} must have group 0's server")
@@ -107,9 +107,31 @@ def lowered_update(
     Its ``cost_analysis()`` counts the body of a loop once, whatever the number of its turns: so
     about the operations of one local step.
     """
-    key, _, data, round, in_round = _surroundings(pool, public)
+    key, _, data, round, in_round = abstract_round(pool, public)
     update = jax.jit(in_round(algorithm.client_update))
     return update.lower(key, types.message, types.client, data, round)
+
+
+def abstract_round(
+    pool: Pool, public: PyTree, groups: int = 1
+) -> tuple[Any, Any, Any, Any, Callable]:
+    """Types of key, client number, data and round, and how to call a function with that round.
+
+    The last one makes of a function whose last argument is the round one that can be traced.
+    """
+
+    def some(pool: Pool, public: PyTree) -> tuple:
+        number = jnp.int32(0)
+        slots = jnp.zeros(groups * _PLACES, jnp.int32)
+        round = Round(number, slots, jnp.ones(len(slots)), jnp.zeros(len(slots)), 0, public)
+        return jax.random.key(0), number, pool.of(number), round
+
+    def in_round(function: Callable) -> Callable:
+        # The population is a number that may size arrays, so it must not be traced.
+        size = int(pool.sizes.shape[0])
+        return lambda *args: function(*args[:-1], args[-1]._replace(population=size))
+
+    return *jax.eval_shape(some, pool, public), in_round
 
 
 def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
@@ -135,25 +157,6 @@ def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
         raise InputTypeError(f"{rule}, but its structure is {new} instead of {old}.")
 
 
-def _surroundings(
-    pool: Pool, public: PyTree, groups: int = 1
-) -> tuple[Any, Any, Any, Any, Callable]:
-    """Abstract key, client number, data and round; and how to call a function with that round."""
-
-    def some(pool: Pool, public: PyTree) -> tuple:
-        number = jnp.int32(0)
-        slots = jnp.zeros(groups * _PLACES, jnp.int32)
-        round = Round(number, slots, jnp.ones(len(slots)), jnp.zeros(len(slots)), 0, public)
-        return jax.random.key(0), number, pool.of(number), round
-
-    def in_round(function: Callable) -> Callable:
-        # The population is a number that may size arrays, so it must not be traced.
-        size = int(pool.sizes.shape[0])
-        return lambda *args: function(*args[:-1], args[-1]._replace(population=size))
-
-    return *jax.eval_shape(some, pool, public), in_round
-
-
 def _kind(leaf: Any) -> str:
     if leaf is None:
         return "absent"
@@ -164,7 +167,7 @@ def _run(name: str, function: Callable, *args: PyTree) -> PyTree:
     """The abstract result of a function, or TypeError naming it."""
     try:
         return jax.eval_shape(function, *args)
-    except MissingError:
+    except (MissingError, InputTypeError):
         raise
     except Exception as error:
         raise InputTypeError(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from fedjax_kd import tree
 from fedjax_kd.batching import over_rows
 from fedjax_kd.core import Batch, Data, Key, PyTree, Variables
+from fedjax_kd.errors import InputTypeError
 
 Objective = Callable[..., tuple[Array, PyTree]]
 """(model, batch, key) -> (loss, new stats): what a client minimises. It may close over anything.
@@ -52,13 +53,29 @@ def at_step(objective: Objective, step: Any) -> Objective:
 def gradient(
     objective: Objective, model: Variables, batch: Batch, key: Key
 ) -> tuple[Array, PyTree, PyTree]:
-    """``(loss, new stats, gradient of the loss by params)`` on one batch."""
+    """``(loss, new stats, gradient of the loss by params)`` on one batch.
+
+    Raises:
+      TypeError: if a parameter is no float; the message names it.
+    """
+    _check_floats(model.params)
 
     def loss_of(params: PyTree) -> tuple[Array, PyTree]:
         return objective(Variables(params, model.stats), batch, key)
 
     (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(model.params)
     return loss, stats, grads
+
+
+def _check_floats(params: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise InputTypeError(
+                f"The parameter at {jax.tree_util.keystr(path) or 'the root'} is {dtype}, but only "
+                "floats have gradients: make it a statistic, as `nnx.Variable` in place of "
+                "`nnx.Param`, or in another Linen collection than 'params'."
+            )
 
 
 def sum_of(

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flax import linen
+from flax import linen, nnx
 from jaxtyping import Array
 
 from fedjax_kd.errors import InputError, InputTypeError
 
-# Linen has no convention for the name of the flag; these are the ones in use, and what they say.
-TRAIN_ARGUMENTS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
+_TRAINING = (
+    *("train", "training", "is_training", "is_train", "train_mode", "training_mode"),
+    *("in_training", "enable_dropout"),
+)
+_EVALUATING = (
+    *("deterministic", "is_deterministic", "use_running_average", "eval", "eval_mode", "is_eval"),
+    *("evaluate", "evaluation", "inference", "is_inference", "inference_mode", "test", "is_test"),
+    *("testing", "is_testing", "test_mode", "disable_dropout"),
+)
+
+# There is no convention for the name of the flag; these are the ones in use, and what they say.
+TRAIN_ARGUMENTS = dict.fromkeys(_TRAINING, True) | dict.fromkeys(_EVALUATING, False)
+
+# As attributes, which NNX modules have, some of these names stand for other things.
+_ATTRIBUTES = {
+    name: trains
+    for name, trains in TRAIN_ARGUMENTS.items()
+    if name not in ("train", "eval", "test", "testing", "evaluate", "evaluation")
 }
 
 
@@ -79,10 +90,22 @@ _NEEDED = {
 }
 
 
+def set_mode(module: nnx.Module, *, train: bool) -> None:
+    """Puts an NNX module and all within it in training or evaluation mode.
+
+    Beside the attributes that Flax knows, flags of the user's own modules are set, by name.
+    """
+    module.train() if train else module.eval()
+    for _, inner in nnx.iter_modules(module):
+        for name, trains in _ATTRIBUTES.items():
+            if isinstance(vars(inner).get(name), bool):
+                setattr(inner, name, trains == train)
+
+
 def flags_of(
-    module: linen.Module, name: str | None
+    module: linen.Module | nnx.Module, name: str | None = None
 ) -> Callable[[Callable[..., Any], bool], dict[str, Any]]:
-    """From a method of a Linen module and the mode to the arguments that choose the mode.
+    """From a method of a module and the mode to the arguments that choose the mode.
 
     Args:
       module: whose ``__call__`` may take one of `TRAIN_ARGUMENTS`.
@@ -90,7 +113,7 @@ def flags_of(
 
     Raises:
       ValueError: if ``name`` is not one of `TRAIN_ARGUMENTS`.
-      TypeError: if the module does not take it.
+      TypeError: if the module does not take it, or cannot be called without another argument.
     """
     if name is not None and name not in TRAIN_ARGUMENTS:
         raise InputError(
@@ -104,9 +127,23 @@ def flags_of(
             f"train_argument is {name!r}, but {type(module).__name__} takes {list(taken)}: name "
             "one of these, or leave train_argument out."
         )
+    _check_arguments(type(module).__name__, list(taken.values())[1:], found)
 
     def flags(method: Callable[..., Any], train: bool) -> dict[str, bool]:
         takes = inspect.signature(method).parameters
         return {known: TRAIN_ARGUMENTS[known] == train for known in found if known in takes}
 
     return flags
+
+
+def _check_arguments(name: str, others: Sequence[inspect.Parameter], flags: Sequence[str]) -> None:
+    """Raises TypeError if a module must be given more than inputs and flags."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for other in others:
+        needed = other.default is inspect.Parameter.empty and other.kind not in several
+        if needed and other.name not in flags:
+            raise InputTypeError(
+                f"{name}.__call__ cannot be called without {other.name!r}, but a model is given "
+                "its inputs, all of them in one argument, and a flag for training: call that "
+                f"`train`, or one of {', '.join(TRAIN_ARGUMENTS)}."
+            )

@@ -29,6 +29,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from fedjax_kd.core import Key, PyTree, Variables
+from fedjax_kd.errors import warn
 from fedjax_kd.options import check_choice
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -70,7 +71,15 @@ def with_precision(call: Call, precision: Precision | None) -> Call:
         return call
     advice = "take float32 for exact products, bfloat16 for short ones."
     check_choice("precision", precision, Precision, advice)
-    return _in_bfloat16(call) if precision == "bfloat16" else _with_products(call, precision)
+    if precision != "bfloat16":
+        return _with_products(call, precision)
+    if jax.default_backend() == "cpu":
+        warn(
+            "precision is bfloat16 on a CPU, where XLA rounds long sums after every addition: "
+            "gradients of the biases of convolutions are off by several per cent, and nothing is "
+            "faster. Take float32 here."
+        )
+    return _in_bfloat16(call)
 
 
 def shorten_layers(model: nnx.Module) -> None:

@@ -230,10 +230,12 @@ def _partitions(folders: Sequence[Path], configs: Sequence[Config]) -> dict[str,
 
 
 def _own_documents(folders: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
-    """Configurations and versions of runs; versions that agree are told once."""
+    """Configurations, warnings and versions of runs; versions that agree are told once."""
     files = [run_folder.read_json(folder, "config.json") for folder in folders]
     versions = [file.pop("environment", {}) for file in files]
+    edges = [file.pop("warnings", []) for file in files]
     found = {f"Configuration of {name}": file for name, file in zip(names, files, strict=True)}
+    found |= {f"Warnings of {n}": known for n, known in zip(names, edges, strict=True) if known}
     if all(other == versions[0] for other in versions):
         return found | {"Versions": versions[0]}
     return found | {f"Versions of {n}": v for n, v in zip(names, versions, strict=True)}

@@ -14,7 +14,7 @@ from fedjax_kd.algorithms import GROUPS, REGISTRY
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.validation import Types, check_algorithm
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, collected_warnings
 from fedjax_kd.options import network_of
 from fedjax_kd.runs.build import algorithm_of, task_of
 from fedjax_kd.runs.config import Config
@@ -87,7 +87,7 @@ def _text(factory: Callable[..., Any]) -> str:
 
 
 def replaced(algorithm: Algorithm, base: Algorithm) -> list[str]:
-    """The fields of the contract in which an algorithm differs from another one.
+    """The fields of the contract in which an algorithm differs from another one, but for checks.
 
     Functions are the same if the same lines made them, whatever they were made with.
 
@@ -100,12 +100,15 @@ def replaced(algorithm: Algorithm, base: Algorithm) -> list[str]:
     """
     fields = algorithm._asdict()
     return [
-        name for name, own in fields.items() if _known_by(own) != _known_by(getattr(base, name))
+        name
+        for name, own in fields.items()
+        if name != "check" and _known_by(own) != _known_by(getattr(base, name))
     ]
 
 
 def _made(config: Config, federation: Federation) -> tuple[Algorithm, Types]:
-    algorithm = algorithm_of(config, task_of(config, federation), federation)
+    with collected_warnings():  # nothing is trained
+        algorithm = algorithm_of(config, task_of(config, federation), federation)
     return algorithm, check_algorithm(algorithm, federation.train, federation.public)
 
 

@@ -21,7 +21,7 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.early_stopping import patience_of
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, simulate
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, collected_warnings, warn
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.options import (
@@ -113,6 +113,17 @@ def _check_keeping(training: TrainingConfig) -> None:
             f"keep_best needs the state of each evaluation, but with rounds_per_dispatch {block} "
             f"these are inside a dispatch: give a divisor of eval_every={training.eval_every}."
         )
+
+
+def warned_build(
+    config: Config, federation: Federation | None = None
+) -> tuple[Simulation, list[str]]:
+    """`build`, and the sharp edges that it warns of, which are kept with the run."""
+    with collected_warnings() as found:
+        simulation = build(config, federation)
+    for message in found:
+        warn(message)
+    return simulation, found
 
 
 def _groups(

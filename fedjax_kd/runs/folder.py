@@ -1,7 +1,7 @@
 """Run folders: the files that a run writes, and how they are read again.
 
 ========== ======================================================================================
-config.json   the configuration, and the versions, device and commit it ran with
+config.json   the configuration, the versions, device and commit it ran with, and its warnings
 metrics.csv   a row a round; the evaluation's columns are empty in other rounds
 summary.json  final and best accuracy, bytes, speed, and the status
 best/         with --keep-best: checkpoints of the best evaluation, and of the best before it
@@ -92,9 +92,10 @@ def members(folder: Path) -> list[Path]:
     return inner
 
 
-def write_config(folder: Path, config: Config) -> None:
-    """Writes config.json with the versions and the device of this machine."""
-    write_json(folder / "config.json", {**to_json(config), "environment": environment()})
+def write_config(folder: Path, config: Config, warnings: Sequence[str] = ()) -> None:
+    """Writes config.json with the versions and the device of this machine, and its warnings."""
+    known = {"environment": environment(), "warnings": list(warnings)}
+    write_json(folder / "config.json", {**to_json(config), **known})
 
 
 def read_config(folder: Path) -> Config:

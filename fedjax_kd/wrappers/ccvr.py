@@ -23,6 +23,7 @@ from fedjax_kd.components.model_parts import (
     nonempty_head,
     partition,
 )
+from fedjax_kd.components.sharp_edges import checked_too
 from fedjax_kd.core import (
     Algorithm,
     Batch,
@@ -30,6 +31,7 @@ from fedjax_kd.core import (
     Data,
     Key,
     Message,
+    Plan,
     PyTree,
     Round,
     Scalar,
@@ -131,6 +133,14 @@ def with_ccvr(
 
     base = beside_server(algorithm, lambda key, server: empty)
 
+    def edge(plan: Plan) -> str | None:
+        if plan.num_rounds > after:
+            return None
+        return (
+            f"after is {after} and num_rounds {plan.num_rounds}, so that there is no round of "
+            f"calibration: take after={plan.num_rounds - 1} for one, the last."
+        )
+
     def broadcast(server: Beside, number: Array, round: Round) -> Received:
         message = algorithm.broadcast(server.base, number, round)
         return Received(message, () if within else read(server.base))
@@ -176,6 +186,7 @@ def with_ccvr(
         client_update=client_update,
         aggregate=WithMoments(algorithm.aggregate, Moments._make((stack, stack, total))),
         server_update=server_update,
+        check=checked_too(algorithm, edge),
     )
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Key, PyTree, Reducer, Round, Server, stack, total
+from fedjax_kd.components.sharp_edges import checked_too
+from fedjax_kd.core import Algorithm, Key, Plan, PyTree, Reducer, Round, Server, stack, total
 from fedjax_kd.options import check_range
 from fedjax_kd.wrappers._beside import is_float
 
@@ -51,7 +52,15 @@ def with_median(algorithm: Algorithm) -> Algorithm:
     def rule(uploads: Sequence[Array], present: Array) -> Robust:
         return Robust([medians(a, present) for a in uploads], None)
 
-    return _with_rule(algorithm, rule)
+    def edge(plan: Plan) -> str | None:
+        if plan.cohort_size > 2:
+            return None
+        return (
+            f"cohort_size is {plan.cohort_size}, and the median of one or two uploads is their "
+            "mean: ask more clients."
+        )
+
+    return _with_rule(algorithm, rule)._replace(check=checked_too(algorithm, edge))
 
 
 def with_krum(algorithm: Algorithm, *, malicious: int = 0, select: int = 1) -> Algorithm:
@@ -90,7 +99,21 @@ def with_krum(algorithm: Algorithm, *, malicious: int = 0, select: int = 1) -> A
         chosen = (ranks < select).astype(present.dtype) * present
         return Robust(tree.weighted_mean(uploads, chosen), chosen)
 
-    return _with_rule(algorithm, rule)
+    def edge(plan: Plan) -> str | None:
+        asked = plan.cohort_size
+        if malicious and asked <= 2 * malicious + 2:
+            return (
+                f"Krum protects from {malicious} malicious clients in cohorts of more than "
+                f"{2 * malicious + 2}, but cohort_size is {asked}: ask more clients."
+            )
+        if select >= asked:
+            return (
+                f"select is {select} and cohort_size {asked}: Krum selects everyone, and this is "
+                "the plain mean. Select fewer."
+            )
+        return None
+
+    return _with_rule(algorithm, rule)._replace(check=checked_too(algorithm, edge))
 
 
 def medians(values: Float[Array, "K ..."], present: Array) -> Float[Array, ...]:

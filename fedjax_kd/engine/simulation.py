@@ -13,13 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, JudgedBy, Key, Plan, State
+from fedjax_kd.core import Algorithm, JudgedBy, Key, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
-from fedjax_kd.engine import chunk_width, compile_cache, memory, schedule, sharp_edges
+from fedjax_kd.engine import chunk_width, compile_cache, schedule, sharp_edges
 from fedjax_kd.engine.chunk_width import Workload
+from fedjax_kd.engine.client_checks import check_clients
 from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
 from fedjax_kd.engine.outputs import check_problem
@@ -35,7 +35,6 @@ Engine = Literal["jit", "python"]
 JudgedOn = Literal["personal", "validation", "test"]
 
 _BLOCK = 25  # rounds in one dispatch, at most, unless another number is asked for
-_COPIES = 3  # of what clients keep: the caller's, the first block's, and its result
 _SAMPLED = 8  # rounds whose cohorts decide how chunks are cut
 
 
@@ -169,7 +168,7 @@ def simulate(
     sampling.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
     members = _members(group_of, len(groups), population)
-    _check_clients(groups, types, federation, members, (cohort_size, num_rounds))
+    check_clients(groups, types, federation, members, (cohort_size, num_rounds))
     uncut = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
@@ -259,33 +258,6 @@ def _placed(federation: Federation, mesh: Mesh | None) -> Federation:
     f = federation
     train, test, own, public = replicate((f.train, f.test, f.client_test, f.public), mesh)
     return replace(f, train=train, test=test, client_test=own, public=public)
-
-
-def _check_memory(types: Sequence[Types], members: Sequence[Ids | range]) -> None:
-    """Raises ValueError if what all clients keep cannot lie on the device."""
-    kept = [tree.num_bytes(t.client) * len(m) for t, m in zip(types, members, strict=True)]
-    room = memory.free()
-    if room is not None and _COPIES * sum(kept) > room:
-        raise InputError(
-            f"The {sum(map(len, members))} clients keep {sum(kept) / 2**30:.1f} GiB between rounds "
-            f"with this method, of which {_COPIES} copies are needed for a moment, but "
-            f"{room / 2**30:.1f} GiB are free on the device: take fewer clients, a smaller model, "
-            "or a method whose clients keep nothing."
-        )
-
-
-def _check_clients(
-    groups: Sequence[Algorithm],
-    types: Sequence[Types],
-    federation: Federation,
-    members: Sequence[Ids | range],
-    how_many: tuple[int, int],  # clients of a cohort, rounds
-) -> None:
-    """Raises ValueError, or warns, if the algorithms do not suit their clients."""
-    _check_memory(types, members)
-    for algorithm, clients in zip(groups, members, strict=True):
-        sizes = federation.sizes_of(np.asarray(clients))
-        algorithm.check(Plan(federation.train.x, sizes, clients, *how_many))
 
 
 def _warn(s: Simulation, cohort_size: int) -> None:

@@ -32,8 +32,8 @@ def check_rows(part: str, x: PyTree, y: PyTree, columns: Mapping[str, NDArray[An
     for name, a in [*inputs, *targets]:
         if len(a) != rows:
             raise InputError(
-                f"{first} has {rows} rows and {name} {len(a)}, but every example needs one row of "
-                "each: cut both in the same way."
+                f"{first} has {rows} rows and {name} {len(a)}, but every example needs one "
+                f"{'label' if name == f'{part}_y' else 'row of each'}: cut both in the same way."
             )
     for name, column in columns.items():
         if column.shape != (rows,) or column.dtype == object:

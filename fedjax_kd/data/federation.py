@@ -90,7 +90,7 @@ class Federation:
             raise InputError(
                 f"{self.name} poses the problem {self.problem.name!r}, which has no loss of its "
                 "own: make the task with yours, `from_nnx(..., example_loss=...)`, (outputs, "
-                "targets) -> a number an example."
+                "targets) -> a number an example; on the command line --loss FILE.py:NAME."
             )
         return self.problem.score
 

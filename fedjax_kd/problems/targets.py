@@ -134,7 +134,8 @@ def _from(name: str, y: NDArray[np.int32], least: int) -> NDArray[np.int32]:
     if y.size and int(y.min()) < least:
         unknown = " (-1 for no label)" if least == -1 else ""
         raise InputError(
-            f"{name} holds {int(y.min())}, but classes are numbered from 0{unknown}: renumber them."
+            f"{name} holds {int(y.min())}, but classes are numbered from 0{unknown}: renumber the "
+            "labels."
         )
     return y
 

@@ -22,6 +22,7 @@ from fedjax_kd.core import (
 )
 from fedjax_kd.local import Fit, Optimiser, Weighting, local_change
 from fedjax_kd.losses.objectives import ReceivedObjective
+from fedjax_kd.options import checks_options
 from fedjax_kd.task import Task
 
 
@@ -32,6 +33,7 @@ class GlobalModel(NamedTuple):
     opt: Any
 
 
+@checks_options
 def fedavg(
     task: Task,
     fit: Fit,

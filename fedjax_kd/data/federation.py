@@ -22,7 +22,7 @@ from fedjax_kd.data.public_inputs import Public
 from fedjax_kd.data.rows import Partitioner, Parts
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
 
@@ -83,6 +83,7 @@ class Federation:
         return np.array([len(self.parts[i]) for i in ids], np.int64)
 
 
+@checks_options
 def federate(
     dataset: Dataset,
     partitioner: Partitioner,
@@ -105,7 +106,7 @@ def federate(
         natural ids where train and test share these, else in proportion to each client's labels.
       public: unlabelled inputs and labelled examples that are no client's, from
         `fedjax_kd.data.set_apart` or put together by hand.
-      seed: of the division into training and test rows.
+      seed: of the division into training and test rows, >= 0.
       target: "label", or "input" for reconstruction: models are then given pixels in [0, 1], and
         are to give them back. Labels still decide which client has which rows.
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import Parts, by_owner, check_count, check_enough_rows, column, numbered
+from fedjax_kd.data.rows import Parts, by_owner, check_enough_rows, column, numbered
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 
+@checks_options
 @dataclass(frozen=True)
 class NaturalIdPartitioner:
     """One client a value of a column, in sorted order of the values.
@@ -35,9 +37,6 @@ class NaturalIdPartitioner:
     partition_by: str = "client"
     min_partition_size: int = 1
 
-    def __post_init__(self) -> None:
-        check_count("min_partition_size", self.min_partition_size)
-
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, ascending."""
         codes, clients = numbered(column(dataset, self.partition_by))
@@ -52,6 +51,7 @@ class NaturalIdPartitioner:
         return kept
 
 
+@checks_options
 @dataclass(frozen=True)
 class DomainPartitioner:
     """Clients that hold one domain each: its rows are divided evenly and at random among them.
@@ -79,10 +79,6 @@ class DomainPartitioner:
     clients_per_domain: int = 1
     partition_by: str = "domain"
     seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_count("clients_per_domain", self.clients_per_domain)
-        check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""

@@ -18,7 +18,6 @@ gradients are finite for logits of 1e4, zero features, equal singular values and
 """
 
 from fedjax_kd.losses.distillation import (
-    check_temperature,
     ensemble_divergence,
     ensemble_logits,
     kl_divergence,
@@ -84,7 +83,6 @@ __all__ = [
     "attention_transfer",
     "batch_mean",
     "check_labels",
-    "check_temperature",
     "cosine_similarity",
     "cross_entropy",
     "diversity",

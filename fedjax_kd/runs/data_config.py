@@ -9,7 +9,7 @@ from typing import Any
 from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store, set_apart
 from fedjax_kd.data.federation import Federation, Partitioner, Target, federate, streamed
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import REQUIRED, Option, check_options, named, options
+from fedjax_kd.options import REQUIRED, Option, check_options, checks_options, named, options
 
 STORED = "stored"  # the partition of a client store, which is divided already
 
@@ -19,6 +19,7 @@ OptionValue = int | float | str | bool | tuple[int, ...] | None
 Options = Mapping[str, OptionValue]
 
 
+@checks_options
 @dataclass(frozen=True)
 class DataConfig:
     """Which data, and how they are divided among the clients.
@@ -32,7 +33,7 @@ class DataConfig:
       num_clients: clients in the population C, >= 1.
       client_test_fraction: share of each client's rows that is held out to test its own model, in
         [0, 1); with 0 the test set is dealt out among the clients.
-      seed: of the division among clients; if not given, the seed of the run.
+      seed: of the division among clients, in [0, 2**32); if not given, the seed of the run.
       target: what a model is to say of an example: its "label", or the "input" itself, pixels in
         [0, 1] (reconstruction, as by an autoencoder).
       public: inputs that server and clients may look at: "holdout", training rows that no client

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from fedjax_kd.core import Batch, Data, PyTree
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.prng import mix
 
 LastBatch = Literal["partial", "drop", "wrap"]
@@ -126,6 +126,7 @@ def over_rows(
     return jax.lax.fori_loop(0, -(-data.size // at_once), piece, start)
 
 
+@checks_options
 def in_pieces(
     function: Callable[[PyTree], Array], rows: PyTree, at_once: int
 ) -> Float[Array, "P ..."]:

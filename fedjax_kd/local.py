@@ -17,7 +17,7 @@ from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epoc
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.errors import InputError, warn
 from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 
 Optimiser = Callable[[Scalar], optax.GradientTransformation]
 """A learning rate to an optax optimiser, as ``optax.sgd`` or ``optax.adam``."""
@@ -156,6 +156,7 @@ def optimiser_named(name: str) -> Optimiser:
     return found
 
 
+@checks_options
 def local_training(
     *,
     client_lr: Rate = 0.1,
@@ -177,10 +178,10 @@ def local_training(
 
     Args:
       client_lr: learning rate, > 0; in Python also a schedule ``round number -> learning rate``.
-      batch_size: examples in a minibatch; 0 means all examples of the client in one step.
+      batch_size: examples in a minibatch, >= 0; 0 means all examples of the client in one step.
       epochs: passes over the client's own examples, >= 1.
-      steps: if given, exactly so many local steps for everyone, instead of ``epochs``; in Python
-        also a function of client and round number, of NumPy's and JAX's integers alike.
+      steps: if given, exactly so many local steps for everyone, >= 1, instead of ``epochs``; in
+        Python also a function of client and round number, of NumPy's and JAX's integers alike.
       client_opt: name of an optax optimiser (sgd, adam, adamw, ...); in Python also a function of
         the learning rate.
       client_momentum: heavy-ball momentum in [0, 1); none if not given.
@@ -199,7 +200,7 @@ def local_training(
       ValueError: if an argument is out of its range, or the optimiser is unknown.
     """
     options = dict(locals())
-    _check(batch_size, epochs, steps, last_batch, lr_end)
+    check_last_batch(last_batch)
     if steps is not None and epochs != 1:
         warn(f"Both steps and epochs={epochs} are given, of which steps decide: leave out one.")
     base = optimiser_named(client_opt) if isinstance(client_opt, str) else client_opt
@@ -270,16 +271,3 @@ def stepped(
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
         updates, state = opt.update(grads, state, params)
     return optax.apply_updates(params, updates), state
-
-
-def _check(batch_size: int, epochs: int, steps: Any, last_batch: str, lr_end: Any) -> None:
-    if batch_size < 0:
-        raise InputError(
-            f"batch_size is {batch_size}, but must be >= 1, or 0 for all examples of a client."
-        )
-    given = 1 if steps is None or callable(steps) else steps
-    for name, value in {"epochs": epochs, "steps": given}.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, but a client must train for at least 1.")
-    check_last_batch(last_batch)
-    check_range("lr_end", lr_end, "it is a share of the learning rate.", most=1)

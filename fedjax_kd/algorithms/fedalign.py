@@ -15,8 +15,8 @@ from fedjax_kd.components.sharp_edges import alignment_wants_clipping, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
-from fedjax_kd.nn.narrow import check_separate, check_width, first_channels, narrow
-from fedjax_kd.options import check_range, extends
+from fedjax_kd.nn.narrow import check_separate, first_channels, narrow
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -54,8 +54,8 @@ def fedalign(
       width: share of channels in the narrow pass, in (0, 1); the paper uses 0.25. At least one is
         kept. In a sweep, where it is traced, the others are set to zero instead of left out, which
         layer and group normalisation do not allow.
-      divisor: channels are rounded to a multiple of this; the authors' code has 8 (and keeps 1 or 9
-        where the width asks for less than 4).
+      divisor: channels are rounded to a multiple of this, >= 1; the authors' code has 8 (and
+        keeps 1 or 9 where the width asks for less than 4).
 
     Raises:
       ValueError: if a number is out of its range, or the task has no last block; when the
@@ -64,8 +64,6 @@ def fedalign(
     Departs from the paper: nothing known. Its code clips gradients, an option of ``fit`` here.
     Source: Mendieta, Yang, Wang, Lee, Ding, Chen, CVPR 2022, arXiv:2111.14213.
     """
-    check_range("mu", mu, "it weighs the alignment against the loss.")
-    check_width(width, divisor)
     if not isinstance(width, Real):
         check_separate(task.norm_kinds)
     block = last_block(task, "FedAlign")

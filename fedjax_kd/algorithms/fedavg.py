@@ -11,6 +11,7 @@ from fedjax_kd.components.model_checks import check_batches, model_check
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, examples, mean
 from fedjax_kd.local import Fit, Optimiser, Rate, Weighting, local_change, rate_at
 from fedjax_kd.losses.objectives import ReceivedObjective
+from fedjax_kd.options import checks_options
 from fedjax_kd.task import Task
 
 
@@ -21,6 +22,7 @@ class GlobalModel(NamedTuple):
     opt: Any
 
 
+@checks_options
 def fedavg(
     task: Task,
     fit: Fit,

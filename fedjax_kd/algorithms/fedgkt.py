@@ -16,7 +16,7 @@ from fedjax_kd.components.split_server import Answers, Upper, answer_to, upper_h
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables, examples, stack
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.mutual import MutualVariant
-from fedjax_kd.options import check_range, extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -59,7 +59,6 @@ def fedgkt(
     in each round. Clients train on augmented examples, and send those as stored.
     Source: He, Annavaram, Avestimehr, NeurIPS 2020, arXiv:2007.14513.
     """
-    check_range("alpha", alpha, "it weighs the distillation.")
     both = in_one_pass(task, "a network cut in two")
     top = upper_half(task, late=variant == "paper", **options)
     own_side, other_side = (cut.labels_and_logits(t, tau, variant) for t in (task, top.task))

@@ -14,9 +14,9 @@ from fedjax_kd.components.model_parts import classifier
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective, sum_of
-from fedjax_kd.nn.narrow import check_separate, check_width, narrow
-from fedjax_kd.nn.resize import check_sides, dealt, resized
-from fedjax_kd.options import check_range, extends
+from fedjax_kd.nn.narrow import check_separate, narrow
+from fedjax_kd.nn.resize import dealt, resized
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -50,9 +50,9 @@ def fedgradaug(
       mu: weight of the distillation, >= 0; the paper uses 1.
       width: the smallest width, in (0, 1); the paper uses 0.25.
       subnets: narrow passes a batch, >= 1; the paper uses 3.
-      resolutions: sides of the images that narrow networks see, in pixels; the paper's are 32, 28,
-        24 and 20 for CIFAR, and need a network that reads any size, such as a ResNet. By default
-        their own only.
+      resolutions: sides of the images that narrow networks see, in pixels, each >= 1; the
+        paper's are 32, 28, 24 and 20 for CIFAR, and need a network that reads any size, such as a
+        ResNet. By default their own only.
 
     Raises:
       ValueError: if a number is out of its range, there are no logits from features, or a layer
@@ -64,11 +64,7 @@ def fedgradaug(
     Source: Mendieta, Yang, Wang, Lee, Ding, Chen, CVPR 2022, arXiv:2111.14213; GradAug: Yang, Zhu,
     Chen, NeurIPS 2020, arXiv:2006.07989.
     """
-    check_range("mu", mu, "it weighs the distillation against the loss.")
-    check_range("subnets", subnets, "they are the narrow passes of a batch.", least=1)
-    check_width(width)
     check_separate(task.norm_kinds)
-    check_sides(resolutions)
     classify, seen, sides = classifier(task), task.unaugmented or task, resolutions or (0,)
 
     def objective(received: Variables) -> Objective:

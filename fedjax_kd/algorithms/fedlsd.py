@@ -13,7 +13,7 @@ from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.losses.received import Classes
-from fedjax_kd.options import check_choice, check_range, extends
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 
@@ -58,8 +58,6 @@ def fedlsd(
     not public; that of its authors' circle has cross-entropy in place of KL: the same gradient.
     Source: Lee, Shin, Jeong, Yun, 2021, arXiv:2106.03097v1.
     """
-    check_range("beta", beta, "it is the teacher's share of the loss.", most=1.0)
-    losses.check_temperature(tau)
     check_choice("classes", classes, Classes)
 
     divergence = partial(losses.received_divergence, tau=tau, classes=classes, scaled=scaled)

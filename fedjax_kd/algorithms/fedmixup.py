@@ -13,7 +13,7 @@ from fedjax_kd.components.sharp_edges import nothing_to_mix, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
-from fedjax_kd.options import check_range, extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -45,7 +45,6 @@ def fedmixup(task: Task, fit: Fit, *, gamma: Scalar = 0.1, **options: Any) -> Al
     Source: Mendieta, Yang, Wang, Lee, Ding, Chen, CVPR 2022, arXiv:2111.14213; mixup: Zhang, Cisse,
     Dauphin, Lopez-Paz, ICLR 2018, arXiv:1710.09412.
     """
-    check_range("gamma", gamma, "0 mixes nothing, 0.1 to 0.4 are usual.")
     seen = task.unaugmented or task
 
     def objective(received: Variables) -> Objective:

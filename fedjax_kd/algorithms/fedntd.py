@@ -12,7 +12,7 @@ from fedjax_kd.components.sharp_edges import one_other_class, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
-from fedjax_kd.options import check_range, extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -46,8 +46,6 @@ def fedntd(
     was in, which matters to networks with BatchNorm or dropout.
     Source: Lee, Jeong, Shin, Bae, Yun, NeurIPS 2022, arXiv:2106.03097.
     """
-    check_range("beta", beta, "it weighs the distillation against the labels.")
-    losses.check_temperature(tau)
 
     def objective(received: Variables) -> Objective:
         def loss(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:

@@ -13,7 +13,7 @@ from fedjax_kd.components.sharp_edges import temperature_is_not_read, warns_of
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import Objective
-from fedjax_kd.options import check_range, extends
+from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
@@ -70,8 +70,6 @@ def localkd(
     (FSP); Lee, Kim, Song, ECCV 2018, arXiv:1807.06819 (KD-SVD); Ji, Shin, Hwang, Park, Moon, CVPR
     2021, arXiv:2103.08273 (FRSKD); others in `fedjax_kd.losses`.
     """
-    check_range("beta", beta, "it weighs the distillation against the task's loss.")
-    losses.check_temperature(tau)
     distilled = output_loss(task, kd)
 
     def objective(received: Variables) -> Objective:

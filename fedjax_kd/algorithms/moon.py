@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.model_parts import in_one_pass
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, local_change
-from fedjax_kd.options import check_choice, check_range, extends
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 Newcomers = Literal["skip", "random"]
@@ -67,8 +67,6 @@ def moon(
     can contrast with several old models.
     Source: Li, He, Song, CVPR 2021, arXiv:2103.16257.
     """
-    check_range("mu", mu, "it weighs the contrast.")
-    losses.check_temperature(tau)
     check_choice("newcomers", newcomers, Newcomers)
     both, change = in_one_pass(task, "MOON"), local_change(fit, weighting)
 

@@ -16,7 +16,7 @@ from fedjax_kd.components.sharp_edges import difference_is_tiny, warns_of
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import Fit, Fitted, Weighting
 from fedjax_kd.losses.objectives import Objective, whole_gradient
-from fedjax_kd.options import check_choice, check_range, extends
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 
@@ -58,8 +58,6 @@ def perfedavg(
     Departs from the paper: nothing known. There is no code of the authors.
     Source: Fallah, Mokhtari, Ozdaglar, NeurIPS 2020, arXiv:2002.07948.
     """
-    check_range("alpha", alpha, "it is the learning rate of the adapting step.")
-    check_range("delta", delta, "it is the width of a difference.", least=1e-12)
     check_choice("hessian", hessian, Hessian)
 
     def run(key: Key, model: Variables, data: Data, loss: Objective, round: Round) -> Fitted:

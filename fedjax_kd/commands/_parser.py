@@ -31,7 +31,9 @@ def flag(name: str, *, help: str, type: Any = str | None, default: Any = None) -
 def parse(
     prog: str, description: str, sections: Sequence[Section], args: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """The values of all options, by section and name; exits with 2 if one is wrong.
+    """The values of all options, by section and name; exits with 2 if one is none that it can have.
+
+    Numbers are checked against the range that an option's help names.
 
     An option keeps its Python name, with dashes. Where two sections share one, the earlier section
     puts its own name before it (``--data-seed``).
@@ -51,13 +53,14 @@ def parse(
     whole.__doc__ = description
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     parsed: Any = tyro.cli(whole, prog=prog, description=description, args=list(args), config=flat)
-    return {
-        section.name: {
-            option.name: getattr(getattr(parsed, section.name), names[section.name, option.name])
-            for option in section.options
-        }
-        for section in sections
-    }
+    found: dict[str, dict[str, Any]] = {section.name: {} for section in sections}
+    for section in sections:
+        for option in section.options:
+            name = names[section.name, option.name]
+            value = getattr(getattr(parsed, section.name), name)
+            option._replace(name=name).check(value, section.title)
+            found[section.name][option.name] = value
+    return found
 
 
 def folders(

@@ -40,7 +40,7 @@ SWEEP_OUTPUT = Section(
     "Where it goes, and on what it runs",
     [
         flag("out", help="folder, new or empty (default: runs/DATE-TIME-sweep-METHODS)"),
-        flag("workers", type=int | None, help="processes of Ray, a device each (needs ray)"),
+        flag("workers", type=int | None, help="processes of Ray, >= 1, a device each (needs ray)"),
         flag("ray_address", help="of a running Ray cluster; by default one is started here"),
         flag("quiet", type=bool, default=False, help="show nothing but the result"),
     ],

@@ -90,8 +90,8 @@ def _pack(args: Sequence[str]) -> int:
 def _synthetic(args: Sequence[str]) -> int:
     """``fedjax-kd data synthetic``."""
     counts = [
-        flag("num_clients", type=int, default=REQUIRED, help="how many to make"),
-        flag("num_test_rows", type=int, default=10_000, help="rows of the global test set"),
+        flag("num_clients", type=int, default=REQUIRED, help="how many to make, >= 1"),
+        flag("num_test_rows", type=int, default=10_000, help="rows of the global test set, >= 1"),
     ]
     pictures = Section("pictures", "The clients", [*counts, *options(synthetic_clients)])
     found = parse("fedjax-kd data synthetic", _SYNTHETIC, [pictures, _STORE], args)

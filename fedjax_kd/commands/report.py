@@ -26,7 +26,11 @@ _OUTPUT = Section(
     "What is compared, and where it goes",
     [
         flag("metric", help="a column of metrics.csv; by default the sweep's own, or accuracy"),
-        flag("target", type=float | None, help="tell how many rounds it takes to this value"),
+        flag(
+            "target",
+            type=float | None,
+            help="tell how many rounds it takes to this value, any number",
+        ),
         flag("baseline", help="the method that others are compared with (default: fedavg)"),
         flag("out", type=str, default="report.html", help="the page"),
     ],

@@ -33,13 +33,13 @@ _OUTPUT = Section(
     "output",
     "What changes",
     [
-        flag("num_rounds", type=int | None, help="rounds of the whole run"),
+        flag("num_rounds", type=int | None, help="rounds of the whole run, >= 1"),
         flag(
             "patience",
             type=int | None,
             help="evaluations without a better one, after which it stops; 0 for no such end",
         ),
-        flag("checkpoint_every", type=int | None, help="rounds between two checkpoints"),
+        flag("checkpoint_every", type=int | None, help="rounds between two checkpoints, >= 1"),
         flag("tensorboard", type=bool, default=False, help="also write scalars for TensorBoard"),
         flag("quiet", type=bool, default=False, help="show nothing but the result"),
         DISTRIBUTED,

@@ -87,7 +87,8 @@ OUTPUT = Section(
         flag(
             "checkpoint_every",
             type=int | None,
-            help="rounds between two checkpoints; by default at evaluations, every 10 s at most",
+            help="rounds between two checkpoints, >= 1; by default at evaluations, every 10 s at "
+            "most",
         ),
         flag("tensorboard", type=bool, default=False, help="also write scalars for TensorBoard"),
         flag("quiet", type=bool, default=False, help="show nothing but the result"),
@@ -131,9 +132,6 @@ def _folder_of(method: str, parent: Path, methods: Sized) -> Path:
 
 def check_output(output: Mapping[str, Any]) -> None:
     """Raises ValueError if a run cannot be written as asked."""
-    every = output["checkpoint_every"]
-    if every is not None and every < 1:
-        raise InputError(f"checkpoint_every is {every}, but must be at least 1 round.")
     if output["tensorboard"]:
         tensorboard.require()
 

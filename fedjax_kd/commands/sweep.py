@@ -45,26 +45,36 @@ WHAT = Section(
     "What is tried, and how it is judged",
     [
         flag("grid", type=tuple[str, ...], default=(), help="NAME=VALUES, may be repeated"),
-        flag("samples", type=int | None, help="random configurations from the grid's values"),
+        flag("samples", type=int | None, help="random configurations from the grid's values, >= 1"),
         flag("table", help="a CSV or JSON file with a configuration a row, instead of a grid"),
-        flag("trials", type=int | None, help="configurations that Optuna proposes (needs optuna)"),
-        flag("batch", type=int, default=16, help="trials that Optuna proposes at a time"),
-        flag("seeds", type=int, default=1, help="seeds of every configuration, from --seed on"),
+        flag(
+            "trials",
+            type=int | None,
+            help="configurations that Optuna proposes, >= 1 (needs optuna)",
+        ),
+        flag("batch", type=int, default=16, help="trials that Optuna proposes at a time, >= 1"),
+        flag(
+            "seeds", type=int, default=1, help="seeds of every configuration, >= 1, from --seed on"
+        ),
         flag(
             "metric",
             help="column that makes a point good; by default what a method is judged by",
         ),
-        flag("last", type=int, default=1, help="rounds at the end over which it is averaged"),
-        flag("reach", type=float | None, help="of the metric, for the table of rounds to it"),
+        flag("last", type=int, default=1, help="rounds at the end over which it is averaged, >= 1"),
+        flag(
+            "reach",
+            type=float | None,
+            help="any number, of the metric, for the table of rounds to it",
+        ),
         flag(
             "halving",
             type=int | None,
-            help="successive halving: the best 1/N go on after each rung; none if not given",
+            help="successive halving, >= 2: the best 1/N go on after each rung; none if not given",
         ),
         flag(
             "first_rung",
             type=int | None,
-            help="rounds before the first rung (default: all rounds / N / N)",
+            help="rounds before the first rung, >= 1 (default: all rounds / N / N)",
         ),
     ],
 )
@@ -167,8 +177,6 @@ def _settings(
 
 
 def _check(asked: Mapping[str, Any]) -> None:
-    if asked["seeds"] < 1:
-        raise InputError(f"seeds is {asked['seeds']}, but must be 1 at least.")
     if not asked["grid"] and asked["table"] is None:
         raise InputError(
             "The sweep varies nothing: give --grid NAME=VALUES, such as "

@@ -17,7 +17,7 @@ from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import MissingError, Stored, inputs_of
 from fedjax_kd.local import Optimiser, local_training
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.task import Task
 
 Distance = Literal["l1", "kl"]
@@ -41,6 +41,7 @@ class Lessons(NamedTuple):
     judge: Callable[[Variables, Consensus, Round], Float[Array, "P L"]]
 
 
+@checks_options
 def public_lessons(
     method: str,
     task: Task,
@@ -59,7 +60,7 @@ def public_lessons(
     Args:
       method: who asks, for messages.
       task: a classifier and its loss.
-      classes: logits of every model.
+      classes: logits of every model, >= 1.
       alignment: public inputs in a round, >= 1, drawn anew each time; the paper uses 5000. Where
         there are fewer, some come twice.
       public_lr: learning rate on public inputs, >= 0; the paper uses 0.001.
@@ -74,15 +75,15 @@ def public_lessons(
       ValueError: if a number is out of its range, or the distance is unknown.
     """
     check_choice("distance", distance, Distance)
-    check_range("classes", classes, "a consensus is about classes.", least=1)
-    check_range("alignment", alignment, "a consensus needs inputs.", least=1)
-    check_range("public_batch", public_batch, "a step needs an input.", least=1)
-    check_range("transfer_epochs", transfer_epochs, "0 leaves the transfer out.")
     check_batches(task, "public_batch", min(public_batch, alignment))
     as_stored = task.unaugmented or task  # the consensus is about the inputs themselves
     apart = losses.logit_mae if distance == "l1" else losses.kl_divergence
+    # A schedule, since a rate of 0, with which nothing is learnt, is none of local training.
     fit = partial(
-        local_training, client_lr=public_lr, batch_size=public_batch, client_opt=public_opt
+        local_training,
+        client_lr=lambda number: jnp.asarray(public_lr),
+        batch_size=public_batch,
+        client_opt=public_opt,
     )
     fit_labels, fit_logits = fit(epochs=max(transfer_epochs, 1)), fit(epochs=digest_epochs)
 

@@ -16,7 +16,7 @@ from fedjax_kd.components.model_parts import classifier, combine, head, partitio
 from fedjax_kd.core import Batch, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.local import stepped
 from fedjax_kd.losses.objectives import Objective
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.prng import cheap
 from fedjax_kd.task import Task
 
@@ -50,6 +50,7 @@ class FeatureGenerator(NamedTuple):
     draw: Callable[[Key, Variables, Array], Array]
 
 
+@checks_options
 def feature_generator(
     width: int,
     classes: int,
@@ -68,8 +69,8 @@ def feature_generator(
     """A generator of features and its training by Adam.
 
     Args:
-      width: features D.
-      classes: L.
+      width: features D, >= 1.
+      classes: L, >= 1.
       teacher: what the heads teach: the label, by their mean logits ("ensemble", the paper); each
         the labels by its share of their examples ("labels", the intent of the authors' code); or
         by its mean share ("broadcast", what that code computes).
@@ -89,7 +90,6 @@ def feature_generator(
     """
     check_choice("teacher", teacher, Teacher)
     check_choice("noise", noise, NoiseKind)
-    _check(locals())
     opt = optax.chain(optax.add_decayed_weights(generator_decay), optax.adam(generator_lr))
     network = generator_network(generator_noise, classes, generator_hidden, width)
     draw_noise = jax.random.normal if noise == "normal" else jax.random.uniform
@@ -130,6 +130,7 @@ def feature_generator(
     return FeatureGenerator(init, train, draw)
 
 
+@checks_options
 def with_generated(
     task: Task,
     generator: FeatureGenerator,
@@ -159,10 +160,6 @@ def with_generated(
     Raises:
       ValueError: if a number is out of its range, or the task has no ``classify``.
     """
-    for name, value in {"alpha": alpha, "beta": beta}.items():
-        check_range(name, value, "it weighs generated features.")
-    check_range("decay", decay, "it is a factor on their weight after each round.", most=1)
-    check_range("generated", generated, "it is a number of features a step.", least=1)
     classify = classifier(task)
 
     def objective(model_of: Variables, shares: Array, round: Round) -> Objective:
@@ -248,13 +245,3 @@ def _shares(lesson: Lesson, labels: Int[Array, " B"], teacher: Teacher) -> Float
     else:
         votes = (lesson.counts * lesson.present[:, None])[:, labels]
     return votes / jnp.maximum(votes.sum(0), 1)[None]
-
-
-def _check(given: dict[str, Any]) -> None:
-    """Raises ValueError if a number of a generator is out of its range."""
-    for name in ("diversity", "student", "generator_lr", "generator_decay"):
-        check_range(name, given[name], "it is a weight or a rate of the generator's training.")
-    for name in ("generator_steps", "generator_hidden", "generator_noise"):
-        check_range(name, given[name], "it is a number of steps, units or numbers.", least=1)
-    advice = "batch normalisation makes all features of a batch of one the same."
-    check_range("generator_batch", given["generator_batch"], advice, least=2)

@@ -18,7 +18,7 @@ from fedjax_kd import tree
 from fedjax_kd.core import Key, PyTree, Round, Scalar
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.local import Optimiser, Rate, rate_at
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 
 Start = Literal["random", "model"]
 
@@ -55,6 +55,7 @@ class HypernetLearner(NamedTuple):
     ]  # from the cohort's changes [K, ...]
 
 
+@checks_options
 def hypernet_learner(
     *,
     population: int,
@@ -74,7 +75,7 @@ def hypernet_learner(
         net = net - server_lr * momentum(g + server_decay * net)
 
     Args:
-      population: clients C.
+      population: clients C, >= 1.
       server_lr: learning rate of the hypernetwork and the embeddings, > 0.
       server_momentum: their heavy-ball momentum, in [0, 1).
       server_decay: their L2 regularisation, >= 0; it moves all embeddings in every round.
@@ -91,11 +92,6 @@ def hypernet_learner(
     check_choice("start", start, Start)
     sizes = {"population": population, "hidden": hidden, "layers": layers}
     sizes |= {} if embedding is None else {"embedding": embedding}
-    for name, size in sizes.items():
-        least = int(name in ("population", "embedding"))
-        check_range(name, size, "it is a size of the hypernetwork.", least=least)
-    for name, value in {"server_decay": server_decay, "server_clip": server_clip}.items():
-        check_range(name, value, "it belongs to the step of the hypernetwork.")
 
     def optimiser(number: Array | int) -> optax.GradientTransformation:
         return optax.chain(
@@ -126,6 +122,7 @@ def hypernet_learner(
     return HypernetLearner(init, make, learn)
 
 
+@checks_options
 def hypernet(
     key: Key,
     model: PyTree,
@@ -143,10 +140,10 @@ def hypernet(
     Args:
       key: consumed.
       model: parameters of the shapes that are to be made.
-      population: clients C.
-      embedding: numbers that stand for a client; ``1 + C // 4`` if not given.
-      hidden: units of each layer of the trunk.
-      layers: of the trunk, after the first.
+      population: clients C, >= 1.
+      embedding: numbers that stand for a client, >= 1; ``1 + C // 4`` if not given.
+      hidden: units of each layer of the trunk, >= 0.
+      layers: of the trunk, after the first, >= 0.
       start: "model" puts ``model`` in the place of the heads' biases.
 
     Example:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.core import PyTree, Scalar
 from fedjax_kd.nn.decompositions import eigh
-from fedjax_kd.options import check_range
+from fedjax_kd.options import checks_options
 
 
 class LowRank(NamedTuple):
@@ -27,21 +27,24 @@ class LowRank(NamedTuple):
     size: Int[Array, ""]  # bytes of the factors
 
 
+@checks_options
 def rising(start: Scalar, end: Scalar, rounds: Scalar) -> Callable[[Array], Array]:
     """FedKD's energy by round, counted from 0: it grows linearly and reaches ``end`` in the last.
 
         T = start + (end - start) * min(1, (round + 1) / rounds)
 
+    Args:
+      start: share of a matrix's energy that travels at first, in [0, 1].
+      end: that share at last, in [0, 1].
+      rounds: over which it grows, >= 1.
+
     Raises:
-      ValueError: if an end is a number outside [0, 1], or ``rounds`` one below 1.
+      ValueError: if a number is out of its range.
 
     Example:
       >>> rising(0.5, 0.9, 4)(jnp.int32(1))
       Array(0.7, dtype=float32)
     """
-    for name, value in {"t_min": start, "t_max": end}.items():
-        check_range(name, value, "it is a share of a matrix's energy.", most=1)
-    check_range("rounds", rounds, "the energy grows over so many.", least=1)
 
     def energy(round: Array) -> Array:
         return start + (end - start) * jnp.minimum((round + 1).astype(jnp.float32) / rounds, 1)
@@ -54,6 +57,7 @@ def whole(base: Any, message: PyTree) -> LowRank:
     return LowRank(base, jnp.int32(tree.num_bytes(message)))
 
 
+@checks_options
 def cut(change: PyTree, energy: Scalar) -> LowRank:
     """Every matrix of a change by its fewest singular vectors that hold a share of its energy.
 
@@ -86,6 +90,7 @@ def _leaf(leaf: Array, energy: Scalar) -> tuple[Array, Int[Array, ""]]:
     return kept.reshape(leaf.shape).astype(leaf.dtype), factor_numbers(matrix.shape, rank)
 
 
+@checks_options
 def truncated(
     matrix: Float[Array, "M N"], energy: Scalar
 ) -> tuple[Float[Array, "M N"], Int[Array, ""]]:

@@ -14,7 +14,7 @@ from fedjax_kd.core import Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.errors import InputError
 from fedjax_kd.losses.mutual import MutualVariant
 from fedjax_kd.losses.objectives import Objective
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice
 from fedjax_kd.task import Task
 
 Hidden = Literal["projected", "plain", "none"]
@@ -84,7 +84,6 @@ def mutual_objective(
       ValueError: if an option is unknown or out of range, or a model cannot give its features.
     """
     _check(task, mentor, hidden, variant)
-    check_range("beta", beta, "it weighs the distillation against the labels.")
 
     def seen(of: Task, model: Variables, batch: Batch, key: Key) -> tuple[Array, Array, PyTree]:
         if hidden == "none" or of.features_and_logits is None:

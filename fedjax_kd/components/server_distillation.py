@@ -16,7 +16,7 @@ from fedjax_kd.components.ensembles import Ensemble, Uploads, Votes, accuracies,
 from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import Generator, MissingError, inputs_of, validation_of
-from fedjax_kd.options import check_choice, check_range, options_of
+from fedjax_kd.options import check_choice, checks_options, options_of
 from fedjax_kd.task import Task
 
 Scheme = Literal["logits", "probabilities", "losses"]
@@ -73,6 +73,7 @@ class _Best(NamedTuple):
     at: Array  # step
 
 
+@checks_options
 def server_distillation(
     *,
     distil_steps: int = 500,
@@ -112,7 +113,7 @@ def server_distillation(
         is below 1.2 times that of guessing; if all are so bad, all count.
       votes: whether teachers vote alike, or by their accuracy on these examples.
       adversarial: of inputs from a generator: steps of a student for each one of the generator,
-        which learns to make it disagree with the teachers and starts anew in every round; the
+        >= 1, which learns to make it disagree with the teachers and starts anew in every round; the
         authors' code has 10. If not given, the generator stays as it is.
 
     Raises:
@@ -120,16 +121,6 @@ def server_distillation(
 
     Source: Lin, Kong, Stich, Jaggi, NeurIPS 2020, arXiv:2006.07242.
     """
-    check_range("distil_steps", distil_steps, "it is a number of steps.")
-    for name, value in {
-        "distil_batch": distil_batch,
-        "distil_eval_every": distil_eval_every,
-        "patience": patience,
-        "adversarial": 1 if adversarial is None else adversarial,
-    }.items():
-        check_range(name, value, "take a whole number from 1 on.", least=1)
-    check_range("eta", eta, "it is a learning rate; the paper uses 0.001.")
-    losses.check_temperature(tau)
     check_choice("scheme", scheme, Scheme)
     check_choice("votes", votes, Votes)
     return Distillation(

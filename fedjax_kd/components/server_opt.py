@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array
 
 from fedjax_kd.core import PyTree, Scalar
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Variant = Literal["paper", "tff"]
 _Second = Callable[[Array, Array], Array]
@@ -33,14 +33,20 @@ class FedOptState(NamedTuple):
     v: PyTree
 
 
+@checks_options
 def fedavgm(eta: Scalar = 1.0, beta: Scalar = 0.9) -> optax.GradientTransformation:
     """Heavy-ball momentum on the server: ``v = beta v + Delta; x = x + eta v``.
+
+    Args:
+      eta: server learning rate, > 0.
+      beta: momentum, in [0, 1).
 
     Source: Hsu, Qi, Brown, 2019, arXiv:1909.06335.
     """
     return optax.chain(optax.trace(beta), optax.scale_by_learning_rate(eta))
 
 
+@checks_options
 def fedadagrad(
     eta: Scalar = 0.1,
     beta_1: Scalar = 0.0,
@@ -52,6 +58,13 @@ def fedadagrad(
     """``v = v + Delta^2``; see `fedadam` for the rest.
 
     The ``"tff"`` variant has the root over both, ``Delta / sqrt(v + tau)``, and no first moment.
+
+    Args:
+      eta: server learning rate, > 0.
+      beta_1: decay of the first moment, in [0, 1).
+      tau: degree of adaptivity, > 0.
+      variant: "paper" or "tff".
+      initial: another start of v, >= 0.
     """
     check_variant(variant)
     inside = variant == "tff"
@@ -65,6 +78,7 @@ def fedadagrad(
     )
 
 
+@checks_options
 def fedadam(
     eta: Scalar = 0.01,
     beta_1: Scalar = 0.9,
@@ -108,6 +122,7 @@ def fedadam(
     )
 
 
+@checks_options
 def fedyogi(
     eta: Scalar = 0.01,
     beta_1: Scalar = 0.9,
@@ -120,6 +135,14 @@ def fedyogi(
     """``v = v - (1 - beta_2) Delta^2 sign(v - Delta^2)``; see `fedadam` for the rest.
 
     The ``"tff"`` variant applies Adam's bias correction to ``eta`` and starts v at 1e-6.
+
+    Args:
+      eta: server learning rate, > 0.
+      beta_1: decay of the first moment, in [0, 1).
+      beta_2: decay of the second moment, in [0, 1).
+      tau: degree of adaptivity, > 0.
+      variant: "paper" or "tff".
+      initial: another start of v, >= 0.
     """
     check_variant(variant)
     correct = variant == "tff"

@@ -86,7 +86,6 @@ def labels_and_logits(task: Task, tau: Scalar, variant: MutualVariant) -> Measur
     Raises:
       ValueError: if ``tau`` is a number <= 0, or the variant is unknown.
     """
-    losses.check_temperature(tau)
     check_choice("variant", variant, MutualVariant)
 
     def measure(model: Variables, batch: Batch, key: Key) -> tuple[Array, Array, Array, PyTree]:

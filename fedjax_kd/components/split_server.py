@@ -17,7 +17,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.local import Optimiser, Rate, rate_at, stepped
 from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models.mlp import mlp
-from fedjax_kd.options import check_range
+from fedjax_kd.options import checks_options
 from fedjax_kd.task import Task, from_nnx
 
 
@@ -52,6 +52,7 @@ class UpperHalf(NamedTuple):
     train: Callable[[Key, Upper, Exchange, Round, AnsweringObjective], Upper]
 
 
+@checks_options
 def upper_half(
     task: Task,
     *,
@@ -73,14 +74,14 @@ def upper_half(
 
     Args:
       task: of the clients.
-      population: clients of the federation.
-      capacity: examples of the largest client; those beyond it take no part.
-      classes: logits an example.
+      population: clients of the federation, >= 1.
+      capacity: examples of the largest client, >= 1; those beyond it take no part.
+      classes: logits an example, >= 1.
       server: the server's network, on features; by default dense layers.
-      server_hidden: units of each hidden layer of these.
+      server_hidden: units of each hidden layer of these, each >= 1.
       server_lr: learning rate of the server's optimiser, > 0; the paper uses 0.003.
-      server_epochs: over the cohort's examples, >= 1; in Python also a schedule, round number ->
-        epochs, as the code's, which falls from 20 to 2.
+      server_epochs: passes over the cohort's examples, >= 1; in Python also a schedule, round
+        number -> epochs, as the code's, which falls from 20 to 2.
       server_batch: examples in a step of the server, >= 1; the paper uses 256, the code's example
         100.
       server_opt: a learning rate to an optax optimiser, whose state is kept over rounds.
@@ -91,11 +92,6 @@ def upper_half(
       ValueError: if a number is out of its range, or the shape of features is not known.
       TypeError: if the module has no ``features``.
     """
-    sizes = {"population": population, "capacity": capacity, "classes": classes}
-    for name, value in {**sizes, "server_batch": server_batch}.items():
-        check_range(name, value, "there must be one at least.", least=1)
-    if not callable(server_epochs):
-        check_range("server_epochs", server_epochs, "the server learns from all uploads.", least=1)
     top = dense_layers(task, server_hidden, classes) if server is None else server
     check_batches(top, "server_batch", min(server_batch, capacity))
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, Num
 
 from fedjax_kd.core import Key
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 from fedjax_kd.prng import cheap
 
 Images = Num[Array, "B H W C"]
@@ -36,14 +37,15 @@ class Augmentation(NamedTuple):
         return lambda x: prepare(self.centre(x))
 
 
+@checks_options
 def crop_flip(input_shape: tuple[int, ...], *, pad: int = 4) -> Augmentation:
     """The usual recipe for CIFAR: zeros around the image, a random crop of its size, a random flip.
 
     Evaluation sees the image as it is.
 
     Args:
-      input_shape: ``(height, width, channels)``.
-      pad: pixels of zeros on each side.
+      input_shape: ``(height, width, channels)``, each >= 1.
+      pad: pixels of zeros on each side, >= 0.
 
     Raises:
       ValueError: if ``input_shape`` is no image with channels.
@@ -64,12 +66,13 @@ def crop_flip(input_shape: tuple[int, ...], *, pad: int = 4) -> Augmentation:
     return Augmentation(augment, jnp.asarray, (height, width, channels))
 
 
+@checks_options
 def crop24_flip(input_shape: tuple[int, ...], *, size: int = 24) -> Augmentation:
     """A random crop of 24 x 24 pixels and a random flip; evaluation sees the central crop.
 
     Args:
-      input_shape: ``(height, width, channels)``.
-      size: of the crop, at most that of the image.
+      input_shape: ``(height, width, channels)``, each >= 1.
+      size: of the crop, >= 1, at most that of the image.
 
     Raises:
       ValueError: if ``input_shape`` is no image with channels, or smaller than the crop.

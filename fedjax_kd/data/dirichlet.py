@@ -8,23 +8,16 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import (
-    Parts,
-    by_label_counts,
-    check_count,
-    check_enough_rows,
-    check_number,
-    column,
-    numbered,
-    ordered,
-)
+from fedjax_kd.data.rows import Parts, by_label_counts, check_enough_rows, column, numbered, ordered
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 _DRAWS = 100  # whole draws before the smallest clients are mended
 _SWEEPS = 1000  # mending sweeps before giving up: about a second for 1000 clients and 10 labels
 _MIXING_SWEEPS = 20  # further sweeps once every client is large enough
 
 
+@checks_options
 @dataclass(frozen=True)
 class DirichletPartitioner:
     """Label skew: each label's rows are divided among clients in Dirichlet(alpha) fractions.
@@ -39,7 +32,8 @@ class DirichletPartitioner:
 
     Args:
       num_partitions: number of clients, >= 1.
-      alpha: concentration, > 0; 0.1 gives clients few labels each, 100 makes them alike.
+      alpha: concentration, > 0, the same for all clients; 0.1 gives them few labels each, 100 makes
+        them alike.
       partition_by: the column whose values are skewed; ``label`` is the label.
       min_partition_size: rows that every client gets at least, >= 0.
       self_balancing: whether a client that holds an even share of all rows gets no further label,
@@ -69,16 +63,6 @@ class DirichletPartitioner:
     self_balancing: bool = False
     shuffle: bool = True
     seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        check_number(
-            "alpha",
-            self.alpha,
-            "small values (0.1) skew the labels, large ones (100) make clients alike.",
-        )
-        check_count("min_partition_size", self.min_partition_size, least=0)
-        check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""

@@ -27,7 +27,7 @@ from fedjax_kd.data.rows import Parts
 from fedjax_kd.data.split import Split, parts_of
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.problems import CLASSIFICATION, RECONSTRUCTION, TOKENS, Problem
 
 _SOME_CLIENTS = 64  # of a store, that stand for all when types are checked and speed is measured
@@ -119,6 +119,7 @@ class Federation:
         )
 
 
+@checks_options
 def federate(
     dataset: Dataset,
     partitioner: Split,
@@ -143,7 +144,7 @@ def federate(
         natural ids where train and test share these, else in proportion to each client's labels.
       public: unlabelled inputs and labelled examples that are no client's, from
         `fedjax_kd.data.set_apart` or put together by hand.
-      seed: of the division into training and test rows.
+      seed: of the division into training and test rows, >= 0.
       target: "label", or "input" for reconstruction: models are then given pixels in [0, 1], and
         are to give them back. Labels still decide which client has which rows.
       standardise: what is done with inputs, the same for bytes and floats: "channel" takes a mean

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import Parts, by_owner, check_count, check_enough_rows, column, numbered
+from fedjax_kd.data.rows import Parts, by_owner, check_enough_rows, column, numbered
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import nearest
+from fedjax_kd.options import checks_options, nearest
 
 _SHOWN = 5  # ids in a message
 
 
+@checks_options
 @dataclass(frozen=True)
 class NaturalIdPartitioner:
     """One client a value of a column, in sorted order of the values.
@@ -50,11 +51,6 @@ class NaturalIdPartitioner:
     min_partition_size: int = 1
     clients: str | Sequence[Any] | None = None
     max_clients: int | None = None
-
-    def __post_init__(self) -> None:
-        check_count("min_partition_size", self.min_partition_size)
-        if self.max_clients is not None:
-            check_count("max_clients", self.max_clients)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, ascending."""
@@ -143,6 +139,7 @@ def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
+@checks_options
 @dataclass(frozen=True)
 class DomainPartitioner:
     """Clients that hold one domain each: its rows are divided evenly and at random among them.
@@ -170,10 +167,6 @@ class DomainPartitioner:
     clients_per_domain: int = 1
     partition_by: str = "domain"
     seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_count("clients_per_domain", self.clients_per_domain)
-        check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""

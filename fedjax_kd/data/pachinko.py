@@ -8,18 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import (
-    Parts,
-    by_label_counts,
-    check_count,
-    check_enough_rows,
-    check_number,
-    column,
-    numbered,
-)
+from fedjax_kd.data.rows import Parts, by_label_counts, check_enough_rows, column, numbered
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 
+@checks_options
 @dataclass(frozen=True)
 class PachinkoPartitioner:
     """CIFAR-100's split of the adaptive federated optimisation paper, for any two-level labels.
@@ -59,14 +53,6 @@ class PachinkoPartitioner:
     beta: float = 10.0
     examples_per_client: int | None = None
     seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        check_number("alpha", self.alpha, "0.1 gives a client few coarse labels, 100 all alike.")
-        check_number("beta", self.beta, "10 gives a client nearly all fine labels of a coarse one.")
-        if self.examples_per_client is not None:
-            check_count("examples_per_client", self.examples_per_client)
-        check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""

@@ -7,10 +7,10 @@ import numpy as np
 from fedjax_kd.data.dirichlet import DirichletPartitioner
 from fedjax_kd.data.natural import DomainPartitioner, NaturalIdPartitioner
 from fedjax_kd.data.pachinko import PachinkoPartitioner
-from fedjax_kd.data.rows import Partitioner, Parts, check_count
+from fedjax_kd.data.rows import Partitioner, Parts
 from fedjax_kd.data.shards import PathologicalPartitioner, ShardPartitioner
 from fedjax_kd.data.sizes import IidPartitioner, LogNormalPartitioner, PowerLawPartitioner
-from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 __all__ = [
     "PARTITIONERS",
@@ -41,6 +41,7 @@ PARTITIONERS: dict[str, type] = {
 }
 
 
+@checks_options
 def client_test_split(parts: Parts, fraction: float, seed: int = 0) -> tuple[Parts, Parts]:
     """Holds out about ``fraction`` of each client's rows for the evaluation of its own model.
 
@@ -50,7 +51,7 @@ def client_test_split(parts: Parts, fraction: float, seed: int = 0) -> tuple[Par
 
     Args:
       parts: rows of each client.
-      fraction: share of a client's rows to hold out, 0 <= fraction < 1, rounded to whole rows.
+      fraction: share of a client's rows to hold out, in [0, 1), rounded to whole rows.
       seed: of the random draws, >= 0.
 
     Returns:
@@ -64,12 +65,6 @@ def client_test_split(parts: Parts, fraction: float, seed: int = 0) -> tuple[Par
       >>> [len(part) for part in train], [len(part) for part in test]
       ([3, 1], [2, 0])
     """
-    if not 0 <= fraction < 1:
-        raise InputError(
-            f"fraction is {fraction}, but must be in 0 <= fraction < 1: 0.2 holds out a fifth of "
-            "each client's rows."
-        )
-    check_count("seed", seed, least=0)
     train, test = [], []
     for client, rows in enumerate(parts):
         held = min(int(fraction * len(rows) + 0.5), max(len(rows) - 1, 0))

@@ -24,6 +24,7 @@ from fedjax_kd.data.pixels import stretched_pixels
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.data.sources import load
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 from fedjax_kd.problems import RECONSTRUCTION
 
 KINDS = ("holdout", "noise", "generator")
@@ -32,6 +33,7 @@ _SHARE = 0.1  # of the training rows that "holdout" takes, unless their number i
 _LATENT, _HIDDEN = 100, 256  # of a generator that is still to be trained
 
 
+@checks_options
 def set_apart(
     dataset: Dataset,
     *,
@@ -48,12 +50,12 @@ def set_apart(
       public: "holdout", training rows that no client has; the name of another data set, of whose
         training rows the inputs are taken; "noise"; "generator", a network still to be trained; or
         None.
-      public_size: inputs of a hold-out or of another data set; a tenth of the training rows or all
-        of the other data set if not given.
+      public_size: inputs of a hold-out or of another data set, >= 1; a tenth of the training rows
+        or all of the other data set if not given.
       validation_fraction: share of the training rows that the server keeps to validate with, in
         [0, 1).
       data_dir: folder of the other data set.
-      seed: of the rows that are taken.
+      seed: of the rows that are taken, >= 0.
 
     Raises:
       ValueError: if there is no such data set, its inputs have another shape or kind, or more rows
@@ -64,15 +66,10 @@ def set_apart(
       >>> len(left.train.y), apart.inputs.x.shape
       (1237, (200, 8, 8, 1))
     """
-    if not 0 <= validation_fraction < 1:
+    if public_size is not None and public in (None, "noise", "generator"):
         raise InputError(
-            f"validation_fraction is {validation_fraction}, but must be in [0, 1): it is the share "
-            "of the training rows that no client trains on."
-        )
-    if public_size is not None and (public in (None, "noise", "generator") or public_size < 1):
-        raise InputError(
-            f"public_size is {public_size} with public={public!r}, but it is the number >= 1 of "
-            "inputs of public 'holdout' or of another data set: leave it out, or name one."
+            f"public_size is {public_size} with public={public!r}, but it is the number of inputs "
+            "of public 'holdout' or of another data set: leave it out, or name one."
         )
     if dataset.problem is RECONSTRUCTION:
         dataset = stretched_pixels(dataset)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -25,21 +24,6 @@ class Partitioner(Protocol):
     def __call__(self, dataset: Dataset, /) -> Parts:
         """Row numbers of the training set for every client, int64."""
         ...
-
-
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raises unless ``value`` is an integer from ``least`` on."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise InputError(
-            f"{name} is {value!r}, but must be an integer >= {least}: give a larger whole number."
-        )
-
-
-def check_number(name: str, value: float, advice: str, *, positive: bool = True) -> None:
-    """Raises unless ``value`` is finite, and > 0 if it has to be ``positive``, else >= 0."""
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        sign = ">" if positive else ">="
-        raise InputError(f"{name} is {value}, but must be finite and {sign} 0: {advice}")
 
 
 def check_enough_rows(num_rows: int, num_partitions: int, min_partition_size: int = 1) -> None:

@@ -9,21 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import (
-    Parts,
-    by_label_counts,
-    check_count,
-    check_enough_rows,
-    column,
-    numbered,
-    ordered,
-)
+from fedjax_kd.data.rows import Parts, by_label_counts, check_enough_rows, column, numbered, ordered
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Mode = Literal["random", "deterministic", "first-deterministic"]
 
 
+@checks_options
 @dataclass(frozen=True)
 class ShardPartitioner:
     """Rows sorted by label are cut into shards; every client gets some shards at random.
@@ -58,13 +51,6 @@ class ShardPartitioner:
     shuffle: bool = True
     seed: int = 42
 
-    def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        check_count("num_shards_per_partition", self.num_shards_per_partition)
-        if self.shard_size is not None:
-            check_count("shard_size", self.shard_size)
-        check_count("seed", self.seed, least=0)
-
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""
         labels = column(dataset, self.partition_by)
@@ -90,6 +76,7 @@ class ShardPartitioner:
         return ordered(parts, self.shuffle, rng)
 
 
+@checks_options
 @dataclass(frozen=True)
 class PathologicalPartitioner:
     """Every client holds a fixed number of classes; a class is divided evenly among its holders.
@@ -99,7 +86,7 @@ class PathologicalPartitioner:
 
     Args:
       num_partitions: number of clients, >= 1.
-      num_classes_per_partition: classes of one client, from 1 to the number of classes.
+      num_classes_per_partition: classes of one client, >= 1, at most all.
       partition_by: the column whose values are the classes; ``label`` is the label.
       class_assignment_mode: ``random`` draws each client's classes; ``deterministic`` gives client
         k the classes k, k + 1, ...; ``first-deterministic`` gives it class k and draws the others.
@@ -128,11 +115,8 @@ class PathologicalPartitioner:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        check_count("num_classes_per_partition", self.num_classes_per_partition)
         mode = self.class_assignment_mode
         check_choice("class_assignment_mode", mode, Mode, "'random' is the usual one.")
-        check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""

@@ -7,17 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedjax_kd.data.dataset import Dataset
-from fedjax_kd.data.rows import (
-    Parts,
-    apportion,
-    by_sizes,
-    check_count,
-    check_enough_rows,
-    check_number,
-)
-from fedjax_kd.errors import InputError
+from fedjax_kd.data.rows import Parts, apportion, by_sizes, check_enough_rows
+from fedjax_kd.options import checks_options
 
 
+@checks_options
 @dataclass(frozen=True)
 class IidPartitioner:
     """Rows divided evenly and at random; sizes differ by one row at most.
@@ -38,10 +32,6 @@ class IidPartitioner:
     num_partitions: int
     seed: int = 42
 
-    def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        check_count("seed", self.seed, least=0)
-
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""
         num_rows = dataset.train.num_rows
@@ -50,6 +40,7 @@ class IidPartitioner:
         return np.array_split(rng.permutation(num_rows), self.num_partitions)
 
 
+@checks_options
 @dataclass(frozen=True)
 class LogNormalPartitioner:
     """Size skew: random rows, sizes in proportion to log-normal draws ``exp(sigma * normal)``.
@@ -75,12 +66,6 @@ class LogNormalPartitioner:
     min_partition_size: int = 1
     seed: int = 42
 
-    def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        check_number("sigma", self.sigma, "0 gives even sizes, 1 a strong skew.", positive=False)
-        check_count("min_partition_size", self.min_partition_size)
-        check_count("seed", self.seed, least=0)
-
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""
         rng = np.random.default_rng(self.seed)
@@ -88,6 +73,7 @@ class LogNormalPartitioner:
         return _by_log_shares(dataset, logs, self.min_partition_size, rng)
 
 
+@checks_options
 @dataclass(frozen=True)
 class PowerLawPartitioner:
     """Size skew: random rows, client ``k``'s size in proportion to ``(k + 1) ** -exponent``.
@@ -97,7 +83,7 @@ class PowerLawPartitioner:
 
     Args:
       num_partitions: number of clients, >= 1.
-      exponent: finite; 0 gives even sizes, 1 Zipf's law.
+      exponent: any number; 0 gives even sizes, 1 Zipf's law.
       min_partition_size: rows that every client gets at least, >= 1.
       seed: of the random draws, >= 0.
 
@@ -115,16 +101,6 @@ class PowerLawPartitioner:
     exponent: float = 1.0
     min_partition_size: int = 1
     seed: int = 42
-
-    def __post_init__(self) -> None:
-        check_count("num_partitions", self.num_partitions)
-        if not np.isfinite(self.exponent):
-            raise InputError(
-                f"exponent is {self.exponent}, but must be finite: 0 gives even sizes, 1 "
-                "Zipf's law."
-            )
-        check_count("min_partition_size", self.min_partition_size)
-        check_count("seed", self.seed, least=0)
 
     def __call__(self, dataset: Dataset) -> Parts:
         """Row numbers of the training set for every client, int64."""

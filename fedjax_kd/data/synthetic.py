@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedjax_kd.data.rows import check_count, check_number
+from fedjax_kd.options import checks_options
 
 _BLOCK_CLIENTS, _BLOCK_PIXELS = 4096, 1 << 22
 
@@ -23,6 +23,7 @@ class _Recipe(NamedTuple):
     shape: tuple[int, ...]
 
 
+@checks_options
 def synthetic_clients(
     num_clients: int,
     *,
@@ -40,14 +41,14 @@ def synthetic_clients(
     distribution. Client ``c`` depends on ``c`` and the options, not on the number of clients.
 
     Args:
-      num_clients: how many to make.
+      num_clients: how many to make, >= 1.
       seed: of everything that is random, >= 0.
       num_classes: classes L, >= 1.
       mean_rows: expected rows of a client, > 0; each has at least 1.
       sigma: standard deviation of the logarithm of the rows, >= 0; with 0 all clients are alike.
       alpha: of the Dirichlet distribution, > 0; small values (0.1) skew the labels.
       noise: standard deviation of a pixel, whose prototypes lie in 96 to 160; >= 0.
-      shape: of a picture.
+      shape: of a picture, each >= 1.
 
     Returns:
       An iterator over inputs uint8 ``[N, *shape]`` and labels int32 ``[N]`` of each client.
@@ -60,14 +61,11 @@ def synthetic_clients(
       >>> x.shape, str(x.dtype), y.shape
       ((5, 8, 8, 1), 'uint8', (5,))
     """
-    check_count("num_clients", num_clients)
-    check_number("mean_rows", mean_rows, "10 makes small clients.")
-    check_number("sigma", sigma, "1 makes ragged clients.", positive=False)
-    check_number("alpha", alpha, "small values (0.1) skew the labels, large ones make them alike.")
-    recipe = _checked_recipe(seed, num_classes, noise, shape)
+    recipe = _Recipe(seed, num_classes, noise, tuple(shape))
     return _clients(recipe, num_clients, mean_rows, sigma, alpha)
 
 
+@checks_options
 def synthetic_test(
     num_rows: int,
     *,
@@ -78,6 +76,13 @@ def synthetic_test(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Test examples for `synthetic_clients` with the same options, as many of each class.
 
+    Args:
+      num_rows: how many to make, >= 1.
+      seed: of everything that is random, >= 0.
+      num_classes: classes L, >= 1.
+      noise: standard deviation of a pixel, >= 0.
+      shape: of a picture, each >= 1.
+
     Raises:
       ValueError: if a number is out of its range.
 
@@ -86,22 +91,9 @@ def synthetic_test(
       >>> x.shape, np.bincount(y).tolist()
       ((20, 8, 8, 1), [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
     """
-    check_count("num_rows", num_rows)
-    recipe = _checked_recipe(seed, num_classes, noise, shape)
+    recipe = _Recipe(seed, num_classes, noise, tuple(shape))
     y = (np.arange(num_rows) % num_classes).astype(np.int32)
     return _pictures(recipe, y, np.random.default_rng([seed, 1])), y
-
-
-def _checked_recipe(seed: int, num_classes: int, noise: float, shape: tuple[int, ...]) -> _Recipe:
-    """What decides the examples, if it is in range."""
-    check_count("seed", seed, least=0)
-    check_count("num_classes", num_classes)
-    check_number(
-        "noise", noise, "48 makes pictures that a linear model tells apart.", positive=False
-    )
-    for length in shape:
-        check_count("every length of shape", length)
-    return _Recipe(seed, num_classes, noise, tuple(shape))
 
 
 def _clients(

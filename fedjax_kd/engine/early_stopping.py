@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import judged_column, rises
-from fedjax_kd.options import check_range
+from fedjax_kd.options import checks_options
 
 STOPPED_EARLY = "stopped early"  # the status of a run that ended so
 
@@ -23,6 +23,7 @@ class Stop(NamedTuple):
     reason: str
 
 
+@checks_options
 @dataclass(frozen=True)
 class Patience:
     """So many evaluations in a row may bring nothing better; then a training stops.
@@ -44,10 +45,6 @@ class Patience:
 
     evaluations: int
     min_delta: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_range("patience", self.evaluations, "it counts evaluations.", least=1)
-        check_range("min_delta", self.min_delta, "it is how much better counts as better.")
 
     def after(self, rows: Sequence[Mapping[str, float]]) -> Stop | None:
         """Whether a training with these rows stops; the first one is that of the initial model."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -21,6 +21,7 @@ class _End:
 _END: Final = _End()
 
 
+@checks_options
 def prefetched(
     load: Callable[[_T], _U], items: Iterable[_T], ahead: int = 1
 ) -> Generator[_U, None, None]:
@@ -45,10 +46,6 @@ def prefetched(
       >>> list(prefetched(lambda n: n * n, range(5), ahead=2))
       [0, 1, 4, 9, 16]
     """
-    if ahead < 1:
-        raise InputError(
-            f"ahead is {ahead}, but must be >= 1: 1 loads the next result while the caller works."
-        )
     return _prefetched(load, iter(items), ahead)
 
 

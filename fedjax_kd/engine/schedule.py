@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedjax_kd.data.sampling import Cohort, Ids, Sampler, participants
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 StepsOf = Callable[[NDArray[np.int64], Ids, int], ArrayLike]
 """Examples of clients ``[k]``, their numbers ``[k]``, round number -> local steps, in any unit."""
@@ -247,6 +248,7 @@ def lay_out(
     return Layout(population, tuple(members), capacity, (), tuple(work), devices).cut(chunks)
 
 
+@checks_options
 def schedule(
     sampler: Sampler,
     layout: Layout,

@@ -29,7 +29,7 @@ from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric
 from fedjax_kd.metrics.metric import RowValues
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Engine = Literal["jit", "python"]
 JudgedOn = Literal["personal", "validation", "test"]
@@ -104,6 +104,7 @@ class Simulation:
         return jax.random.fold_in(jax.random.key(self.seed), number)
 
 
+@checks_options
 def simulate(
     algorithm: Algorithm | Sequence[Algorithm],
     federation: Federation,
@@ -131,17 +132,18 @@ def simulate(
       algorithm: one `Algorithm`, or one for each group of clients (see ``group_of``).
       federation: clients and data, from `fedjax_kd.data.federate`.
       num_rounds: rounds to train, >= 1.
-      cohort_size: clients asked in each round, 1 to C.
-      seed: of the initial model, the cohorts, the batches and everything else that is random.
+      cohort_size: clients asked in each round, >= 1, at most C.
+      seed: of the initial model, the cohorts, the batches and everything else that is random, in
+        [0, 2**32).
       eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
       sampler: who is asked, from `fedjax_kd.data.sampling`; by default uniform without replacement.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
       group_of: the group of each client ``[C]``, for more than one algorithm.
-      chunk: clients trained at the same time on one device, one width of chunks or several that
-        ascend; if None, chosen by measuring, or by rule where a run is short
+      chunk: clients trained at the same time on one device, >= 1, one width of chunks or several
+        that ascend; if None, chosen by measuring, or by rule where a run is short
         (see `fedjax_kd.engine.chunk_width`). It changes rounding errors alone.
-      rounds_per_dispatch: rounds that run in one program on the device; the host writes rows and
-        checkpoints in between. A divisor or a multiple of ``eval_every``: with a multiple,
+      rounds_per_dispatch: rounds that run in one program on the device, >= 1; the host writes rows
+        and checkpoints in between. A divisor or a multiple of ``eval_every``: with a multiple,
         evaluation too runs inside. By default the largest divisor up to 25.
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.mesh.make_mesh`.
       engine: "jit", or "python" to find mistakes on one device (see `fedjax_kd.engine.debug`).
@@ -157,9 +159,6 @@ def simulate(
     """
     compile_cache.enable()
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
-    _check_numbers(num_rounds=num_rounds, eval_every=eval_every)
-    if not 0 <= dropout_rate < 1:
-        raise InputError(f"dropout_rate is {dropout_rate}, but must be in [0, 1).")
     check_choice("engine", engine, Engine)
     extra = own_metrics(metrics or {}, federation)
     check_problem(groups, federation, extra, per_class=per_class)
@@ -230,7 +229,7 @@ def _block(asked: int | None, eval_every: int) -> int:
     """Rounds in one dispatch."""
     if asked is None:
         return max(n for n in range(1, _BLOCK + 1) if eval_every % n == 0)
-    if asked < 1 or (asked % eval_every and eval_every % asked):
+    if asked % eval_every and eval_every % asked:
         raise InputError(
             f"rounds_per_dispatch is {asked}, but must divide eval_every={eval_every}, or be a "
             "multiple of it, to evaluate inside the dispatch."
@@ -264,12 +263,6 @@ def _warn(s: Simulation, cohort_size: int) -> None:
     """Warns of what runs and is seldom meant."""
     meeting = s.groups, s.types, s.federation, s.sampler, cohort_size, s.num_rounds, s.judged_by
     sharp_edges.warn_of(Combination(*meeting))
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, but must be at least 1.")
 
 
 def _members(

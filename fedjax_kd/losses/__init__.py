@@ -18,7 +18,6 @@ gradients are finite for logits of 1e4, zero features, equal singular values and
 """
 
 from fedjax_kd.losses.distillation import (
-    check_temperature,
     ensemble_divergence,
     ensemble_logits,
     kl_divergence,
@@ -89,7 +88,6 @@ __all__ = [
     "batch_mean",
     "check_labels",
     "check_same_shape",
-    "check_temperature",
     "cosine_similarity",
     "cross_entropy",
     "diversity",

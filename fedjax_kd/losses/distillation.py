@@ -6,7 +6,6 @@ Gradients reach both sides: a teacher that depends on what is trained takes
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Literal
 
 import jax
@@ -15,13 +14,14 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.core import Scalar
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Direction = Literal["forward", "reverse"]
 Pooled = Literal["logits", "probabilities"]
 Average = Literal["logits", "probabilities", "losses"]
 
 
+@checks_options
 def kl_divergence(
     student: Float[Array, "*B L"],
     teacher: Float[Array, "*B L"],
@@ -62,6 +62,7 @@ def kl_divergence(
     return values * _factor(tau, scaled, values)
 
 
+@checks_options
 def soft_cross_entropy(
     student: Float[Array, "*B L"],
     teacher: Float[Array, "*B L"],
@@ -72,7 +73,16 @@ def soft_cross_entropy(
     """Cross-entropy of the student's predictions against the teacher's, in nats.
 
     That is the forward `kl_divergence` plus the teacher's entropy: the student's gradients are the
-    same, the value is not 0 where both agree. Arguments and errors are those of `kl_divergence`.
+    same, the value is not 0 where both agree.
+
+    Args:
+      student: logits ``[..., L]``.
+      teacher: logits of the same shape.
+      tau: temperature, > 0.
+      scaled: with the factor ``tau^2``.
+
+    Raises:
+      ValueError: if the shapes differ or ``tau`` is out of its range.
 
     Example:
       >>> soft_cross_entropy(jnp.array([[0.0, 0.0]]), jnp.array([[0.0, 0.0]]))
@@ -116,6 +126,7 @@ def logit_mae(student: Float[Array, "*B L"], teacher: Float[Array, "*B L"]) -> F
     return jnp.abs(student - teacher.astype(student.dtype)).mean(-1)
 
 
+@checks_options
 def ensemble_logits(
     teachers: Float[Array, "K *B L"],
     weights: Float[Array, " K"] | None = None,
@@ -147,6 +158,7 @@ def ensemble_logits(
     return jnp.maximum(voted, _least(voted))
 
 
+@checks_options
 def ensemble_divergence(
     student: Float[Array, "*B L"],
     teachers: Float[Array, "K *B L"],
@@ -166,8 +178,8 @@ def ensemble_divergence(
       weights: votes >= 0 ``[K]``; 0 leaves a teacher out. By default all count the same, and if
         none is left the loss is 0.
       average: of the teachers' "logits" (the paper), their "probabilities", or the "losses".
-      teacher_tau: temperature of averaged probabilities, by default ``tau``; in the authors' code 1
-        for every ``tau``.
+      teacher_tau: temperature of averaged probabilities, > 0, by default ``tau``; in the authors'
+        code 1 for every ``tau``.
       scaled: with the factor ``tau^2``, which the paper does not have.
 
     Raises:
@@ -198,8 +210,13 @@ def ensemble_divergence(
     return jnp.where(total > 0, values, 0) * _factor(tau, scaled, values)
 
 
+@checks_options
 def log_probabilities(logits: Float[Array, "*B L"], tau: Scalar = 1.0) -> Float[Array, "*B L"]:
     """The logarithm of the softmax at a temperature; logits of -inf give something finite.
+
+    Args:
+      logits: ``[..., L]``.
+      tau: temperature, > 0.
 
     Raises:
       ValueError: if ``tau`` is a number <= 0.
@@ -208,7 +225,6 @@ def log_probabilities(logits: Float[Array, "*B L"], tau: Scalar = 1.0) -> Float[
       >>> jnp.exp(log_probabilities(jnp.array([0.0, 0.0, -jnp.inf])))
       Array([0.5, 0.5, 0. ], dtype=float32)
     """
-    check_temperature(tau)
     logits = logits / jnp.asarray(tau, logits.dtype)
     return jax.nn.log_softmax(jnp.maximum(logits, _least(logits)))
 
@@ -228,15 +244,6 @@ def relative_entropy(
     # which the factor tau^2 would magnify.
     excess = jnp.where(above, p, -q) * jnp.expm1(jnp.where(above, -gap, gap))
     return (p * gap + excess).sum(-1)
-
-
-def check_temperature(tau: Scalar) -> None:
-    """Raises ValueError if ``tau`` is a number that is no temperature; a traced value passes."""
-    if isinstance(tau, Real) and not 0 < tau < float("inf"):
-        raise InputError(
-            f"tau is {tau}, but a temperature must be > 0: 1 leaves the logits as they are, larger "
-            "ones soften the predictions."
-        )
 
 
 def check_pair(student: Array, teacher: Array) -> None:

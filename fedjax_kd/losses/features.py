@@ -18,7 +18,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.losses.distillation import check_pair, kl_divergence
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy
 from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 FeatureNorm = Literal["norm", "mean"]
 
@@ -61,6 +61,7 @@ def feature_cosine(
     return apart.reshape(len(apart), -1).mean(1)
 
 
+@checks_options
 def attention_map(features: Float[Array, "B *S D"], power: int = 2) -> Float[Array, "B P"]:
     """Where features are large: the mean over channels of ``|f|^power``, of length 1 over places.
 
@@ -68,7 +69,7 @@ def attention_map(features: Float[Array, "B *S D"], power: int = 2) -> Float[Arr
 
     Args:
       features: ``[B, ..., D]``, e.g. ``[B, H, W, D]``.
-      power: >= 1.
+      power: >= 1; larger ones stress the peaks.
 
     Raises:
       ValueError: if ``power`` is less than 1.
@@ -80,12 +81,11 @@ def attention_map(features: Float[Array, "B *S D"], power: int = 2) -> Float[Arr
 
     Source: Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928.
     """
-    if power < 1:
-        raise InputError(f"power is {power}, but must be >= 1: larger ones stress the peaks.")
     pooled = (jnp.abs(features) ** power).mean(-1)
     return normalised(pooled.reshape(len(pooled), -1))
 
 
+@checks_options
 def attention_transfer(
     student: Float[Array, "B *S D"],
     teacher: Float[Array, "B *S E"],
@@ -98,7 +98,7 @@ def attention_transfer(
     Args:
       student: features ``[B, ..., D]``.
       teacher: features ``[B, ..., E]`` at the same places.
-      power: see `attention_map`.
+      power: see `attention_map`, >= 1.
       measure: "norm", the length of the difference, as the paper writes; or its squares' "mean"
         over places, as the authors' code has it.
 
@@ -118,6 +118,7 @@ def attention_transfer(
     return length(apart) if measure == "norm" else jnp.square(apart).mean(-1)
 
 
+@checks_options
 def refined_self_distillation(
     logits: Float[Array, "B L"],
     teacher: Float[Array, "B L"],
@@ -174,6 +175,7 @@ def refined_self_distillation(
     return jnp.where(labels == NO_LABEL, 0, values)
 
 
+@checks_options
 def feature_refinement(
     logits: Float[Array, "B L"],
     teacher: Float[Array, "B L"],
@@ -190,7 +192,18 @@ def feature_refinement(
         alpha tau^2 KL(teacher || logits)
           + beta sum_i distance of attention maps(features_i, teacher_features_i)
 
-    Arguments and errors are those of `refined_self_distillation`.
+    Args:
+      logits: of the network ``[B, L]``.
+      teacher: logits of the self-teacher ``[B, L]``.
+      features: the network's, of each level.
+      teacher_features: the refined ones, of each level.
+      alpha: weight of the logits' distillation, >= 0.
+      beta: weight of the features' distillation, >= 0.
+      tau: temperature, > 0.
+      measure: see `attention_transfer`.
+
+    Raises:
+      ValueError: as `refined_self_distillation`.
 
     Example:
       >>> logits, maps = jnp.zeros((1, 2)), [jnp.ones((1, 3, 2))]

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from fedjax_kd.errors import InputError
 from fedjax_kd.losses.vectors import length, normalised
+from fedjax_kd.options import checks_options
 
 
+@checks_options
 def lipschitz_alignment(
     narrow: tuple[Float[Array, "B H W c"], Float[Array, "B h w D"]],
     full: tuple[Float[Array, "B H W C"], Float[Array, "B h w D"]],
@@ -60,6 +61,7 @@ def transmitting_matrix(
     return jnp.matmul(*_factors(first, second))
 
 
+@checks_options
 def spectral_norm(matrices: Float[Array, "B C D"], steps: int = 10) -> Float[Array, " B"]:
     """The largest singular value of each matrix, by power iteration from a vector of ones.
 
@@ -118,10 +120,6 @@ def _factors(
 
 
 def _norm_of_product(factors: Sequence[Float[Array, "B _ _"]], steps: int) -> Float[Array, " B"]:
-    if steps < 1:
-        raise InputError(
-            f"steps is {steps}, but the power iteration needs at least 1; 10 is usual."
-        )
     # The norm is proportional to each factor: constant scales keep fourth powers from overflowing.
     largest = [jax.lax.stop_gradient(jnp.abs(factor).max((1, 2))) for factor in factors]
     scaled = [

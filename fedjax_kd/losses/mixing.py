@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Batch, Key, PyTree, Scalar
-from fedjax_kd.errors import InputError, InputTypeError
+from fedjax_kd.errors import InputTypeError
+from fedjax_kd.options import checks_options
 
 
 class Mixed(NamedTuple):
@@ -21,6 +21,7 @@ class Mixed(NamedTuple):
     share: Float[Array, ""]  # of the first example, the same for the whole batch
 
 
+@checks_options
 def mixup(key: Key, batch: Batch, gamma: Scalar) -> Mixed:
     """Mixes each real example with another one; the key is consumed.
 
@@ -45,10 +46,6 @@ def mixup(key: Key, batch: Batch, gamma: Scalar) -> Mixed:
 
     Source: Zhang, Cisse, Dauphin, Lopez-Paz, ICLR 2018, arXiv:1710.09412.
     """
-    if isinstance(gamma, Real) and not gamma >= 0:
-        raise InputError(
-            f"gamma is {gamma}, but must be >= 0: 0 mixes nothing, 0.1 to 0.4 are usual."
-        )
     key_share, key_partner = jax.random.split(key)
     strength = jnp.asarray(gamma, jnp.float32)
     mixes = strength > 0

@@ -10,15 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
-from fedjax_kd.errors import InputError
-from fedjax_kd.losses.distillation import (
-    check_pair,
-    check_temperature,
-    kl_divergence,
-    log_probabilities,
-)
+from fedjax_kd.losses.distillation import check_pair, kl_divergence, log_probabilities
 from fedjax_kd.losses.supervised import NO_LABEL, cross_entropy, masked_mean
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 MutualVariant = Literal["paper", "code"]
 Intensity = Literal["batch", "example"]
@@ -33,6 +27,7 @@ class Mutual(NamedTuple):
     student: Float[Array, "*B"]
 
 
+@checks_options
 def adaptive_mutual(
     teacher: Float[Array, "*B L"],
     student: Float[Array, "*B L"],
@@ -79,8 +74,6 @@ def adaptive_mutual(
     check_choice("variant", variant, MutualVariant)
     check_choice("intensity", intensity, Intensity)
     check_pair(student, teacher)
-    if not floor > 0:
-        raise InputError(f"floor is {floor}, but must be > 0, because it is divided by.")
     known = (labels.astype(jnp.int32) != NO_LABEL).astype(student.dtype)
     counted = known if mask is None else known * mask.astype(student.dtype)
     constant = jax.lax.stop_gradient if variant == "paper" else lambda x: x
@@ -102,6 +95,7 @@ def adaptive_mutual(
     )
 
 
+@checks_options
 def group_transfer(
     student: Float[Array, "*B L"],
     teacher: Float[Array, "*B L"],
@@ -115,7 +109,11 @@ def group_transfer(
     1e-7 to the teacher's probabilities, which then do not sum to 1: ``tau^2 sum_l (p_l + 1e-7)
     log((p_l + 1e-7) / q_l)``.
 
-    The teacher's logits come from the wire and are a constant.
+    Args:
+      student: logits ``[..., L]``.
+      teacher: logits of the same shape, which come from the wire and are a constant.
+      tau: temperature, > 0.
+      variant: "paper" or "code".
 
     Raises:
       ValueError: if shapes differ, the variant is unknown, or ``tau`` is a number <= 0.
@@ -127,7 +125,6 @@ def group_transfer(
     Source: He, Annavaram, Avestimehr, NeurIPS 2020, arXiv:2007.14513.
     """
     check_choice("variant", variant, MutualVariant)
-    check_temperature(tau)
     teacher = jax.lax.stop_gradient(teacher)
     if variant == "paper":
         return kl_divergence(student, teacher, tau)

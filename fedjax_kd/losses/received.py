@@ -12,19 +12,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar
-from fedjax_kd.losses.distillation import (
-    check_pair,
-    check_temperature,
-    log_probabilities,
-    relative_entropy,
-)
+from fedjax_kd.losses.distillation import check_pair, log_probabilities, relative_entropy
 from fedjax_kd.losses.supervised import NO_LABEL, check_labels
 from fedjax_kd.losses.vectors import cosine_similarity
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Classes = Literal["all", "not_true"]
 
 
+@checks_options
 def not_true(
     logits: Float[Array, "*B L"],
     teacher: Float[Array, "*B L"],
@@ -61,6 +57,7 @@ def not_true(
     return received_divergence(logits, teacher, labels, tau, classes="not_true", scaled=scaled)
 
 
+@checks_options
 def received_divergence(
     logits: Float[Array, "*B L"],
     teacher: Float[Array, "*B L"],
@@ -107,6 +104,7 @@ def received_divergence(
     return values * jnp.square(jnp.asarray(tau, values.dtype)) if scaled else values
 
 
+@checks_options
 def model_contrastive(
     features: Float[Array, "B D"],
     received: Float[Array, "B D"],
@@ -137,7 +135,6 @@ def model_contrastive(
 
     Source: Li, He, Song, CVPR 2021, arXiv:2103.16257.
     """
-    check_temperature(tau)
     previous = previous if previous.ndim > features.ndim else previous[None]
     others = jax.lax.stop_gradient(jnp.concatenate([received[None], previous]))
     check_pair(features, received)

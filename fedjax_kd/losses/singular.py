@@ -17,7 +17,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.losses.flow import check_stages
 from fedjax_kd.losses.vectors import normalised
 from fedjax_kd.nn.decompositions import eigh, svd
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Decomposition = Literal["svd", "eid"]
 
@@ -25,6 +25,7 @@ _SPARE = 3  # vectors of the student, beyond the teacher's number, from which th
 _WIDTH = 8.0  # of the radial basis functions
 
 
+@checks_options
 def singular_distillation(
     student: Sequence[Float[Array, "B *S D"]],
     teacher: Sequence[Float[Array, "B *S D"]],
@@ -116,6 +117,7 @@ def aligned(
     return jnp.take_along_axis(candidates, nearest, axis=2) * signs.astype(candidates.dtype)
 
 
+@checks_options
 def right_singular_vectors(
     features: Float[Array, "B *S D"], count: int, decomposition: Decomposition = "svd"
 ) -> tuple[Float[Array, "B K"], Float[Array, "B D K"]]:
@@ -140,8 +142,6 @@ def right_singular_vectors(
       (Array([[3.]], dtype=float32), Array([1., 0.], dtype=float32))
     """
     check_choice("decomposition", decomposition, Decomposition)
-    if count < 1:
-        raise InputError(f"count is {count}, but at least 1 singular vector is needed.")
     x = features.reshape(len(features), -1, features.shape[-1])
     # Vectors do not depend on the scale, and without it the Gram matrix of 1e20 would overflow.
     largest = jax.lax.stop_gradient(jnp.abs(x).max((1, 2), keepdims=True))

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses
 from fedjax_kd.core import Key, PyTree, Variables
-from fedjax_kd.errors import InputError
 from fedjax_kd.metrics.of_classes import binned, calibration_error
+from fedjax_kd.options import checks_options
 
 _BINS = 10
 LAMBDAS = (0.0, 0.25, 0.375, 0.5, 0.75, 1.0)
@@ -144,6 +144,7 @@ def refreshed(
     return model._replace(stats=jax.lax.scan(step, model.stats, (x, keys))[0])
 
 
+@checks_options
 def interpolation_study(
     key: Key,
     teacher: Variables,
@@ -166,7 +167,7 @@ def interpolation_study(
       distil: from a student's start to the student after distillation; it begins with `refreshed`
         if the model has statistics.
       measure: what is to be known of a student, e.g. its final loss and its `fidelity`.
-      lambdas: the teacher's shares, in [0, 1].
+      lambdas: the teacher's shares, each in [0, 1]; 0 is a fresh student, 1 the teacher.
 
     Returns:
       What ``measure`` gives, with a leading axis over ``lambdas``.
@@ -182,12 +183,6 @@ def interpolation_study(
       ... )
       Array([2., 3., 4.], dtype=float32)
     """
-    outside = [share for share in lambdas if not 0 <= share <= 1]
-    if outside:
-        raise InputError(
-            f"lambdas holds {outside}, but the teacher's shares must be in [0, 1]: 0 is a fresh "
-            "student, 1 the teacher."
-        )
 
     def study(share: Float[Array, ""]) -> PyTree:
         return measure(distil(key, interpolated(teacher, fresh, share)))

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 
 class Autoencoder(nnx.Module):
@@ -40,6 +40,7 @@ class Autoencoder(nnx.Module):
         return jax.nn.sigmoid(self.head(self.features(x))).reshape(x.shape[0], *self.shape)
 
 
+@checks_options
 def autoencoder(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -54,10 +55,10 @@ def autoencoder(
     it with ``target="input"`` (`fedjax_kd.data.federate`).
 
     Args:
-      input_shape: shape of one example, any: it is flattened.
-      num_classes: not used; every network takes it.
-      hidden: units of the encoder's layers; the decoder has them in reverse.
-      bottleneck: units of the narrowest layer.
+      input_shape: shape of one example, each >= 1: it is flattened.
+      num_classes: not used, >= 1; every network takes it.
+      hidden: units of the encoder's layers, each >= 1; the decoder has them in reverse.
+      bottleneck: units of the narrowest layer, >= 1.
 
     Raises:
       ValueError: if a size is not positive.
@@ -70,10 +71,4 @@ def autoencoder(
     Source: Reddi et al., Adaptive Federated Optimization, 2021, arXiv 2003.00295; after Hinton and
     Salakhutdinov, Reducing the Dimensionality of Data with Neural Networks, 2006.
     """
-    sizes = (*input_shape, *hidden, bottleneck)
-    if any(size < 1 for size in sizes):
-        raise InputError(
-            f"sizes of the network are {sizes}, but all must be >= 1: give one size a layer of the "
-            "encoder, or () for none but the bottleneck."
-        )
     return lambda rngs: Autoencoder(input_shape, hidden=hidden, bottleneck=bottleneck, rngs=rngs)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.nn import Conv, batch_norm, max_pool
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Build = Callable[[nnx.Rngs], nnx.Module]
 CNNNorm = Literal["none", "batch"]
@@ -102,6 +102,7 @@ class CNN(nnx.Module):
         return self.head(self.features(x))
 
 
+@checks_options
 def cnn_mcmahan(input_shape: tuple[int, ...], num_classes: int) -> Build:
     """The MNIST network of McMahan et al. (2017): two 5 x 5 convolutions and a layer of 512.
 
@@ -109,8 +110,8 @@ def cnn_mcmahan(input_shape: tuple[int, ...], num_classes: int) -> Build:
     and Glorot uniform weights (TFF); 1,663,370 parameters at 28 x 28 x 1 and 10 classes.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
 
     Raises:
       ValueError: if ``input_shape`` is no image, or too small.
@@ -121,6 +122,7 @@ def cnn_mcmahan(input_shape: tuple[int, ...], num_classes: int) -> Build:
     return _build(input_shape, num_classes, CNNShape(5, (32, 64), pooled=(0, 1), dense=(512,)))
 
 
+@checks_options
 def cnn_emnist(
     input_shape: tuple[int, ...], num_classes: int, *, dropout: tuple[float, float] = (0.25, 0.5)
 ) -> Build:
@@ -131,9 +133,9 @@ def cnn_emnist(
     classes and 1,199,882 for 10.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
-      dropout: rates after the convolutions and after the dense layer, in [0, 1].
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
+      dropout: rates after the convolutions and after the dense layer, each in [0, 1].
 
     Raises:
       ValueError: if ``input_shape`` is no image, or too small.
@@ -144,6 +146,7 @@ def cnn_emnist(
     return _build(input_shape, num_classes, layout)
 
 
+@checks_options
 def cnn_cifar(
     input_shape: tuple[int, ...], num_classes: int, *, dropout: tuple[float, float] = (0.25, 0.5)
 ) -> Build:
@@ -152,9 +155,9 @@ def cnn_cifar(
     Xavier uniform weights, biases zero; 1,626,442 parameters at 32 x 32 x 3 and 10 classes.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
-      dropout: rates after the convolutions and after the dense layer, in [0, 1].
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
+      dropout: rates after the convolutions and after the dense layer, each in [0, 1].
 
     Raises:
       ValueError: if ``input_shape`` is no image, or too small.
@@ -165,6 +168,7 @@ def cnn_cifar(
     return cnn_emnist(input_shape, num_classes, dropout=dropout)
 
 
+@checks_options
 def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0) -> Build:
     """LeNet-5 with ReLU and maximum pooling, as federated-learning papers use it.
 
@@ -173,9 +177,9 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0
     28 x 28 x 1.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
-      projection: if not 0, dense 84 and a linear layer of so many units before the head: the
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
+      projection: units, >= 0; if not 0, dense 84 and a linear layer of so many before the head: the
         projection head whose outputs MOON (Li et al., 2021) contrasts, of 256 units in the paper.
 
     Raises:
@@ -184,8 +188,6 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0
     Source: LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998.
     """
     init = nnx.initializers.lecun_normal
-    if projection < 0:
-        raise InputError(f"projection is {projection}, but must be >= 0, units of a layer.")
     dense = (120, 84, 84, projection) if projection else (120, 84)
     layout = CNNShape(
         5, (6, 16), (0, 1), dense, padding="VALID", init=init, projected=bool(projection)
@@ -193,6 +195,7 @@ def lenet(input_shape: tuple[int, ...], num_classes: int, *, projection: int = 0
     return _build(input_shape, num_classes, layout)
 
 
+@checks_options
 def cnn_small(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -206,9 +209,9 @@ def cnn_small(
     33,834 parameters at 32 x 32 x 3 and 10 classes.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
-      widths: features of each convolution; every one halves the image.
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
+      widths: features of each convolution, each >= 1; every one halves the image.
       norm: ``"none"``, or ``"batch"`` after every convolution, as in the network of FedBN.
 
     Raises:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.nn.decompositions import one_by_one
+from fedjax_kd.options import checks_options
 
 
 class LSTM(nnx.Module):
@@ -72,6 +73,7 @@ class CharLSTM(nnx.Module):
         return self.head(self.features(x))
 
 
+@checks_options
 def char_lstm(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -87,10 +89,10 @@ def char_lstm(
     orthogonal for the recurrence, embeddings in +-0.05, forget bias 1.
 
     Args:
-      input_shape: ``(T,)``, the length of a sequence; any length works.
-      num_classes: symbols of the vocabulary, which are inputs and outputs alike.
-      embedding: size of a symbol's embedding.
-      units: units of each LSTM layer.
+      input_shape: ``(T,)``, the length of a sequence, >= 1; any length works.
+      num_classes: symbols of the vocabulary, which are inputs and outputs alike, >= 1.
+      embedding: size of a symbol's embedding, >= 1.
+      units: units of each LSTM layer, >= 1.
       layers: LSTM layers, >= 1.
 
     Raises:
@@ -109,11 +111,6 @@ def char_lstm(
         raise InputError(
             f"input_shape is {input_shape}, but char_lstm reads sequences of symbols (T,): take an "
             "image network for images."
-        )
-    if min(num_classes, embedding, units, layers) < 1:
-        raise InputError(
-            f"num_classes, embedding, units and layers are {num_classes}, {embedding}, {units}, "
-            f"{layers}, but all must be >= 1: the published network has 90, 8, 256, 2."
         )
     return lambda rngs: CharLSTM(
         num_classes, embedding=embedding, units=units, layers=layers, rngs=rngs

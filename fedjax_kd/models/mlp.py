@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 
 class MLP(nnx.Module):
@@ -44,12 +44,13 @@ class MLP(nnx.Module):
         return self.head(self.features(x))
 
 
+@checks_options
 def logistic(input_shape: tuple[int, ...], num_classes: int) -> Callable[[nnx.Rngs], MLP]:
     """Multinomial logistic regression: one linear layer on the flattened input.
 
     Args:
-      input_shape: shape of one example, any.
-      num_classes: classes to tell apart.
+      input_shape: shape of one example, each >= 1.
+      num_classes: classes to tell apart, >= 1.
 
     Raises:
       ValueError: if a size is not positive.
@@ -61,6 +62,7 @@ def logistic(input_shape: tuple[int, ...], num_classes: int) -> Callable[[nnx.Rn
     return mlp(input_shape, num_classes, hidden=())
 
 
+@checks_options
 def mlp(
     input_shape: tuple[int, ...], num_classes: int, *, hidden: tuple[int, ...] = (200, 200)
 ) -> Callable[[nnx.Rngs], MLP]:
@@ -70,9 +72,9 @@ def mlp(
     pixels and 10 classes.
 
     Args:
-      input_shape: shape of one example, any: it is flattened.
-      num_classes: classes to tell apart.
-      hidden: units of each hidden layer.
+      input_shape: shape of one example, each >= 1: it is flattened.
+      num_classes: classes to tell apart, >= 1.
+      hidden: units of each hidden layer, each >= 1; () for none.
 
     Raises:
       ValueError: if a size is not positive.
@@ -84,10 +86,4 @@ def mlp(
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized
     Data, 2017, arXiv 1602.05629.
     """
-    sizes = (*input_shape, *hidden, num_classes)
-    if any(size < 1 for size in sizes):
-        raise InputError(
-            f"sizes of the network are {sizes}, but all must be >= 1: give one size a layer, or () "
-            "for no hidden layer."
-        )
     return lambda rngs: MLP(math.prod(input_shape), num_classes, hidden=hidden, rngs=rngs)

@@ -15,7 +15,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.models.cnn import Build, image_shape
 from fedjax_kd.nn import Conv, batch_norm
 from fedjax_kd.nn.depth import StochasticDepth, decay
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 ResNetNorm = Literal["group", "batch"]
 
@@ -119,6 +119,7 @@ class ResNet(nnx.Module):
         return self.head(self.features(x))
 
 
+@checks_options
 def resnet8(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -132,11 +133,12 @@ def resnet8(
     75,290 parameters at 32 x 32 x 3 and 10 classes. The rest as in :func:`resnet20`.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
       norm: ``"group"`` or ``"batch"``; batch statistics of non-IID clients disagree.
-      groups: groups of ``"group"``; must divide 16.
-      survival: with stochastic depth, the probability that training keeps the last block, (0, 1].
+      groups: groups of ``"group"``, >= 1; must divide 16.
+      survival: with stochastic depth, the probability that training keeps the last block, in
+        (0, 1].
 
     Raises:
       ValueError: if ``input_shape`` is no image, or an option is not allowed.
@@ -152,6 +154,7 @@ def resnet8(
     )
 
 
+@checks_options
 def resnet20(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -173,11 +176,12 @@ def resnet20(
     work is still done.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
       norm: ``"group"`` or ``"batch"``; batch statistics of non-IID clients disagree.
-      groups: groups of ``"group"``; must divide 16.
-      survival: with stochastic depth, the probability that training keeps the last block, (0, 1].
+      groups: groups of ``"group"``, >= 1; must divide 16.
+      survival: with stochastic depth, the probability that training keeps the last block, in
+        (0, 1].
 
     Raises:
       ValueError: if ``input_shape`` is no image, or an option is not allowed.
@@ -189,6 +193,7 @@ def resnet20(
     )
 
 
+@checks_options
 def resnet18(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -203,11 +208,12 @@ def resnet18(
     Convolutions have no bias and He normal weights.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes to tell apart.
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes to tell apart, >= 1.
       norm: ``"group"`` or ``"batch"``; batch statistics of non-IID clients disagree.
-      groups: groups of ``"group"``; must divide 64.
-      survival: with stochastic depth, the probability that training keeps the last block, (0, 1].
+      groups: groups of ``"group"``, >= 1; must divide 64.
+      survival: with stochastic depth, the probability that training keeps the last block, in
+        (0, 1].
 
     Raises:
       ValueError: if ``input_shape`` is no image, or an option is not allowed.
@@ -238,8 +244,7 @@ def _build(input_shape: tuple[int, ...], num_classes: int, layout: ResNetShape) 
     """The build function of a layout, checked now and not when it is called."""
     image = image_shape(input_shape)
     check_choice("norm", layout.norm, ResNetNorm)
-    decay(layout.survival, 1)
-    if layout.groups < 1 or layout.widths[0] % layout.groups:
+    if layout.widths[0] % layout.groups:
         raise InputError(
             f"groups is {layout.groups}, but must divide {layout.widths[0]}, the features of the "
             "first stage: take 1, 2, 4, 8 or 16."

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_choice
+from fedjax_kd.options import check_choice, checks_options
 
 Output = Literal["positions", "pooled"]
 
@@ -71,6 +71,7 @@ class Transformer(nnx.Module):
         return self.head(self.features(x))
 
 
+@checks_options
 def transformer(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -88,12 +89,12 @@ def transformer(
     ``"pooled"``, symbols for padding too.
 
     Args:
-      input_shape: ``(T,)``, the longest sequence.
-      num_classes: outputs: symbols for ``"positions"``, classes for ``"pooled"``.
-      vocabulary: symbols of the input; 0 means ``num_classes``.
-      width: features of a position; a multiple of ``heads``.
+      input_shape: ``(T,)``, the longest sequence, >= 1.
+      num_classes: outputs: symbols for ``"positions"``, classes for ``"pooled"``; >= 1.
+      vocabulary: symbols of the input, >= 0; 0 means ``num_classes``.
+      width: features of a position, >= 1; a multiple of ``heads``.
       layers: encoder layers, >= 1.
-      heads: attention heads.
+      heads: attention heads, >= 1.
       dropout: rate, in [0, 1).
       output: ``"positions"``: next-symbol logits ``[B, T, L]``, no position sees its future.
         ``"pooled"``: class logits ``[B, L]`` of the mean over positions.
@@ -114,10 +115,10 @@ def transformer(
             f"input_shape is {input_shape}, but transformer reads sequences of symbols (T,): take "
             "an image network for images."
         )
-    if min(width, layers, heads) < 1 or width % heads:
+    if width % heads:
         raise InputError(
-            f"width, layers and heads are {width}, {layers}, {heads}, but all must be >= 1 and "
-            "width a multiple of heads: try 64, 2, 4."
+            f"width is {width} and heads is {heads}, but width must be a multiple of heads: try 64 "
+            "and 4."
         )
     check_choice("output", output, Output)
     return lambda rngs: Transformer(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 
 class StochasticDepth(nnx.Module):
@@ -29,19 +29,19 @@ class StochasticDepth(nnx.Module):
         return jnp.where(jax.random.bernoulli(self.rngs(), self.survival), branch, 0)
 
 
+@checks_options
 def decay(survival: float, blocks: int) -> tuple[float, ...]:
     """The probability of each block to be kept: from 1 for the first one down to ``survival``.
 
+    Args:
+      survival: of the last block, in (0, 1]; 0.5 is usual, 1 keeps all blocks.
+      blocks: how many, >= 1.
+
     Raises:
-      ValueError: if ``survival`` is not in (0, 1].
+      ValueError: if a number is out of its range.
 
     Example:
       >>> decay(0.5, 3)
       (1.0, 0.75, 0.5)
     """
-    if not 0 < survival <= 1:
-        raise InputError(
-            f"survival is {survival}, but must be in (0, 1]: the probability that the last block "
-            "is kept, 0.5 is usual; 1 keeps all blocks."
-        )
     return tuple(1 - number * (1 - survival) / max(blocks - 1, 1) for number in range(blocks))

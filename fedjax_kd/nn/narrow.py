@@ -20,17 +20,6 @@ from fedjax_kd.core import Scalar, Variables
 from fedjax_kd.errors import InputError
 
 
-def check_width(width: Scalar, divisor: int = 1) -> None:
-    """Raises ValueError if a number is no share of the channels, or ``divisor`` not positive."""
-    if isinstance(width, Real) and not 0 < width < 1:
-        raise InputError(
-            f"width is {width}, but must be in (0, 1): the share of channels that a narrow network "
-            "has, 0.25 is usual."
-        )
-    if divisor < 1:
-        raise InputError(f"divisor is {divisor}, but must be >= 1: 1 does not round channels.")
-
-
 def check_separate(norms: Callable[[], Variables] | None) -> None:
     """Raises ValueError if a layer compares channels, which may then not be set to zero."""
     found = set() if norms is None else set(jax.tree.leaves(norms())) & {"group", "layer", "rms"}

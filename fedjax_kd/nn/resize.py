@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,14 +10,6 @@ from numpy.typing import NDArray
 
 from fedjax_kd.core import Key, PyTree
 from fedjax_kd.errors import InputError
-
-
-def check_sides(sides: Sequence[int]) -> None:
-    """Raises ValueError if an image would have no pixel."""
-    if any(side < 1 for side in sides):
-        raise InputError(
-            f"resolutions are {tuple(sides)}, but all must be >= 1: sides of images in pixels."
-        )
 
 
 def dealt(key: Key, rows: int, parts: int) -> list[Int[Array, " b"]]:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from fedjax_kd.metrics import judged_column, metric_of, rises
+from fedjax_kd.options import checks_options
 from fedjax_kd.report.table_files import CellValue, Record
 
 Goal = Literal["max", "min"]
@@ -103,6 +104,7 @@ def headline_metric(rows: Iterable[Record]) -> str:
     return f"test_{measure}" if judged == tested else f"judged_{measure}"
 
 
+@checks_options
 def score_of(rows: Iterable[Record], metric: str, last: int = 1) -> float:
     """The mean of a metric over a point's last rounds; NaN if it was never seen.
 

@@ -24,16 +24,7 @@ from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.errors import InputError, collected_warnings, warn
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
-from fedjax_kd.options import (
-    FACTS,
-    REQUIRED,
-    Option,
-    check_finite,
-    check_options,
-    fixed_local,
-    named,
-    options,
-)
+from fedjax_kd.options import FACTS, REQUIRED, Option, check_options, fixed_local, named, options
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
@@ -78,10 +69,6 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
       >>> build(Config("fedavg", training=TrainingConfig(num_rounds=3))).federation.num_clients
       100
     """
-    check_finite("training", asdict(config.training))
-    for seed in (config.training.seed, config.data.seed or 0):
-        if not 0 <= seed < 2**32:
-            raise InputError(f"seed is {seed}, but must be from 0 to 2**32 - 1: take another one.")
     _check_keeping(config.training)
     if federation is None:
         _, federation = federation_of(config.data)

@@ -18,6 +18,7 @@ from fedjax_kd.engine.schedule import Chunks
 from fedjax_kd.engine.simulation import Simulation, initial_state
 from fedjax_kd.engine.validation import check_same_type
 from fedjax_kd.errors import FileError, InputError
+from fedjax_kd.options import checks_options
 
 FORMAT = 1
 
@@ -65,6 +66,7 @@ class Pacer(NamedTuple):
         return self._replace(finished=finished, at=now, seconds=now - began)
 
 
+@checks_options
 def save(
     folder: Path,
     state: State,

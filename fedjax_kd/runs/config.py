@@ -9,27 +9,29 @@ from typing import Any
 from fedjax_kd.engine.simulation import Engine
 from fedjax_kd.errors import InputError
 from fedjax_kd.nn.precision import Precision
+from fedjax_kd.options import checks_options
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.data_config import DataConfig, Options
 
 FORMAT = 1
 
 
+@checks_options
 @dataclass(frozen=True)
 class TrainingConfig:
     """How long, with whom and on what a federation is trained.
 
     Args:
       num_rounds: rounds to train, >= 1.
-      cohort_size: clients K asked in each round, 1 to C.
+      cohort_size: clients K asked in each round, >= 1, at most C.
       eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
-      seed: of everything that is random.
+      seed: of everything that is random, in [0, 2**32).
       sampling: who is asked: "uniform", "examples" (odds by the number of examples), or a JSON file
         with a list of client numbers for each round.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
-      chunk: clients trained at the same time on one device; measured or by rule if not given.
-      rounds_per_dispatch: rounds that run in one program on the device: a divisor or a multiple of
-        eval_every (evaluation then runs inside); by default a divisor up to 25.
+      chunk: clients trained at the same time on one device, >= 1; measured or by rule if not given.
+      rounds_per_dispatch: rounds that run in one program on the device, >= 1: a divisor or a
+        multiple of eval_every (evaluation then runs inside); by default a divisor up to 25.
       devices: devices to divide each cohort over, >= 1; of several processes all devices take part.
       engine: "jit"; or "python", slow, which names the round, client and stage of a mistake.
       precision: of the clients' arithmetic: "float32"; "tf32", faster on GPUs; or "bfloat16", where

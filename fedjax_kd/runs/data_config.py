@@ -12,7 +12,7 @@ from fedjax_kd.data.federation import Federation, Target, federate, streamed
 from fedjax_kd.data.inputs import Standardise
 from fedjax_kd.data.rows import Partitioner
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import REQUIRED, Option, check_options, named, options
+from fedjax_kd.options import REQUIRED, Option, check_options, checks_options, named, options
 from fedjax_kd.problems import RECONSTRUCTION
 
 STORED = "stored"  # the partition of a client store, which is divided already
@@ -23,6 +23,7 @@ OptionValue = int | float | str | bool | tuple[int, ...] | None
 Options = Mapping[str, OptionValue]
 
 
+@checks_options
 @dataclass(frozen=True)
 class DataConfig:
     """Which data, and how they are divided among the clients.
@@ -36,7 +37,7 @@ class DataConfig:
       num_clients: clients in the population C, >= 1.
       client_test_fraction: share of each client's rows that is held out to test its own model, in
         [0, 1); with 0 the test set is dealt out among the clients.
-      seed: of the division among clients; if not given, the seed of the run.
+      seed: of the division among clients, in [0, 2**32); if not given, the seed of the run.
       problem: what the targets are: "classification", "tokens", "multilabel", "regression",
         "segmentation", "reconstruction", "retrieval" or "none"; what the data set says, if not
         given.

@@ -15,7 +15,7 @@ def parse_value(option: Option, value: Any, name: str, where: str = "in this swe
     """A value of the option's kind from text or from a number; "64x32" is a tuple of numbers.
 
     Raises:
-      ValueError: if it is of another kind.
+      ValueError: if it is of another kind, or out of the range that the option's help names.
 
     Example:
       >>> parse_value(Option("epochs", int, 1, ""), "5", "epochs")
@@ -28,6 +28,7 @@ def parse_value(option: Option, value: Any, name: str, where: str = "in this swe
     for member in members:
         found = _as(member, value)
         if found is not _NO:
+            option._replace(name=name).check(found, where)
             return found
     kinds = " or ".join(_named(member) for member in members)
     raise InputError(f"{name} is {value!r} {where}, but must be {kinds}: give such a value.")
@@ -110,6 +111,8 @@ def _numbers(kind: type, value: Any) -> Any:
 
 
 def _number(kind: type, value: Any) -> Any:
+    if isinstance(value, bool):
+        return _NO
     try:
         number = float(value)
     except (TypeError, ValueError):

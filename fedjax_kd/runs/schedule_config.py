@@ -13,22 +13,23 @@ import optax
 from jaxtyping import Array
 
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import REQUIRED, Option, check_range, options
+from fedjax_kd.options import REQUIRED, Option, checks_options, options
 from fedjax_kd.runs.option_values import parse_named
 
 _FORM = "write it as cosine:rounds=100,end=0.1, or several in turn as warmup:rounds=10+cosine:..."
 
 
+@checks_options
 def _constant(*, rounds: int | None = None) -> optax.Schedule:
     """The whole rate.
 
     Args:
       rounds: until the next schedule begins, >= 1; to the end if not given.
     """
-    _check_counts(rounds=rounds)
     return optax.constant_schedule(1.0)
 
 
+@checks_options
 def _linear(*, rounds: int, start: float = 1.0, end: float = 0.0) -> optax.Schedule:
     """From one share to another in equal steps.
 
@@ -37,11 +38,10 @@ def _linear(*, rounds: int, start: float = 1.0, end: float = 0.0) -> optax.Sched
       start: share in the first round, >= 0.
       end: share after ``rounds`` rounds, >= 0.
     """
-    _check_counts(rounds=rounds)
-    _check_shares(start=start, end=end)
     return optax.linear_schedule(start, end, rounds)
 
 
+@checks_options
 def _warmup(*, rounds: int, start: float | None = None) -> optax.Schedule:
     """Rises in equal steps to the whole rate, which the last of ``rounds`` rounds has.
 
@@ -49,12 +49,11 @@ def _warmup(*, rounds: int, start: float | None = None) -> optax.Schedule:
       rounds: that have a smaller rate, and the first that has all of it, >= 1.
       start: share in the first round, >= 0; ``1 / rounds`` if not given.
     """
-    _check_counts(rounds=rounds)
     first = 1 / rounds if start is None else start
-    _check_shares(start=first)
     return optax.linear_schedule(first, 1.0, max(rounds - 1, 1))
 
 
+@checks_options
 def _cosine(*, rounds: int, end: float = 0.0) -> optax.Schedule:
     """Half a cosine from the whole rate to ``end``, where it stays.
 
@@ -62,37 +61,31 @@ def _cosine(*, rounds: int, end: float = 0.0) -> optax.Schedule:
       rounds: until ``end`` is reached, >= 1.
       end: share after ``rounds`` rounds, >= 0.
     """
-    _check_counts(rounds=rounds)
-    _check_shares(end=end)
     return optax.cosine_decay_schedule(1.0, rounds, alpha=end)
 
 
+@checks_options
 def _step(*, at: tuple[int, ...], factor: float = 0.1) -> optax.Schedule:
     """Multiplied by ``factor`` after each of some numbers of rounds.
 
     Args:
-      at: finished rounds, such as 50x75, >= 1.
+      at: finished rounds, each >= 1, such as 50x75.
       factor: of each step, > 0.
     """
-    for number in at:
-        _check_counts(at=number)
-    check_range("factor", factor, "each step multiplies the rate by it.", above=0.0)
     if sorted(set(at)) != list(at):
         raise InputError(f"at is {'x'.join(map(str, at))}, but must ascend: write it as 50x75.")
     return optax.piecewise_constant_schedule(1.0, dict.fromkeys(at, factor))
 
 
+@checks_options
 def _exponential(*, factor: float, every: int = 1, end: float = 0.0) -> optax.Schedule:
     """Multiplied by ``factor`` in ``every`` rounds, smoothly, but not below ``end``.
 
     Args:
-      factor: in (0, 1].
+      factor: by which the rate falls, in (0, 1].
       every: rounds in which the rate falls by the factor, >= 1.
       end: least share, >= 0.
     """
-    _check_counts(every=every)
-    _check_shares(end=end)
-    check_range("factor", factor, "the rate falls by it.", above=0.0, most=1.0)
     falling = optax.exponential_decay(1.0, every, factor)
     return lambda count: jnp.maximum(falling(count), end)
 
@@ -185,13 +178,3 @@ def with_schedule(
         )
     rate = given.get(name, defaults[name])
     return {**given, name: lambda number: rate * share(number)}
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        check_range(name, value, "rounds are counted by it.", least=1)
-
-
-def _check_shares(**shares: float) -> None:
-    for name, value in shares.items():
-        check_range(name, value, "it is a share of the learning rate.")

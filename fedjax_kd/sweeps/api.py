@@ -11,7 +11,7 @@ from fedjax_kd.core import Algorithm
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_finite
+from fedjax_kd.options import check_finite, checks_options
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.family import Family, Make, Member, family_of
@@ -34,6 +34,7 @@ class Trained(NamedTuple):
     history: list[Row]
 
 
+@checks_options
 def sweep(
     make: Callable[..., Algorithm],
     federation: Federation | Mapping[int, Federation],
@@ -58,10 +59,11 @@ def sweep(
       make: ``make(**setting) -> Algorithm``; floats arrive as traced values.
       federation: the clients, or those of each seed, where the split depends on it.
       settings: from `fedjax_kd.grid`, `fedjax_kd.sample`, or written down.
-      seeds: of the initial model, the cohorts and the batches; points of one seed share them.
+      seeds: of the initial model, the cohorts and the batches, each in [0, 2**32); points of
+        one seed share them.
       metric: the column of a history that makes a point good; whether large or small, its metric
         says. By default what a method is judged by, such as ``judged_accuracy``.
-      last: rounds at the end over which it is averaged.
+      last: rounds at the end over which it is averaged, >= 1.
       halving: early stopping of hopeless settings, within each group.
       width: how much runs at once; by default measured, or by rule where that does not pay.
       mesh: devices to divide the points over, from ``fedjax_kd.make_mesh(axis="points")``.
@@ -92,6 +94,8 @@ def sweep(
     def simulation(setting: Setting, seed: int) -> Simulation:
         return simulate(make(**setting), of_seed[seed], seed=seed, chunk=1, **options)
 
+    for number in _extremes(settings):  # here numbers are not traced yet, so that they are checked
+        make(**settings[number])
     first = simulation(settings[0], seeds[0])
     how = scoring(metric or usual_metric(first), last, first.metrics)
     found: dict[int, list[Row]] = {}
@@ -163,6 +167,20 @@ def _groups(settings: Sequence[Setting]) -> list[list[int]]:
         kind = tuple((k, "float" if isinstance(v, float) else v) for k, v in setting.items())
         groups.setdefault(kind, []).append(number)
     return list(groups.values())
+
+
+def _extremes(settings: Sequence[Setting]) -> set[int]:
+    """The settings with the smallest and the largest value of a number within their group.
+
+    Ranges are intervals: what lies between two values that are allowed is allowed. So a large
+    sweep need not make all of its algorithms twice.
+    """
+    found: set[int] = set()
+    for numbers in _groups(settings):
+        for name in _floats(settings[numbers[0]]):
+            values = {number: _floats(settings[number])[name] for number in numbers}
+            found |= {pick(numbers, key=values.__getitem__) for pick in (min, max)}
+    return found
 
 
 def _floats(setting: Setting) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.options import checks_options
 
 AxisValue = float | int | str | bool | tuple[int, ...] | None
 Setting = dict[str, AxisValue]
@@ -113,18 +114,22 @@ def grid(**axes: Sequence[Any]) -> list[Setting]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
+@checks_options
 def sample(axes: Mapping[str, Axis], count: int, seed: int = 0) -> list[Setting]:
     """``count`` random combinations: from a range any number, from a list any of its values.
 
+    Args:
+      axes: what each parameter may be.
+      count: combinations to draw, >= 1.
+      seed: of the random draws, >= 0.
+
     Raises:
-      ValueError: if ``count`` is not positive, or a list is empty.
+      ValueError: if a number is out of its range, or a list is empty.
 
     Example:
       >>> all(0.1 <= s["mu"] <= 1 for s in sample({"mu": Range(0.1, 1.0), "lr": [1]}, 5))
       True
     """
-    if count < 1:
-        raise InputError(f"{count} configurations are to be drawn, but it must be 1 at least.")
     for name, values in axes.items():
         if not isinstance(values, Range) and len(values) == 0:
             raise InputError(f"{name} has no value to draw from: give one at least.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric, rises
+from fedjax_kd.options import checks_options
 from fedjax_kd.report.estimates import Goal, goal_of, score_of
 from fedjax_kd.train import Row
 
@@ -38,12 +40,14 @@ class Score(NamedTuple):
         return value if math.isfinite(value) else None
 
 
-class Halving(NamedTuple):
+@checks_options
+@dataclass(frozen=True)
+class Halving:
     """Successive halving: of the configurations, the best ``1 / eta`` go on after each rung.
 
-    Attributes:
+    Args:
       eta: >= 2; also the factor between the rounds of two rungs.
-      first: rounds before the first rung.
+      first: rounds before the first rung, >= 1, fewer than all.
 
     Source: Jamieson, Talwalkar, AISTATS 2016, arXiv:1502.07943.
     """
@@ -52,6 +56,7 @@ class Halving(NamedTuple):
     first: int
 
 
+@checks_options
 def scoring(
     metric: str, last: int = 1, known: Mapping[str, Metric] = MappingProxyType({})
 ) -> Score:
@@ -59,14 +64,12 @@ def scoring(
 
     Args:
       metric: a column.
-      last: rounds at the end over which it is averaged.
+      last: rounds at the end over which it is averaged, >= 1.
       known: metrics of the user's own, which say whether more of them is better.
 
     Raises:
-      ValueError: if ``last`` is not positive.
+      ValueError: if ``last`` is out of its range.
     """
-    if last < 1:
-        raise InputError(f"last is {last}, but must be 1 round at least.")
     return Score(metric, last, "max" if rises(metric, known) else "min")
 
 
@@ -96,10 +99,10 @@ def rungs(halving: Halving | None, num_rounds: int, eval_every: int) -> list[int
     """
     if halving is None:
         return [num_rounds]
-    if halving.eta < 2 or not 1 <= halving.first < num_rounds:
+    if halving.first >= num_rounds:
         raise InputError(
-            f"Halving keeps one of {halving.eta} from round {halving.first} on, but must keep one "
-            f"of 2 or more, and begin between round 1 and the last one, {num_rounds}."
+            f"first_rung is {halving.first}, but must come before the last round, {num_rounds}: "
+            "halve earlier, or train longer."
         )
     asked, found = halving.first, []
     while asked < num_rounds:

@@ -25,11 +25,6 @@ def check_proposals(study: Study) -> None:
     search = study.search
     if search is None:
         return
-    if min(search.trials, search.batch) < 1:
-        raise InputError(
-            f"Optuna is to propose {search.trials} trials, {search.batch} at a time, but both must "
-            "be 1 at least."
-        )
     if find_spec("optuna") is None:
         raise InputError(
             "Trials need Optuna: pip install 'fedjax-kd[optuna]', or draw by --samples instead."

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_finite
+from fedjax_kd.options import checks_options
 from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.halving import Halving, Score, rungs
@@ -19,12 +19,14 @@ from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, plain
 FORMAT = 1
 
 
-class Search(NamedTuple):
+@checks_options
+@dataclass(frozen=True)
+class Search:
     """Configurations that a sampler proposes, batch by batch, from what it has seen before.
 
-    Attributes:
-      trials: configurations of each method.
-      batch: how many of them are proposed at a time.
+    Args:
+      trials: configurations of each method, >= 1.
+      batch: how many of them are proposed at a time, >= 1.
       axes: by method and parameter, the text of an axis, as `fedjax_kd.sweeps.axes.axis` reads it.
     """
 
@@ -153,7 +155,6 @@ def checked(study: Study) -> Study:
     for number, setting in enumerate(study.settings):
         config = study.config(number, study.seeds[0])
         own = {k: v if k == METHOD else value_in(config, k) for k, v in setting.items()}
-        check_finite("a configuration of the sweep", own)
         if own in settings:
             raise InputError(f"The sweep names the configuration {own} twice: name it once.")
         settings.append(own)
@@ -172,10 +173,10 @@ def to_plain(study: Study) -> dict[str, Any]:
         "last": study.how.last,
         "num_rounds": study.num_rounds,
         "seeds": list(study.seeds),
-        "halving": None if study.halving is None else study.halving._asdict(),
+        "halving": None if study.halving is None else asdict(study.halving),
         "target": study.target,
         "shares": study.shares,
-        "search": None if study.search is None else study.search._asdict(),
+        "search": None if study.search is None else asdict(study.search),
         "batches": list(study.batches),
         "points": [
             {

@@ -55,8 +55,6 @@ def cluster(workers: int | None, address: str | None) -> Cluster | None:
         if address is not None:
             raise InputError("ray_address is given without workers: add --workers N.")
         return None
-    if workers < 1:
-        raise InputError(f"workers is {workers}, but must be 1 at least.")
     if find_spec("ray") is None:
         raise InputError("Workers need Ray: pip install 'fedjax-kd[ray]', or leave out --workers.")
     # The devices are the workers'; this process only hands out work.

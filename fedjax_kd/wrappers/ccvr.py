@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -44,7 +43,7 @@ from fedjax_kd.core import (
 )
 from fedjax_kd.errors import InputError
 from fedjax_kd.local import stepped
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.task import Task
 from fedjax_kd.wrappers._beside import Beside, beside_server, wire_of
 
@@ -80,6 +79,7 @@ class Retraining(NamedTuple):
     batch: int
 
 
+@checks_options
 def with_ccvr(
     algorithm: Algorithm,
     task: Task,
@@ -125,7 +125,7 @@ def with_ccvr(
         head, or the global model is not found.
     """
     how = Retraining(virtual, shares, tukey, head_lr, head_momentum, head_epochs, head_batch)
-    _check(after, how)
+    check_choice("shares", shares, Shares)
     nonempty_head(task)
     features, logits = head_types(task)
     empty = class_statistics.nothing(logits.shape[-1], features.shape[-1], features.dtype)
@@ -277,18 +277,3 @@ def _places(
     sent = models(message)
     within = (lambda message: models(message)[0]) if len(sent) == 1 else None
     return model_of or (lambda server: models(server)[0]), with_model or put, within
-
-
-def _check(after: int, how: Retraining) -> None:
-    check_choice("shares", how.shares, Shares)
-    check_range("after", after, "so many rounds come before the calibration.")
-    check_range("virtual", how.virtual, "so many features of each class are drawn.", least=1)
-    check_range("head_lr", how.lr, "the head is trained with it.")
-    check_range("head_momentum", how.momentum, "of the head's training.", most=1)
-    check_range("head_epochs", how.epochs, "the head passes so often over its data.", least=1)
-    check_range("head_batch", how.batch, "it is a number of virtual features.", least=1)
-    if isinstance(how.tukey, Real) and not 0 < how.tukey <= 1:
-        raise InputError(
-            f"tukey is {how.tukey}, but must be in (0, 1]: 0.5 for features after a ReLU, 1 for no "
-            "transformation."
-        )

@@ -13,12 +13,13 @@ from fedjax_kd.components.model_parts import Part, combine, partition
 from fedjax_kd.core import Algorithm, Client, Data, Key, PyTree, Round, Scalar, Server, keep
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.wrappers._beside import Beside, beside_server, is_float
 
 EmaStart = Literal["model", "zero"]
 
 
+@checks_options
 def with_ema(
     algorithm: Algorithm,
     federation: Federation,
@@ -52,7 +53,6 @@ def with_ema(
 
     Source: common practice; Polyak, Juditsky, SIAM J. Control Optim. 30(4), 1992, for the mean.
     """
-    check_range("beta", beta, "it is the share of the average that is kept.", below=1)
     check_choice("ema_start", ema_start, EmaStart)
     part = read_by_predictions(algorithm, federation)
 

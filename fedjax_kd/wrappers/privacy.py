@@ -23,10 +23,11 @@ from fedjax_kd.core import (
     mean,
     uniform_mean,
 )
-from fedjax_kd.options import check_range
+from fedjax_kd.options import checks_options
 from fedjax_kd.wrappers._beside import floats, is_float
 
 
+@checks_options
 def with_privacy(
     algorithm: Algorithm,
     *,
@@ -65,9 +66,6 @@ def with_privacy(
     where the mechanism would add noise.
     Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963.
     """
-    check_range("clip", clip, "it bounds what one client can change.", above=0)
-    check_range("noise", noise, "it is the deviation of the noise, in units of clip.")
-    check_range("denominator", denominator, "sums are divided by it.", above=0)
 
     def client_update(
         key: Key, message: Message, client: Client, data: Data, round: Round

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from fedjax_kd import tree
 from fedjax_kd.components.sharp_edges import checked_too
 from fedjax_kd.core import Algorithm, Key, Plan, PyTree, Reducer, Round, Server, stack, total
-from fedjax_kd.options import check_range
+from fedjax_kd.options import checks_options
 from fedjax_kd.wrappers._beside import is_float
 
 
@@ -63,6 +63,7 @@ def with_median(algorithm: Algorithm) -> Algorithm:
     return _with_rule(algorithm, rule)._replace(check=checked_too(algorithm, edge))
 
 
+@checks_options
 def with_krum(algorithm: Algorithm, *, malicious: int = 0, select: int = 1) -> Algorithm:
     """Krum: the uploads that lie nearest to the others (Blanchard et al., 2017).
 
@@ -90,8 +91,6 @@ def with_krum(algorithm: Algorithm, *, malicious: int = 0, select: int = 1) -> A
     Departs from the paper: nothing known.
     Source: Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, arXiv:1703.02757.
     """
-    check_range("malicious", malicious, "so many clients of a cohort may lie.")
-    check_range("select", select, "so many uploads are averaged.", least=1)
 
     def rule(uploads: Sequence[Array], present: Array) -> Robust:
         scores = krum_scores(squared_distances(uploads), present, malicious)

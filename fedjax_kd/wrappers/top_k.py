@@ -14,7 +14,7 @@ from fedjax_kd.components.model_parts import combine
 from fedjax_kd.core import Algorithm, Data, Key, Message, PyTree, Round, Scalar, Upload
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.validation import check_algorithm
-from fedjax_kd.options import check_choice, check_range
+from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.wrappers._beside import Beside, beside_client, floats, wire_of
 
 Scope = Literal["message", "tensor"]
@@ -22,6 +22,7 @@ Scope = Literal["message", "tensor"]
 _INDEX_BYTES = 4
 
 
+@checks_options
 def with_top_k(
     algorithm: Algorithm, federation: Federation, *, keep: Scalar = 0.1, scope: Scope = "message"
 ) -> Algorithm:
@@ -62,7 +63,6 @@ def with_top_k(
       >>> fk.train(sparse, federation, num_rounds=1, cohort_size=2).history[-1]["bytes_up"]
       528
     """
-    check_range("keep", keep, "it is the share of an upload that travels.", above=0, most=1)
     check_choice("scope", scope, Scope)
     types = check_algorithm(algorithm, federation.train, federation.public).upload.message
     base = beside_client(algorithm, lambda key, server: tree.zeros_like(floats(types)))

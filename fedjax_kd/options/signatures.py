@@ -6,30 +6,26 @@ A factory declares its own options and takes the rest as ``**options`` for the f
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
-import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass
-from functools import cache, reduce, wraps
-from numbers import Real
-from operator import or_
+from functools import cache, wraps
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from docstring_parser import parse
 
 from fedjax_kd.errors import InputError, InputTypeError
+from fedjax_kd.options.annotations import plain_type
+from fedjax_kd.options.ranges import Limit, check_value, limit_of
+from fedjax_kd.options.registries import nearest
 
 REQUIRED = inspect.Parameter.empty
 
-_Entry = TypeVar("_Entry")
+_Factory = TypeVar("_Factory", bound=Callable[..., Any])
 
 FACTS = ("population", "capacity", "classes")
 """Arguments that a method needs of its federation: clients, examples of the largest, labels."""
-
-_PLAIN = (int, float, str, bool, type(None))
 
 
 class Option(NamedTuple):
@@ -39,6 +35,84 @@ class Option(NamedTuple):
     type: Any
     default: Any
     help: str
+
+    def check(self, value: Any, owner: str) -> None:
+        """Raises ValueError if a value is no number in the range that the help names."""
+        limit = limit_of(self.name, self.type, self.help, owner)
+        if limit is not None:
+            check_value(limit, value)
+
+
+def checks_options(factory: _Factory) -> _Factory:
+    """Decorates a function or a dataclass whose docstring gives ranges of its numbers.
+
+    What is given must be a number, or numbers, in the range that the ``Args:`` line of the argument
+    names, see `fedjax_kd.options.ranges.interval_of`. Traced values pass, and functions and None
+    where the annotation allows them.
+
+    Example:
+      >>> @checks_options
+      ... def plain(task, *, lr: float = 0.1):
+      ...     '''Plain.
+      ...
+      ...     Args:
+      ...       lr: learning rate, > 0.
+      ...     '''
+      >>> plain(None, lr=-0.1)
+      Traceback (most recent call last):
+      ...
+      fedjax_kd.errors.InputError: lr is -0.1, but must be > 0: learning rate (plain).
+    """
+    if inspect.isclass(factory):
+        made = factory.__init__
+
+        @wraps(made)
+        def checked_init(self: Any, *args: Any, **given: Any) -> None:
+            _check_arguments(factory, args, given)
+            made(self, *args, **given)
+
+        vars_of_class: Any = factory
+        vars_of_class.__init__ = checked_init
+        return factory
+
+    @wraps(factory)
+    def checked(*args: Any, **given: Any) -> Any:
+        _check_arguments(checked, args, given)
+        return factory(*args, **given)
+
+    found: Any = checked
+    return found
+
+
+def _check_arguments(
+    factory: Callable[..., Any], args: Sequence[Any], given: Mapping[str, Any]
+) -> None:
+    """Raises ValueError if an argument is out of its documented range."""
+    known = limits(factory)
+    arguments = dict(zip(inspect.signature(factory).parameters, args, strict=False)) | dict(given)
+    for name, value in arguments.items():
+        if name in known:
+            check_value(known[name], value)
+
+
+@cache
+def limits(factory: Callable[..., Any]) -> Mapping[str, Limit]:
+    """What the arguments of a factory may be, of those that are numbers, by name."""
+    found: dict[str, Limit] = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        owner = _owner(factory, name)
+        limit = limit_of(
+            name, _hints(owner).get(name), _help(owner, name), owner.__name__.lstrip("_")
+        )
+        found |= {} if limit is None else {name: limit}
+    return found
+
+
+@cache
+def _hints(factory: Callable[..., Any]) -> Mapping[str, Any]:
+    return get_type_hints(factory)
 
 
 def extends(
@@ -83,6 +157,7 @@ def extends(
             for name in options:
                 if name not in signature.parameters:
                     raise InputTypeError(_unknown(factory.__name__, name, names))
+            _check_arguments(checked, args, options)
             if fixed:
                 _check_fit(factory.__name__, signature.bind(*args, **options).arguments, fixed)
             made = factory(*args, **options)
@@ -158,65 +233,13 @@ def _options(factory: Callable[..., Any]) -> tuple[Option, ...]:
     found = []
     for parameter in _keyword_only(factory):
         owner = _owner(factory, parameter.name)
-        plain = plain_type(get_type_hints(owner).get(parameter.name, str))
+        plain = plain_type(_hints(owner).get(parameter.name, str))
         is_fact = parameter.name in FACTS and parameter.default is REQUIRED
         if plain is not None and not is_fact:
             found.append(
                 Option(parameter.name, plain, parameter.default, _help(owner, parameter.name))
             )
     return tuple(found)
-
-
-def plain_type(annotation: Any) -> Any:
-    """What of an annotation can be typed on a command line; None if nothing.
-
-    Example:
-      >>> plain_type(float | Callable), plain_type(Callable)
-      (<class 'float'>, None)
-    """
-    union = get_origin(annotation) in (Union, types.UnionType)
-    members = get_args(annotation) if union else (annotation,)
-    kept = [m for m in members if m in _PLAIN or get_origin(m) is Literal or _is_several(m)]
-    if all(m is type(None) for m in kept):
-        return None
-    return reduce(or_, kept)
-
-
-def _is_several(annotation: Any) -> bool:
-    """Whether an annotation is a tuple of any number of ints, floats or words."""
-    return annotation in (tuple[int, ...], tuple[float, ...], tuple[str, ...])
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; near it: a, b."`` or nothing, for messages about unknown names.
-
-    Example:
-      >>> nearest("fedporx", ["fedavg", "fedprox"])
-      '; near it: fedprox'
-    """
-    close = difflib.get_close_matches(name, list(known), 3, 0.5)
-    return f"; near it: {', '.join(close)}" if close else ""
-
-
-def named(kind: str, name: str, registry: Mapping[str, _Entry]) -> _Entry:
-    """The entry of a registry.
-
-    Raises:
-      ValueError: if there is none; the message names near ones.
-
-    Example:
-      >>> named("method", "fedavgg", {"fedavg": 1, "fedprox": 2})
-      Traceback (most recent call last):
-      ...
-      fedjax_kd.errors.InputError: There is no method 'fedavgg'; near it: fedavg. There are: fedavg,
-      fedprox.
-    """
-    if name not in registry:
-        known = ", ".join(registry)
-        raise InputError(
-            f"There is no {kind} {name!r}{nearest(name, registry)}. There are: {known}."
-        )
-    return registry[name]
 
 
 def _unknown(factory: str, name: str, names: list[str]) -> str:
@@ -239,72 +262,20 @@ def _owner(factory: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _help(factory: Callable[..., Any], name: str) -> str:
-    documented = {p.arg_name: p.description for p in parse(factory.__doc__ or "").params}
-    return " ".join((documented.get(name) or "").split())
+    return _documented(factory).get(name, "")
+
+
+@cache
+def _documented(factory: Callable[..., Any]) -> Mapping[str, str]:
+    """What the docstring of a factory says of each argument."""
+    found = parse(factory.__doc__ or "").params
+    return {p.arg_name: " ".join((p.description or "").split()) for p in found}
 
 
 def check_options(owner: str, given: Mapping[str, Any], known: Sequence[Option]) -> None:
-    """Raises ValueError if an option is unknown or no finite number."""
-    names = [option.name for option in known]
-    for name in given:
-        if name not in names:
-            raise InputError(
-                f"{owner} has no option {name!r}{nearest(name, names)}. It has: {', '.join(names)}."
-            )
-    check_finite(owner, given)
-
-
-def check_range(
-    name: str,
-    value: Any,
-    advice: str,
-    *,
-    least: float = 0.0,
-    most: float = math.inf,
-    above: float | None = None,
-    below: float | None = None,
-) -> None:
-    """Raises ValueError if a number is not in its interval; a traced value passes.
-
-    The interval is ``[least, most]``; ``above`` and ``below`` are ends that do not belong to it.
-
-    Example:
-      >>> check_range("mu", -1.0, "it weighs a penalty.")
-      Traceback (most recent call last):
-      ...
-      fedjax_kd.errors.InputError: mu is -1.0, but must be >= 0: it weighs a penalty.
-    """
-    if not isinstance(value, Real):
-        return
-    number, low = float(value), least if above is None else above
-    high = most if below is None else below
-    inside = (low <= number if above is None else low < number) and (
-        number <= high if below is None else number < high
-    )
-    if not (math.isfinite(number) and inside):
-        ends = f"{'[' if above is None else '('}{low:g}, {high:g}{']' if below is None else ')'}"
-        one_sided = f"{'>=' if above is None else '>'} {low:g}"
-        allowed = one_sided if high == math.inf else f"in {ends}"
-        raise InputError(f"{name} is {value}, but must be {allowed}: {advice}")
-
-
-def check_choice(name: str, value: Any, choices: Any, advice: str = "") -> None:
-    """Raises ValueError if ``value`` is none of the strings of a Literal.
-
-    Example:
-      >>> check_choice("hessian", "SO", Literal["FO", "HF"], "HF is the paper's.")
-      Traceback (most recent call last):
-      ...
-      fedjax_kd.errors.InputError: hessian is 'SO', but must be one of FO, HF: HF is the paper's.
-    """
-    allowed = get_args(choices)
-    if value not in allowed:
-        message = f"{name} is {value!r}, but must be one of {', '.join(allowed)}"
-        raise InputError(f"{message}: {advice}" if advice else f"{message}.")
-
-
-def check_finite(owner: str, given: Mapping[str, Any]) -> None:
-    """Raises ValueError if a number is NaN or infinite."""
+    """Raises ValueError if an option is unknown, or no number in its range."""
+    by_name = {option.name: option for option in known}
     for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name} of {owner} is {value}, but must be finite: give a number.")
+        if name not in by_name:
+            raise InputError(_unknown(owner, name, list(by_name)))
+        by_name[name].check(value, owner)

@@ -1,4 +1,4 @@
-"""The cost of a sweep, announced before it starts."""
+"""What is said before training starts: the data of a run, the cost of a sweep."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import autotune
 from fedjax_kd.metrics import JUDGED
 from fedjax_kd.runs.progress import stderr
@@ -17,6 +18,23 @@ from fedjax_kd.sweeps.widths import operations
 MANY = 200  # points; a larger sweep is announced by a warning
 
 _SIDE, _REPEATS = 1024, 3
+_NAMED = 10  # classes whose names are shown
+
+
+def announce_data(federation: Federation, *, quiet: bool) -> None:
+    """Prints what the data are, what is asked of models, and what is done with inputs."""
+    if quiet:
+        return
+    f = federation
+    told = [
+        f"{f.name}: {f.num_clients:,} clients, problem {f.problem.name}",
+        f"inputs: {f.inputs or 'as prepared'}",
+    ]
+    if f.class_names:
+        shown = [f"{name} is {number}" for number, name in enumerate(f.class_names[:_NAMED])]
+        more = ", ..." if len(f.class_names) > _NAMED else ""
+        told.append(f"classes: {', '.join(shown)}{more}")
+    stderr().print("\n".join(told), markup=False, soft_wrap=True)
 
 
 def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:

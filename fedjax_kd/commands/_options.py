@@ -84,7 +84,7 @@ def of_run(
 def of_data(args: Sequence[str]) -> list[Section]:
     """The options that decide the clients; a client store leaves nothing to decide."""
     if is_store(early_value(args, "dataset") or ""):
-        stored = [o for o in options(DataConfig) if o.name == "dataset"]
+        stored = [o for o in options(DataConfig) if o.name in ("dataset", "standardise")]
         return [Section("data", "Data and clients", stored), Section("partition", "", [])]
     partition = early_value(args, "partition") or DataConfig.partition
     skipped = () if counts_clients(partition) else ("num_clients",)

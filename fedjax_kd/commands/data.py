@@ -75,15 +75,18 @@ def _prepare(args: Sequence[str]) -> int:
 def _pack(args: Sequence[str]) -> int:
     """``fedjax-kd data pack``."""
     data, partition = _options.of_data(args)
-    # Rows that are held out from a client would be lost: a store has a global test set alone. Its
-    # targets are labels.
-    kept = [o for o in data.options if o.name not in ("client_test_fraction", "target")]
+    # Rows that are held out from a client would be lost: a store has a global test set alone. What
+    # is done with inputs is decided by each run.
+    skipped = ("client_test_fraction", "target", "standardise")
+    kept = [o for o in data.options if o.name not in skipped]
     found = parse(
         "fedjax-kd data pack", _PACK, [data._replace(options=kept), partition, _STORE], args
     )
     config = data_config(found, seed=0)
     divide = partitioner(config)
-    dataset = load(config.dataset, data_dir=config.data_dir)
+    dataset = load(
+        config.dataset, data_dir=config.data_dir, problem=config.problem, relabel=config.relabel
+    )
     return _written(pack(found["output"]["out"], replace(dataset, name=config.dataset), divide))
 
 

@@ -52,7 +52,8 @@ def data_config(found: Mapping[str, Any], seed: int) -> DataConfig:
     data = {"num_clients": None, **found["data"]}
     if is_store(data["dataset"]):
         store = str(Path(data["dataset"]).absolute())
-        return DataConfig(dataset=store, partition=STORED, num_clients=None, seed=seed)
+        how = data["standardise"]
+        return DataConfig(store, partition=STORED, num_clients=None, seed=seed, standardise=how)
     folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
     data |= {"data_dir": folder and str(Path(folder).absolute())}
     data |= {"seed": seed if data["seed"] is None else data["seed"]}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_kd.commands import _sweeping
+from fedjax_kd.commands._announce import announce_data
 from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.commands._training import Run
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, finish_runs
@@ -69,6 +70,7 @@ def main(args: Sequence[str]) -> int:
         return 0
     check_output(chosen)
     _, federation = federation_of(next(iter(configs.values())).data)
+    announce_data(federation, quiet=chosen["quiet"] or not processes.is_first())
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
     jobs = []
     for folder, config in configs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedjax_kd.data.arrays import named_arrays
 from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.problems import Problem
 
+_FAR = 30.0  # times that deviations of training and test rows may differ
 _INPUT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.float32))
 
 
@@ -126,6 +128,20 @@ def check_alike(name: str, other: str, first: PyTree, second: PyTree) -> None:
             raise InputTypeError(
                 f"{one} is {a.dtype} and {two} {b.dtype}, but a model must be tested on what it "
                 "was trained on: convert and scale both in the same way."
+            )
+
+
+def warn_of_scale(train_x: PyTree, test_x: PyTree) -> None:
+    """Tells of numbers that are far larger or smaller in the test than in the training rows."""
+    pairs = zip(named_arrays("train_x", train_x), named_arrays("test_x", test_x), strict=True)
+    for (one, a), (two, b) in pairs:
+        spreads = [float(np.std(part, dtype=np.float64)) for part in (a, b)]
+        if min(spreads) > 0 and not 1 / _FAR < spreads[0] / spreads[1] < _FAR:
+            warnings.warn(
+                f"The deviation of {one} is {spreads[0]:.3g}, and of {two} {spreads[1]:.3g}: were "
+                "both scaled in the same way?",
+                UserWarning,
+                stacklevel=3,
             )
 
 

@@ -161,7 +161,9 @@ def from_arrays(
     if num_classes is None:
         num_classes = max(problem.size([train.y, test.y]), len(names))
         check_numbering(problem, train.y, test.y)
-    return Dataset(name, train, test, num_classes, problem, names)
+    made = Dataset(name, train, test, num_classes, problem, names)
+    checks.warn_of_scale(train.x, test.x)
+    return made
 
 
 def _raw(x: Any, y: Any, columns: Mapping[str, Any] | None) -> Examples:

@@ -112,15 +112,8 @@ def family_of(
 def sharing(first: Federation, other: Federation) -> Federation:
     """The other federation, with the examples of the first where they are the same."""
 
-    def same(ours: PyTree, theirs: PyTree) -> bool:
-        return jax.tree.all(
-            jax.tree.map(
-                lambda a, b: a is b or np.array_equal(np.asarray(a), np.asarray(b)), ours, theirs
-            )
-        )
-
     def shared(ours: Pool, theirs: Pool) -> Pool:
-        alike = same((ours.x, ours.y), (theirs.x, theirs.y))
+        alike = _same((ours.x, ours.y), (theirs.x, theirs.y))
         return theirs._replace(x=ours.x, y=ours.y) if alike else theirs
 
     train, test, own = (
@@ -129,9 +122,22 @@ def sharing(first: Federation, other: Federation) -> Federation:
         other.client_test,
     )
     if own is not None:
-        source = test if own.x is other.test.x else train
+        source = test if _are_one(own.x, other.test.x) else train
         own = own._replace(x=source.x, y=source.y)
     return replace(other, train=train, test=test, client_test=own)
+
+
+def _same(ours: PyTree, theirs: PyTree) -> bool:
+    """Whether two trees have equal arrays."""
+    return len(jax.tree.leaves(ours)) == len(jax.tree.leaves(theirs)) and all(
+        a is b or np.array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    )
+
+
+def _are_one(ours: PyTree, theirs: PyTree) -> bool:
+    """Whether two trees hold the very same arrays."""
+    return [id(a) for a in jax.tree.leaves(ours)] == [id(a) for a in jax.tree.leaves(theirs)]
 
 
 def _check(first: Simulation, others: Sequence[Simulation]) -> None:
@@ -147,12 +153,9 @@ def _check(first: Simulation, others: Sequence[Simulation]) -> None:
             "engine 'python': run such points one by one."
         )
     for s in others:
-        for name in ("x", "y"):
-            ours, theirs = (getattr(f.federation.train, name) for f in (first, s))
-            if ours is not theirs and not np.array_equal(np.asarray(ours), np.asarray(theirs)):
-                raise InputError(
-                    "The seeds of a sweep must divide the same examples among clients."
-                )
+        ours, theirs = ((f.federation.train.x, f.federation.train.y) for f in (first, s))
+        if not _same(ours, theirs):
+            raise InputError("The seeds of a sweep must divide the same examples among clients.")
         if s.layout.population != first.layout.population:
             raise InputError(
                 f"The split of seed {s.seed} makes {s.layout.population} clients, and that of seed "

@@ -35,6 +35,13 @@ WRAPPING = Section(
     {"wrappers": "--with"},
 )
 
+CHANGED_DATA = flag(
+    "changed_data",
+    type=bool,
+    default=False,
+    help="go on with data that are not those of before; both are recorded",
+)
+
 
 def of_run(methods: Sequence[str], args: Sequence[str]) -> list[Section]:
     """The options of a run with these methods, and with the partition and model in ``args``.

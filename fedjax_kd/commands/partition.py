@@ -53,6 +53,6 @@ def data_config(found: Mapping[str, Any], seed: int) -> DataConfig:
         store = str(Path(data["dataset"]).absolute())
         return DataConfig(dataset=store, partition=STORED, num_clients=None, seed=seed)
     folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
-    data |= {"data_dir": folder and str(Path(folder).absolute())}
+    data |= {"data_dir": folder and str(Path(folder).expanduser().absolute())}
     data |= {"seed": seed if data["seed"] is None else data["seed"]}
     return DataConfig(partition_options=found["partition"], **data)

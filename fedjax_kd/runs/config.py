@@ -60,7 +60,8 @@ class Config:
 
     ``wrappers`` are options by wrapper; they go around the method in their order. ``models`` are
     several networks in place of one, as `fedjax_kd.runs.model_config` reads them,
-    and ``model_of`` says which clients have which.
+    and ``model_of`` says which clients have which. ``files`` are texts of files that options name,
+    by their absolute paths.
 
     Example:
       >>> config = Config("fedadam", method_options={"eta": 0.1})
@@ -78,6 +79,7 @@ class Config:
     models: tuple[str, ...] = ()
     model_of: str = model_config.TURNS
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_json(config: Config) -> dict[str, Any]:

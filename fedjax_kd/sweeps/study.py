@@ -12,6 +12,7 @@ import numpy as np
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_finite
 from fedjax_kd.runs.config import Config, from_json, to_json
+from fedjax_kd.runs.option_files import with_files
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.halving import Halving, Score, rungs
 from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, plain_with, value_in
@@ -143,16 +144,18 @@ def checked(study: Study) -> Study:
     """
     if not study.seeds or not (study.settings or study.search):
         raise InputError("The sweep has no points: give it a grid, random draws or a table.")
-    settings = []
+    settings, bases = [], dict(study.bases)
     for number, setting in enumerate(study.settings):
-        config = study.config(number, study.seeds[0])
+        config = with_files(study.config(number, study.seeds[0]))
+        method, base = config.method, bases[config.method]
+        bases[method] = replace(base, files={**base.files, **config.files})
         own = {k: v if k == METHOD else value_in(config, k) for k, v in setting.items()}
         check_finite("a configuration of the sweep", own)
         if own in settings:
             raise InputError(f"The sweep names the configuration {own} twice: name it once.")
         settings.append(own)
     study.rungs()
-    return replace(study, settings=tuple(settings))
+    return replace(study, bases=bases, settings=tuple(settings))
 
 
 def to_plain(study: Study) -> dict[str, Any]:

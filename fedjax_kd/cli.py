@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -41,10 +42,17 @@ Start with `fedjax-kd run`. FEDJAX_KD_CACHE=off keeps no compiled programs, {TRA
 where an error came from, FEDJAX_KD_DATA names the data folder."""
 
 
-DISK = (
-    "Check that the folder can be written to and that its disk is not full; a run that had begun "
-    "goes on with `fedjax-kd resume RUN`."
-)
+_GO_ON = "a run that had begun goes on with `fedjax-kd resume RUN`."
+_ADVICE = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT),
+        "Make room: see that its disk is not full, nor a quota used up",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "See that you may read it and write to its folder"
+    ),
+    errno.ENOENT: "See that it is there, and was not removed or renamed meanwhile",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,7 +77,7 @@ def _dispatch(args: list[str]) -> int:
         print(HELP)
         return 0
     if args[0] == "--version":
-        from fedjax_kd.runs.folder import environment
+        from fedjax_kd.runs.provenance import environment
 
         print(environment()["fedjax_kd"])
         return 0
@@ -106,7 +114,8 @@ def _report(error: Exception) -> int:
         print(f"fedjax-kd: {error}", file=sys.stderr)
         return 2
     if isinstance(error, OSError):
-        print(f"fedjax-kd: {error}. {DISK}", file=sys.stderr)
+        advice = _ADVICE.get(error.errno or 0, "The operating system says so")
+        print(f"fedjax-kd: {error}. {advice}; {_GO_ON}", file=sys.stderr)
         return 2
     print(
         f"fedjax-kd: unexpected {type(error).__name__}: {error}\n"

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedjax_kd.report import table_files
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs import provenance
 from fedjax_kd.runs.config import Config, TrainingConfig, to_json
 from fedjax_kd.runs.data_config import DataConfig
 
@@ -107,7 +108,7 @@ def write(
             "halving": {"eta": 2} if halving else None,
             "target": target,
             "base": {method: to_json(Config(method)) for method in sorted(methods)},
-            "environment": run_folder.environment(),
+            "environment": provenance.environment(),
         },
     )
     columns = ["point", "config", "seed", *names]

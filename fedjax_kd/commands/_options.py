@@ -49,6 +49,12 @@ BY_CLIENT = Section(
         )
     ],
 )
+CHANGED_DATA = flag(
+    "changed_data",
+    type=bool,
+    default=False,
+    help="go on with data that are not those of before; both are recorded",
+)
 
 
 def of_run(

@@ -15,6 +15,7 @@ from fedjax_kd.commands._parser import Section, flag
 from fedjax_kd.report import partition, table_files, tables
 from fedjax_kd.report.sweeps import best_by
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs import lock
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.progress import show_progress, stderr
@@ -22,6 +23,7 @@ from fedjax_kd.sweeps import proposals, workers
 from fedjax_kd.sweeps import runner as sweep_runner
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.parameters import METHOD
+from fedjax_kd.sweeps.record import begin_stretch
 from fedjax_kd.sweeps.shard import (
     FederationLoader,
     Shard,
@@ -57,25 +59,35 @@ def start_sweep(study: Study, output: Mapping[str, Any], load: FederationLoader)
         ]
         announce(study, families, quiet=output["quiet"])
     folder = run_folder.create(output["out"], "-".join(["sweep", *study.bases]))
-    sweep_runner.write_study(folder, study)
-    _draw_partitions(study, folder)
-    return continue_sweep(folder, output, load)
+    with lock.held([folder], "fedjax-kd sweep"):
+        run_folder.check_unused(folder)  # another process may have been faster
+        sweep_runner.write_study(folder, study)
+        return _continued(folder, output, load)
 
 
-def continue_sweep(
-    folder: Path, output: Mapping[str, Any], load: FederationLoader | None = None
-) -> int:
+def resume_sweep(folder: Path, output: Mapping[str, Any]) -> int:
     """Carries out what is left of a sweep; returns the exit code."""
+    with lock.held([folder], "fedjax-kd resume"):
+        return _continued(folder, output, federation_loader())
+
+
+def _continued(folder: Path, output: Mapping[str, Any], load: FederationLoader) -> int:
+    """Carries out what is left of a sweep whose folder is ours; returns the exit code."""
     by = workers.cluster(output["workers"], output["ray_address"])
-    study, load = sweep_runner.read_study(folder), load or federation_loader()
+    study = sweep_runner.read_study(folder)
+    _draw_partitions(study, folder)
+    changed = output.get("changed_data", False)
     with asked_to_stop() as asked:
         while True:
-            finished = _train(study, folder, by, Watching(load, asked, output["quiet"]))
+            watching = Watching(load, asked, output["quiet"], changed)
+            finished = _train(study, folder, by, watching)
             if not finished or not proposals.remain(study):
                 break
             study = proposals.extended(folder, study)
             sweep_runner.write_study(folder, study)
     sweep_runner.write_tables(folder, study)
+    if finished:
+        sweep_runner.drop_checkpoints(folder)
     tables.show(_best(folder, study))
     if not finished:
         stderr().print(f"Interrupted; go on with: fedjax-kd resume {folder}", markup=False)
@@ -86,11 +98,14 @@ def continue_sweep(
 
 
 class Watching(NamedTuple):
-    """Arguments of training beside the study: data, whether to stop, whether to show nothing."""
+    """Arguments of training beside the study: data, whether to stop, whether to show nothing, and
+    whether other data than before are as good.
+    """
 
     load: FederationLoader
     asked: Callable[[], bool]
     quiet: bool
+    changed_data: bool
 
 
 def _train(study: Study, folder: Path, by: Cluster | None, watching: Watching) -> bool:
@@ -100,6 +115,7 @@ def _train(study: Study, folder: Path, by: Cluster | None, watching: Watching) -
     ]
     if not groups:
         return True
+    begin_stretch(folder, study, groups, watching.load, changed_data=watching.changed_data)
     names = {part.folder: _name(study, part) for group in groups for part in group}
     rounds = dict.fromkeys(names.values(), study.num_rounds)
     with show_progress(rounds, quiet=watching.quiet) as show:
@@ -137,17 +153,20 @@ def _known(study: Study, rows: Mapping[int, Sequence[Row]]) -> dict[str, float]:
 
 
 def _draw_partitions(study: Study, folder: Path) -> None:
-    """Pictures of the split among clients: of the first seeds, where it depends on them."""
+    """The pictures of the split among clients that are not drawn yet: of the first seeds, where it
+    depends on them.
+    """
     nothing: Setting = {METHOD: next(iter(study.bases))}
     first = study.settings[0] if study.settings else nothing
     known = replace(study, settings=(first,))
     follows = next(iter(study.bases.values())).data.seed is None
     for seed in study.seeds[: _PICTURES if follows else 1]:
+        path = folder / f"partition-seed{seed}.png"
+        if path.exists():
+            continue
         dataset, federation = federation_of(known.config(0, seed).data)
         if dataset is not None:
-            partition.draw_partition(
-                dataset, federation.parts, folder / f"partition-seed{seed}.png"
-            )
+            partition.draw_partition(dataset, federation.parts, path)
 
 
 def _best(folder: Path, study: Study) -> Table:

@@ -75,8 +75,8 @@ def train_run(run: Run, show: Show, stop: Callable[[], bool]) -> str:
             if stopping or early:
                 break
     status = STOPPED_EARLY if early else "interrupted" if stopping else "finished"
-    _summarise(run, rows, total, status)
     plots.curve([plots.Curve(run.name, rows)], run.folder / "curve.png")
+    _summarise(run, rows, total, status)  # the last file: a run is finished when it says so
     return status
 
 
@@ -132,17 +132,22 @@ def _beginning(run: Run) -> tuple[Run, list[Row], State, int]:
 
     It goes on in the chunks that it was cut into, or else sums would be rounded otherwise.
     """
-    folder = run.folder / "checkpoints"
-    known = [n for n in checkpoint.finished_rounds(folder) if _usable(run, n)]
+    folder, finished = run.folder / "checkpoints", last_checkpoint(run)
     for each in (folder, run.folder / run_folder.BEST_STATES):
-        checkpoint.drop(each, after=known[-1] if known else -1)
-    if not known:
+        checkpoint.drop(each, after=-1 if finished is None else finished)
+    if finished is None:
         run_folder.truncate_rows(run.folder, None)
         return run, [], initial_state(run.simulation), 0
-    if chunks := checkpoint.chunks_of(folder, known[-1]):
+    if chunks := checkpoint.chunks_of(folder, finished):
         run = run._replace(simulation=with_chunks(run.simulation, chunks))
-    state, finished = checkpoint.restore(folder, run.simulation, known[-1])
+    state, finished = checkpoint.restore(folder, run.simulation, finished)
     return run, run_folder.truncate_rows(run.folder, finished), state, finished
+
+
+def last_checkpoint(run: Run) -> int | None:
+    """The finished rounds from which a run goes on; None if it begins anew."""
+    known = checkpoint.finished_rounds(run.folder / "checkpoints")
+    return max((n for n in known if _usable(run, n)), default=None)
 
 
 def _usable(run: Run, finished: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from fedjax_kd.commands._options import CHANGED_DATA
 from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
@@ -17,6 +19,9 @@ from fedjax_kd.errors import InputError, collected_warnings
 from fedjax_kd.metrics import Tally
 from fedjax_kd.report import tables
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs import provenance
+from fedjax_kd.runs.data_config import federation_of, source_of
+from fedjax_kd.runs.fingerprint import fingerprint
 from fedjax_kd.runs.saved import load_run
 from fedjax_kd.train import evaluation_row
 
@@ -24,6 +29,8 @@ HELP = """Evaluates the newest or best checkpoint of a run on all test rows, and
 
 Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under
 the global model and, if the method has such, under its own.
+
+A run that still goes on may be evaluated. Data that have changed since are refused.
 
 Examples:
   fedjax-kd evaluate runs/20260101-120000-fedavg-digits
@@ -38,7 +45,8 @@ _WHICH = Section(
             type=bool,
             default=False,
             help="the best evaluation's, of a run with --keep-best; writes clients-best.csv",
-        )
+        ),
+        CHANGED_DATA,
     ],
 )
 
@@ -46,10 +54,18 @@ _WHICH = Section(
 def main(args: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     (parent,), rest = folders(args, "fedjax-kd evaluate", HELP, most=1)
-    best = parse("fedjax-kd evaluate RUN", HELP, [_WHICH], rest)["which"]["best"]
+    chosen = parse("fedjax-kd evaluate RUN", HELP, [_WHICH], rest)["which"]
+    best = chosen["best"]
     for folder in run_folder.members(parent):
+        config = run_folder.read_config(folder)
+        _, federation = federation_of(config.data)
+        record = run_folder.record_of(folder)
+        if not chosen["changed_data"]:
+            earlier, found = record.get("fingerprints", ()), fingerprint(federation)
+            provenance.check_data(folder, earlier, found, source_of(config.data))
+        provenance.warn_of_versions(folder, record)
         with collected_warnings():  # the run was warned of them
-            _, simulation, state, finished = load_run(folder, best=best)
+            _, simulation, state, finished = load_run(folder, best=best, federation=federation)
         table = folder / ("clients-best.csv" if best else "clients.csv")
         seen = make_evaluation(simulation, state)(state)
         write_clients(table, simulation, seen)
@@ -84,11 +100,12 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
         **_results("", simulation, seen.clients),
         **({} if seen.personal is None else _results("personal_", simulation, seen.personal)),
     }
-    with path.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(columns)
-        for row in zip(*(values.tolist() for values in columns.values()), strict=True):
-            lines.writerow("" if isinstance(v, float) and np.isnan(v) else v for v in row)
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    for row in zip(*(values.tolist() for values in columns.values()), strict=True):
+        lines.writerow("" if isinstance(v, float) and np.isnan(v) else v for v in row)
+    run_folder.replace_shared(path, text.getvalue().encode())
 
 
 def _results(prefix: str, simulation: Simulation, sums: Tally) -> dict[str, NDArray]:

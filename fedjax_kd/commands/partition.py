@@ -55,7 +55,7 @@ def data_config(found: Mapping[str, Any], seed: int) -> DataConfig:
         how = data["standardise"]
         return DataConfig(store, partition=STORED, num_clients=None, seed=seed, standardise=how)
     folder = data["data_dir"] or os.environ.get(DATA_DIR_VARIABLE)
-    data |= {"data_dir": folder and str(Path(folder).absolute())}
+    data |= {"data_dir": folder and str(Path(folder).expanduser().absolute())}
     data |= {"seed": seed if data["seed"] is None else data["seed"]}
     partition = dict(found["partition"])
     if "clients" in partition:

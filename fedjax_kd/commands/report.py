@@ -45,7 +45,7 @@ def main(args: Sequence[str]) -> int:
     _check(out)
     studies = read_studies(given, chosen["metric"])
     text = page(studies, target=chosen["target"], baseline=chosen["baseline"])
-    run_folder.replace(out, text.encode())
+    run_folder.replace_shared(out, text.encode())
     print(out)
     return 0
 

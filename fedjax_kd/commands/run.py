@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,28 @@ from fedjax_kd.commands._announce import announce_data
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
+from fedjax_kd.data import Dataset
+from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import processes
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import named, options
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs import tensorboard
+from fedjax_kd.runs import lock, provenance, tensorboard
 from fedjax_kd.runs.build import warned_build, with_model
+from fedjax_kd.runs.comparison import write_comparison
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import OptionValue, federation_of
+from fedjax_kd.runs.fingerprint import Fingerprint, fingerprint
 from fedjax_kd.runs.group_config import parse_client_options
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
+from fedjax_kd.runs.option_files import with_files
 from fedjax_kd.runs.progress import show_progress, stderr
 from fedjax_kd.runs.user_functions import located
 from fedjax_kd.runs.warm_start import checkpoint_named
 from fedjax_kd.runs.wrapper_config import parse_wrappers
+
+COMMAND = "fedjax-kd run"  # as others see it who find its folder locked
 
 DEMO = ("fedadam", "fedavg")
 """The methods that ``fedjax-kd run`` compares without a method."""
@@ -109,22 +117,47 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
         suited = with_model(config, federation)
         simulation, edges[m] = warned_build(suited, federation)
         ready[m] = suited, simulation
+    digests = provenance.agreed(fingerprint(federation))
+    name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
 
-    def new_folder() -> str:
-        name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
+    def new_folder(stack: ExitStack) -> str:
         parent = run_folder.create(output["out"], name)
-        for method, (config, _) in ready.items():
-            folder = _folder_of(method, parent, ready)
-            folder.mkdir(exist_ok=True)
-            run_folder.write_config(folder, config, edges[method])
-        if dataset is not None:
-            partition.draw_partition(dataset, federation.parts, parent / "partition.png")
+        stack.enter_context(lock.held([parent], COMMAND))
+        run_folder.check_unused(parent)  # another process may have been faster
+        folders = {_folder_of(m, parent, ready): config for m, (config, _) in ready.items()}
+        write_runs(parent, folders, (digests, edges), stack)
+        draw_split(parent, dataset, federation)
         return str(parent)
 
-    parent = Path(processes.by_first(new_folder))
-    kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
-    jobs = [Run(m, _folder_of(m, parent, ready), *ready[m], **kept) for m in ready]
-    return finish_runs(parent, jobs, quiet=output["quiet"])
+    with ExitStack() as stack:
+        parent = Path(processes.by_first(partial(new_folder, stack)))
+        kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
+        jobs = [Run(m, _folder_of(m, parent, ready), *ready[m], **kept) for m in ready]
+        return finish_runs(parent, jobs, quiet=output["quiet"])
+
+
+def write_runs(
+    parent: Path,
+    folders: Mapping[Path, Config],
+    known: tuple[Fingerprint, Mapping[str, Sequence[str]]],
+    stack: ExitStack,
+) -> None:
+    """Writes the configurations of new runs; those of a comparison first where all stand."""
+    if parent not in folders:
+        write_comparison(parent, {f.name: config for f, config in folders.items()})
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        stack.enter_context(lock.held(list(folders), COMMAND))
+    for folder, config in folders.items():
+        digests, edges = known
+        run_folder.write_config(folder, config, digests, warnings=edges[config.method])
+
+
+def draw_split(parent: Path, dataset: Dataset | None, federation: Federation) -> None:
+    """Draws the split among clients, unless that was done or the clients are streamed."""
+    path = parent / "partition.png"
+    if dataset is not None and not path.exists():
+        partition.draw_partition(dataset, federation.parts, path)
 
 
 def _folder_of(method: str, parent: Path, methods: Sized) -> Path:
@@ -190,7 +223,7 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
     training = TrainingConfig(**given)
     model_options = dict(found["model"])
     models = {name: model_options.pop(name) for name in ("model", "models", "model_of")}
-    return Config(
+    config = Config(
         method=method,
         method_options=_options.chosen(found["method"], options(REGISTRY[method])),
         local=_options.chosen(found["local"], _options.of_local(method)),
@@ -203,3 +236,4 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
             found["by_client"]["client_options"], _options.of_local(method)
         ),
     )
+    return with_files(config)

@@ -21,6 +21,8 @@ from fedjax_kd.errors import InputError
 
 Ids = NDArray[np.int64]
 
+RULES = ("uniform", "examples")  # that `sampler_named` knows
+
 
 class Cohort(NamedTuple):
     """The clients of a round, and the host's other facts about it.
@@ -94,7 +96,12 @@ def fixed(cohorts: Sequence[Sequence[int]]) -> Sampler:
     return lambda rng, number: fixed[number % len(fixed)]
 
 
-def sampler_named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> Sampler:
+def sampler_named(
+    sampling: str,
+    sizes: NDArray[np.int64],
+    cohort_size: int,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Sampler:
     """The sampler that a word or a file stands for.
 
     Args:
@@ -102,6 +109,7 @@ def sampler_named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> 
         file with a list of client numbers for each round, such as ``[[0, 4], [2, 3]]``.
       sizes: training examples of each client, ``[C]``.
       cohort_size: clients K in a cohort.
+      files: texts of files by their paths, which are not read again.
 
     Raises:
       ValueError: if it is none of these, or there are no such cohorts.
@@ -111,7 +119,8 @@ def sampler_named(sampling: str, sizes: NDArray[np.int64], cohort_size: int) -> 
     if sampling == "examples":
         return weighted(sizes, cohort_size)
     try:
-        cohorts = json.loads(Path(sampling).read_text(encoding="utf-8"))
+        text = files[sampling] if sampling in files else Path(sampling).read_text(encoding="utf-8")
+        cohorts = json.loads(text)
         return fixed([[operator.index(i) for i in ids] for ids in cohorts])
     except (OSError, TypeError, json.JSONDecodeError) as error:
         raise InputError(

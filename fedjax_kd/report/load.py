@@ -139,8 +139,18 @@ def _documents(about: Mapping[str, Any]) -> dict[str, Any]:
     plan = {k: about[k] for k in ("num_rounds", "seeds", "last", "halving", "search") if k in about}
     settings = {str(p["config"]): p["parameters"] for p in about["points"]}
     base = {f"Configuration of {method}": values for method, values in about["base"].items()}
-    versions = {"Versions": about.get("environment", {})}
-    return {"Plan": plan, **base, "Settings by configuration": settings, **versions}
+    return {
+        "Plan": plan,
+        **base,
+        "Settings by configuration": settings,
+        "Versions": _versions(about),
+    }
+
+
+def _versions(file: Mapping[str, Any]) -> Any:
+    """Versions and device, of each stretch where there are several."""
+    several = file.get("environments", ())
+    return several if len(several) > 1 else file.get("environment", {})
 
 
 def read_runs(folders: Sequence[Path], metric: str | None = None) -> StudyPoints:
@@ -232,8 +242,9 @@ def _partitions(folders: Sequence[Path], configs: Sequence[Config]) -> dict[str,
 def _own_documents(folders: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
     """Configurations, warnings and versions of runs; versions that agree are told once."""
     files = [run_folder.read_json(folder, "config.json") for folder in folders]
-    versions = [file.pop("environment", {}) for file in files]
+    versions = [_versions(file) for file in files]
     edges = [file.pop("warnings", []) for file in files]
+    files = [{k: v for k, v in file.items() if not k.startswith("environment")} for file in files]
     found = {f"Configuration of {name}": file for name, file in zip(names, files, strict=True)}
     found |= {f"Warnings of {n}": known for n, known in zip(names, edges, strict=True) if known}
     if all(other == versions[0] for other in versions):

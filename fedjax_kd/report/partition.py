@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Int
 from fedjax_kd.data.dataset import Dataset
 from fedjax_kd.errors import InputError
 from fedjax_kd.problems import MULTILABEL, SEGMENTATION, TOKENS
+from fedjax_kd.runs import folder as run_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,7 +192,9 @@ def draw_partition(
         _draw_sizes(figure.subplots(), sizes)
     else:
         _draw_map(figure, counts, sizes)
-    figure.savefig(path)
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix[1:] or "png")
+    run_folder.replace(Path(path), content.getvalue())
     return Path(path)
 
 

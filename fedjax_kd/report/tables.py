@@ -101,7 +101,7 @@ def labels(configs: Sequence[Config], folders: Sequence[str]) -> list[str]:
       >>> labels([one, two], ["runs/one", "runs/two"])
       ['fedadam, eta 0.1', 'fedadam, eta 0.3']
     """
-    options = [flat(to_json(config)) for config in configs]
+    options = [flat({**to_json(config), "files": {}}) for config in configs]
     names = []
     for config, own, folder in zip(configs, options, folders, strict=True):
         peers = [other for other in options if other["method"] == config.method]

@@ -78,7 +78,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         chosen.pop(name)
     mesh = _mesh(chosen.pop("devices"))
     sampler = sampling.sampler_named(
-        chosen.pop("sampling"), federation.sizes, chosen["cohort_size"]
+        chosen.pop("sampling"), federation.sizes, chosen["cohort_size"], config.files
     )
     return simulate(
         algorithms,
@@ -135,7 +135,9 @@ def _groups(
     each = [replace(config, model=name, model_options=own) for name, own in given]
     tasks = [task_of(one, federation) for one in each]
     factory = named("method for several models", config.method, GROUPS)
-    owners = model_config.model_of_clients(config.model_of, len(each), federation.num_clients)
+    owners = model_config.model_of_clients(
+        config.model_of, len(each), federation.num_clients, config.files
+    )
     return _made(factory, config, tasks, federation), owners
 
 

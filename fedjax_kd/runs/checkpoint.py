@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +25,7 @@ from fedjax_kd.options import checks_options
 
 FORMAT = 1
 
-_KEEP = 2
+_KEEP, _REMOVED = 2, ".removed"
 _LARGEST_SHARE = 0.05  # of the time may go into checkpoints
 
 
@@ -103,32 +106,42 @@ def save(
     # Orbax stores no empty arrays; their type says all about them.
     stored = {path: array for path, array in leaves.items() if array.size}
     parts = ocp.args.Composite(state=ocp.args.StandardSave(stored), about=ocp.args.JsonSave(about))
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _manager(folder) as manager:
+        with _manager(folder, writes=True) as manager:
             manager.save(finished, args=parts, force=True)
+            known = sorted(manager.all_steps())
     except ValueError as error:
         # Tensorstore reports a full disk as a ValueError, whose last part says what is wrong.
         reason = str(error).rsplit(": ", 1)[-1]
+        full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
         raise FileError(
-            f"The checkpoint {folder / str(finished)} cannot be written ({reason}): make "
-            "room, and go on with `fedjax-kd resume RUN`."
+            f"The checkpoint {folder / str(finished)} cannot be written ({reason}): "
+            f"{'make room' if full else 'put that right'}, and go on with `fedjax-kd resume RUN`."
         ) from error
+    _remove(folder, known[:-_KEEP])
 
 
 def finished_rounds(folder: Path) -> list[int]:
     """Rounds after which there is a complete checkpoint, ascending; empty if there is none."""
     if not folder.is_dir():
         return []
-    with _manager(folder) as manager:
+    with _manager(folder, writes=False) as manager:
         return sorted(manager.all_steps())
 
 
 def drop(folder: Path, after: int) -> None:
     """Removes the checkpoints of later rounds than ``after``."""
-    for finished in finished_rounds(folder):
-        if finished > after:
-            with _manager(folder) as manager:
-                manager.delete(finished)
+    if folder.is_dir():
+        _remove(folder, [n for n in finished_rounds(folder) if n > after])
+
+
+def _remove(folder: Path, checkpoints: Sequence[int]) -> None:
+    """Removes checkpoints, each by another name: a half-removed one would look like a whole one."""
+    for finished in checkpoints:
+        (folder / str(finished)).rename(folder / f"{finished}{_REMOVED}")
+    for path in folder.glob(f"*{_REMOVED}"):  # also those that were left by a kill
+        shutil.rmtree(path)
 
 
 def restore(
@@ -210,19 +223,21 @@ def points_of(folder: Path, finished: int) -> list[int]:
     return list(_read(folder, finished, "about", None).get("points", ()))
 
 
-def _manager(folder: Path) -> Any:
-    """Orbax's view of the folder; importing Orbax takes seconds, so it waits until here."""
+def _manager(folder: Path, *, writes: bool) -> Any:
+    """Orbax's view of the folder; importing Orbax takes seconds, so it waits until here.
+
+    One that only reads leaves unfinished checkpoints alone: another process may be writing them.
+    """
     import orbax.checkpoint as ocp
 
     # Its threads log tracebacks of errors that reach the caller anyway.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    folder.mkdir(parents=True, exist_ok=True)
     here = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=_KEEP,
         create=False,
+        read_only=not writes,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=writes,
         # Of several processes one alone writes and reads: it must not wait for the others.
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
@@ -237,7 +252,7 @@ def _read(folder: Path, step: int, part: str, like: PyTree) -> Any:
 
     how = ocp.args.JsonRestore() if like is None else ocp.args.StandardRestore(like)
     try:
-        with _manager(folder) as manager:
+        with _manager(folder, writes=False) as manager:
             return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
     except Exception as error:
         raise InputError(

@@ -85,7 +85,8 @@ class Config:
     ``wrappers`` are options by wrapper; they go around the method in their order. ``models`` are
     several networks in place of one, as `fedjax_kd.runs.model_config` reads them,
     and ``model_of`` says which clients have which. ``client_options`` are options of local training
-    that some clients have instead, by their numbers, see `fedjax_kd.runs.group_config`.
+    that some clients have instead, by their numbers, see `fedjax_kd.runs.group_config`. ``files``
+    are texts of files that options name, by their absolute paths.
 
     Example:
       >>> config = Config("fedadam", method_options={"eta": 0.1})
@@ -104,6 +105,7 @@ class Config:
     model_of: str = model_config.TURNS
     training: TrainingConfig = field(default_factory=TrainingConfig)
     client_options: Mapping[str, Options] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -108,6 +108,16 @@ def partitioner(data: DataConfig) -> Partitioner:
     return factory(**given | {name: v for name, v in shared.items() if name in known})
 
 
+def source_of(data: DataConfig) -> str:
+    """Where the data of a run come from, in words.
+
+    Example:
+      >>> source_of(DataConfig("cifar10", data_dir="/data"))
+      'cifar10 of /data'
+    """
+    return data.dataset if data.data_dir is None else f"{data.dataset} of {data.data_dir}"
+
+
 def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
     """The data set of a run, and its division among clients; no data set where they are streamed.
 

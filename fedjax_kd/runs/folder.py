@@ -1,10 +1,12 @@
 """Run folders: the files that a run writes, and how they are read again.
 
 ========== ======================================================================================
-config.json   the configuration, the versions, device and commit it ran with, and its warnings
+config.json   the configuration; versions, device and commit that it ran with; digests of its data;
+              its warnings
 metrics.csv   a row a round; the evaluation's columns are empty in other rounds
 summary.json  final and best accuracy, bytes, speed, and the status
 best/         with --keep-best: checkpoints of the best evaluation, and of the best before it
+lock          while a process writes to the folder
 curve.png, partition.png, clients.csv, checkpoints/
 ========== ======================================================================================
 """
@@ -14,25 +16,25 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
-import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from fedjax_kd.errors import FileError, InputError
+from fedjax_kd.runs import provenance
 from fedjax_kd.runs.config import Config, from_json, to_json
+from fedjax_kd.runs.fingerprint import Fingerprint
+from fedjax_kd.runs.lock import LOCK
 from fedjax_kd.train import Row
 
 BEST_STATES = "best"
 """The folder of a run's best checkpoints."""
 COUNTS = ("round", "clients", "rejected", "bytes_down", "bytes_up", "steps", "steps_computed")
 _WHOLE = ("point", *COUNTS)
-_LIBRARIES = ("fedjax-kd", "jax", "jaxlib", "flax", "optax", "numpy")
+_PART = ".part"
+_FIRST = ("config.json", "comparison.json", "sweep.json")  # nothing else is written before
 
 
 def create(out: str | None, name: str) -> Path:
@@ -49,13 +51,24 @@ def create(out: str | None, name: str) -> Path:
     if out is None:
         return _unique(Path("runs"), f"{time.strftime('%Y%m%d-%H%M%S')}-{name}")
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    check_unused(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_unused(folder: Path) -> None:
+    """Raises ValueError unless a new run may go there."""
+    if folder.exists() and not is_unused(folder):
         raise InputError(
             f"{folder} exists and is not an empty folder: choose another --out, or go on with the "
             f"run that is there by `fedjax-kd resume {folder}`."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, or no more than a run that was killed before it began."""
+    left = {LOCK, *(name + _PART for name in _FIRST)}
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= left
 
 
 def _unique(parent: Path, name: str) -> Path:
@@ -84,6 +97,11 @@ def members(folder: Path) -> list[Path]:
             f"{folder}` shows it."
         )
     inner = sorted(path.parent for path in folder.glob("*/config.json"))
+    if not inner and is_unused(folder):
+        raise InputError(
+            f"{folder} is empty: what was to be written there was stopped before it began, so "
+            f"nothing is lost. Start it anew, with --out {folder} or another folder."
+        )
     if not inner:
         raise InputError(
             f"{folder} is no run folder, and holds none: there is no config.json. Give the path "
@@ -92,10 +110,29 @@ def members(folder: Path) -> list[Path]:
     return inner
 
 
-def write_config(folder: Path, config: Config, warnings: Sequence[str] = ()) -> None:
-    """Writes config.json with the versions and the device of this machine, and its warnings."""
-    known = {"environment": environment(), "warnings": list(warnings)}
-    write_json(folder / "config.json", {**to_json(config), **known})
+def write_config(
+    folder: Path,
+    config: Config,
+    digests: Fingerprint | None = None,
+    first_round: int = 1,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Writes config.json with the versions and the device of this machine.
+
+    Args:
+      folder: of the run; what its config.json says of earlier stretches is kept.
+      config: of the run.
+      digests: of its data.
+      first_round: that is trained now.
+      warnings: that it gave when it was built.
+    """
+    record = provenance.recorded(record_of(folder), first_round, digests)
+    write_json(folder / "config.json", {**to_json(config), **record, "warnings": list(warnings)})
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """What config.json says beside the configuration; empty before there is one."""
+    return read_json(folder, "config.json") if (folder / "config.json").is_file() else {}
 
 
 def read_config(folder: Path) -> Config:
@@ -107,60 +144,30 @@ def read_config(folder: Path) -> Config:
     return from_json(read_json(folder, "config.json"))
 
 
-def environment() -> dict[str, Any]:
-    """Versions, device and, in a checkout, the commit."""
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        **{name.replace("-", "_"): _version(name) for name in _LIBRARIES},
-        "platform": device.platform,
-        "device": device.device_kind,
-        "num_devices": jax.device_count(),
-        "git_commit": _commit(),
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of this package's checkout, and whether it was changed; None if there is none."""
-    checkout = Path(__file__).parents[1]
-    if not (checkout / ".git").exists():
-        return None
-    command = [
-        "git",
-        "-C",
-        str(checkout),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=40",
-        "--exclude=*",
-    ]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes a file that is either the old one or the new one, whenever the process is killed."""
     replace(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside the old one first, then in its place."""
-    partial = path.with_name(path.name + ".part")
+    """Writes a file whole or not at all: beside the old one first, then in its place.
+
+    The caller holds the folder's lock, or else `replace_shared` is needed.
+    """
+    partial = path.with_name(path.name + _PART)
     with partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def replace_shared(path: Path, content: bytes) -> None:
+    """`replace` of a file that several processes may write at once; the last one wins."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as beside:
+        partial = Path(beside) / path.name
+        replace(partial, content)
+        partial.replace(path)
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

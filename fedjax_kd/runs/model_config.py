@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.models import MODELS
 from fedjax_kd.runs.option_values import parse_named
 
-TURNS, BLOCKS = "turns", "blocks"
+TURNS, BLOCKS = DEALS = ("turns", "blocks")
 
 
 def parse_model(text: str) -> tuple[str, dict[str, Any]]:
@@ -31,7 +33,12 @@ def parse_model(text: str) -> tuple[str, dict[str, Any]]:
     return parse_named("model", text, MODELS)
 
 
-def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArray[np.int64]:
+def model_of_clients(
+    model_of: str,
+    num_models: int,
+    num_clients: int,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> NDArray[np.int64]:
     """The number of each client's model, ``[C]``.
 
     Args:
@@ -39,6 +46,7 @@ def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArra
         numbers), or a JSON file with a list of C numbers from 0 on.
       num_models: how many there are.
       num_clients: C.
+      files: texts of files by their paths, which are not read again.
 
     Raises:
       ValueError: if the file cannot be read, or says nothing of some client or model.
@@ -56,13 +64,14 @@ def model_of_clients(model_of: str, num_models: int, num_clients: int) -> NDArra
         return clients % num_models
     if model_of == BLOCKS:
         return clients * num_models // num_clients
-    if not Path(model_of).is_file():
+    if model_of not in files and not Path(model_of).is_file():
         raise InputError(
             f"model_of is {model_of!r}, but must be 'turns', 'blocks', or a JSON file with the "
             "number of each client's model: there is no such file."
         )
     try:
-        given = np.asarray(json.loads(Path(model_of).read_text()))
+        text = files[model_of] if model_of in files else Path(model_of).read_text(encoding="utf-8")
+        given = np.asarray(json.loads(text))
     except ValueError as error:
         raise InputError(f"{model_of} is no JSON file: {error}. Write a list of numbers.") from None
     if given.shape != (num_clients,) or set(given.tolist()) != set(range(num_models)):

@@ -7,6 +7,7 @@ by being started again; parts that are finished are not run again.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,38 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import judged_column, metric_of
 from fedjax_kd.report import table_files
 from fedjax_kd.runs import folder as run_folder
+from fedjax_kd.runs.provenance import environment
 from fedjax_kd.sweeps.halving import diverged, selected
 from fedjax_kd.sweeps.shard import Job, Shard, shard_rows
 from fedjax_kd.sweeps.study import Study, from_plain, groups, to_plain
 from fedjax_kd.train import Row
 
 FILE, PARTS = "sweep.json", "parts"
+_RECORD = ("environment", "environments", "fingerprints")
 
 
 Runner = Callable[[Sequence[Job]], bool]
 """Trains some parts of a group, whichever way; whether all of them got there."""
 
 
-def write_study(folder: Path, study: Study) -> None:
-    """Writes sweep.json with the versions and the device of this machine."""
-    run_folder.write_json(
-        folder / FILE, {**to_plain(study), "environment": run_folder.environment()}
-    )
+def write_study(folder: Path, study: Study, record: Mapping[str, Any] | None = None) -> None:
+    """Writes sweep.json.
+
+    Args:
+      folder: of the sweep.
+      study: to be written.
+      record: of versions, device and data; by default as it stands, or else of this machine.
+    """
+    known = record or sweep_record(folder) or {"environment": environment()}
+    run_folder.write_json(folder / FILE, {**to_plain(study), **known})
+
+
+def sweep_record(folder: Path) -> dict[str, Any]:
+    """What sweep.json says of versions, device and data; empty if there is none."""
+    if not is_sweep(folder):
+        return {}
+    values = run_folder.read_json(folder, FILE)
+    return {name: values[name] for name in _RECORD if name in values}
 
 
 def read_study(folder: Path) -> Study:
@@ -120,6 +136,12 @@ def outcomes(study: Study, group: Sequence[Shard]) -> dict[int, str]:
         found |= {p: "stopped" for p in live if p not in left and found[p] == "running"}
         live = left
     return found
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a finished sweep: a kill may have left some."""
+    for path in (folder / PARTS).glob("*/checkpoints"):
+        shutil.rmtree(path)
 
 
 def write_tables(folder: Path, study: Study) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import checks_options
 from fedjax_kd.runs.config import Config, from_json, to_json
+from fedjax_kd.runs.option_files import with_files
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.halving import Halving, Score, rungs
 from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, plain_with, value_in
@@ -151,15 +152,17 @@ def checked(study: Study) -> Study:
                 f"patience and keep_best are of single runs, but {method} is swept: --halving ends "
                 "hopeless points early, and a run of the best one keeps its best state."
             )
-    settings = []
+    settings, bases = [], dict(study.bases)
     for number, setting in enumerate(study.settings):
-        config = study.config(number, study.seeds[0])
+        config = with_files(study.config(number, study.seeds[0]))
+        method, base = config.method, bases[config.method]
+        bases[method] = replace(base, files={**base.files, **config.files})
         own = {k: v if k == METHOD else value_in(config, k) for k, v in setting.items()}
         if own in settings:
             raise InputError(f"The sweep names the configuration {own} twice: name it once.")
         settings.append(own)
     study.rungs()
-    return replace(study, settings=tuple(settings))
+    return replace(study, bases=bases, settings=tuple(settings))
 
 
 def to_plain(study: Study) -> dict[str, Any]:

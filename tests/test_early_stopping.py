@@ -91,6 +91,7 @@ def test_training_in_python_ends_with_its_reason_and_with_the_same_numbers() -> 
 RUN = (
     *("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--eval-every", "2"),
     *("--num-rounds", "60", "--patience", "3", "--min-delta", "0.01", "--keep-best"),
+    *("--client-schedule", "exponential:factor=0.9", "--server-schedule", "warmup:rounds=3"),
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from labelled import LABELS, labelled
 
-from fedjax_kd.data import IidPartitioner, from_arrays
+from fedjax_kd.data import IidPartitioner, from_arrays, load
 from fedjax_kd.data.rows import by_owner
 from fedjax_kd.report.partition import describe, draw_partition, label_table
 
@@ -46,3 +46,20 @@ def test_pictures(tmp_path, clients, labels):
         data, IidPartitioner(clients)(data), tmp_path / "split.png", title="a title"
     )
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("clients", [6, 60])
+@pytest.mark.parametrize("name", ["diabetes", "digits_bits", "digits_strokes", "digits_unlabelled"])
+def test_partitions_of_every_problem_are_described(name: str, clients: int, tmp_path: Path) -> None:
+    data = load(name)
+    parts = IidPartitioner(clients)(data)
+    numbers = describe(data, parts)
+    assert (numbers.clients, numbers.rows) == (clients, data.train.num_rows)
+    counted = name in ("digits_bits", "digits_strokes")
+    assert np.isfinite(numbers.label_skew) == counted
+    if counted:
+        totals = label_table(data, parts).sum(axis=0)
+        held = data.train.y.sum(axis=0) if name == "digits_bits" else np.bincount(data.train.y.flat)
+        np.testing.assert_array_equal(totals, held)
+    picture = draw_partition(data, parts, tmp_path / "split.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -17,6 +17,7 @@ from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.problems import Problem
 
 _FAR = 30.0  # times that deviations of training and test rows may differ
+_LEAST_ROWS, _LOOKED_AT = 10, 1000  # rows that tell a deviation, and those that are looked at
 _INPUT_DTYPES = (np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.float32))
 
 
@@ -135,8 +136,9 @@ def warn_of_scale(train_x: PyTree, test_x: PyTree) -> None:
     """Tells of numbers that are far larger or smaller in the test than in the training rows."""
     pairs = zip(named_arrays("train_x", train_x), named_arrays("test_x", test_x), strict=True)
     for (one, a), (two, b) in pairs:
-        spreads = [float(np.std(part, dtype=np.float64)) for part in (a, b)]
-        if min(spreads) > 0 and not 1 / _FAR < spreads[0] / spreads[1] < _FAR:
+        spreads = [float(np.std(part[:_LOOKED_AT], dtype=np.float64)) for part in (a, b)]
+        enough = min(len(a), len(b)) >= _LEAST_ROWS and min(spreads) > 0
+        if enough and not 1 / _FAR < spreads[0] / spreads[1] < _FAR:
             warnings.warn(
                 f"The deviation of {one} is {spreads[0]:.3g}, and of {two} {spreads[1]:.3g}: were "
                 "both scaled in the same way?",

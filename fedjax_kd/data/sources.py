@@ -63,6 +63,11 @@ def load(
     folder = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
     if problem is not None:
         problem_named(problem)
+    if relabel and (name in BUILT_IN or name == "shakespeare" or name.startswith("tfds:")):
+        raise InputError(
+            f"relabel numbers the classes of an npz file anew, but those of {name} are numbered "
+            "from 0 already: leave it out."
+        )
     if name in BUILT_IN:
         found = BUILT_IN[name].load()
     elif name.startswith("tfds:"):

@@ -69,19 +69,30 @@ def test_a_wrong_file_is_refused(change: dict[str, Any], message: str) -> None:
         (Config("fedavg", local={"client_lrr": 1.0}), "near it: client_lr"),
         (
             Config("fedavg", local={"client_lr": float("nan")}),
-            "client_lr .* is nan, but must be fin",
+            "client_lr is nan, but must be finite and > 0",
         ),
         (Config("fedavg", model="mpl"), "no model 'mpl'; near it: mlp"),
         (Config("fedavg", model="mlp", model_options={"width": 3}), "model mlp has no option"),
-        (Config("fedavg", training=replace(SHORT, seed=-1)), "seed is -1, but must be from 0"),
         (Config("fedavg", training=replace(SHORT, devices=99)), "devices is 99, but must be betw"),
-        (Config("fedavg", training=replace(SHORT, devices=0)), "devices is 0, but must be between"),
     ],
 )
 def test_bad_options_are_named(given: Config, message: str) -> None:
     given = replace(given, data=SMALL)
     with pytest.raises(ValueError, match=message):
         build.build(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": -1}, r"seed is -1, but must be in \[0, 2\*\*32\)"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+        ({"devices": 0}, "devices is 0, but must be >= 1"),
+    ],
+)
+def test_bad_training_is_named_before_it_is_built(given: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SHORT, **given)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_groups_must_know_the_same_classes():
         ({"patience": 0}, "patience is 0"),
         ({"adversarial": 0}, "adversarial is 0"),
         ({"eta": -0.1}, "eta is -0.1"),
-        ({"tau": 0.0}, "tau is 0.0, but a temperature must be > 0"),
+        ({"tau": 0.0}, "tau is 0.0, but must be > 0"),
         ({"scheme": "models"}, "scheme is 'models', but must be one of logits"),
         ({"votes": "examples"}, "votes is 'examples', but must be one of uniform"),
         ({"weighting": "size"}, "weighting is 'size'"),

@@ -209,12 +209,12 @@ def test_two_kinds_of_clients_behind_one_server():
 
 WRONG = [
     ({"alpha": -1.0}, "alpha is -1.0, but must be >= 0"),
-    ({"tau": 0.0}, "tau is 0.0, but a temperature must be > 0"),
+    ({"tau": 0.0}, "tau is 0.0, but must be > 0"),
     ({"variant": "mine"}, "variant is 'mine', but must be one of paper, code"),
     ({"server_epochs": 0}, "server_epochs is 0, but must be >= 1"),
     ({"server_batch": 0}, "server_batch is 0, but must be >= 1"),
     ({"capacity": 0}, "capacity is 0, but must be >= 1"),
-    ({"server_hidden": (0,)}, "all must be >= 1"),
+    ({"server_hidden": (0,)}, "each must be >= 1"),
     ({"server": from_nnx(Deep), "server_batch": 1}, "server_batch is 1, but the network has batch"),
 ]
 

@@ -185,7 +185,7 @@ def test_votes():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: local_training(batch_size=-1), "batch_size is -1, but must be >= 1, or 0"),
+        (lambda: local_training(batch_size=-1), "batch_size is -1, but must be >= 0"),
         (lambda: local_training(epochs=0), "epochs is 0"),
         (lambda: local_training(steps=0), "steps is 0"),
         (lambda: local_training(last_batch="keep"), "last_batch is 'keep'"),

@@ -184,7 +184,7 @@ def test_names_that_no_loss_has():
         localkd(logistic(), FIT, kd="logits")
     with pytest.raises(ValueError, match=r"beta is -1\.0, but must be >= 0"):
         localkd(logistic(), FIT, beta=-1.0)
-    with pytest.raises(ValueError, match="tau is 0, but a temperature must be > 0"):
+    with pytest.raises(ValueError, match="tau is 0, but must be > 0"):
         localkd(logistic(), FIT, tau=0)
 
 

@@ -89,7 +89,7 @@ def test_newcomers_of_moon():
 
 WRONG = [
     ({"mu": -0.5}, "mu is -0.5, but must be >= 0"),
-    ({"tau": 0}, "tau is 0, but a temperature must be > 0"),
+    ({"tau": 0}, "tau is 0, but must be > 0"),
     ({"newcomers": "drop"}, "newcomers is 'drop', but must be one of skip, random"),
 ]
 

@@ -144,8 +144,8 @@ def weight(name: str = "mu", annotation: Any = Scalar, help: str = "a weight, in
         (int, 1.0, "mu is 1.0, but must be a whole number in (0, 1]"),
         (int, [1], "mu is [1], but must be one whole number in (0, 1]"),
         (tuple[float, ...], 1.0, "mu is 1.0, but must be a sequence of numbers in (0, 1]"),
-        (tuple[float, ...], (1.0, 2.0), "mu is (1.0, 2.0), but must be each in (0, 1]"),
-        (tuple[int, ...], (1, 0.5), "mu is (1, 0.5), but must be each a whole number in (0, 1]"),
+        (tuple[float, ...], (1.0, 2.0), "mu is (1.0, 2.0), but each must be in (0, 1]"),
+        (tuple[int, ...], (1, 0.5), "mu is (1, 0.5), but each must be a whole number in (0, 1]"),
     ],
 )
 def test_what_is_refused_and_how(annotation: Any, value: Any, words: str):

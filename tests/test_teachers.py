@@ -161,10 +161,10 @@ def test_the_teacher_sees_the_same_view_in_evaluation_mode():
 
 WRONG = [
     ("fedntd", {"beta": -1.0}, "beta is -1.0, but must be >= 0"),
-    ("fedntd", {"tau": 0.0}, "tau is 0.0, but a temperature must be > 0"),
+    ("fedntd", {"tau": 0.0}, "tau is 0.0, but must be > 0"),
     ("fedntd", {"beta": float("nan")}, "beta is nan"),
     ("fedlsd", {"beta": 1.5}, r"beta is 1.5, but must be in \[0, 1\]"),
-    ("fedlsd", {"tau": -1.0}, "tau is -1.0, but a temperature must be > 0"),
+    ("fedlsd", {"tau": -1.0}, "tau is -1.0, but must be > 0"),
     ("fedlsd", {"classes": "some"}, "classes is 'some', but must be one of all, not_true"),
 ]
 

@@ -41,7 +41,7 @@ def kl_divergence(
     Args:
       student: logits ``[B, ..., L]``.
       teacher: logits of the same shape.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       direction: "forward" or "reverse".
       scaled: with the factor ``tau^2``, which keeps gradients at their size for every ``tau``.
 
@@ -78,7 +78,7 @@ def soft_cross_entropy(
     Args:
       student: logits ``[..., L]``.
       teacher: logits of the same shape.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       scaled: with the factor ``tau^2``.
 
     Raises:
@@ -174,7 +174,7 @@ def ensemble_divergence(
     Args:
       student: logits ``[B, ..., L]``.
       teachers: logits of each ``[K, B, ..., L]``.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       weights: votes >= 0 ``[K]``; 0 leaves a teacher out. By default all count the same, and if
         none is left the loss is 0.
       average: of the teachers' "logits" (the paper), their "probabilities", or the "losses".
@@ -216,7 +216,7 @@ def log_probabilities(logits: Float[Array, "*B L"], tau: Scalar = 1.0) -> Float[
 
     Args:
       logits: ``[..., L]``.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
 
     Raises:
       ValueError: if ``tau`` is a number <= 0.

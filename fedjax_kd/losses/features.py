@@ -147,7 +147,7 @@ def refined_self_distillation(
       teacher_features: the refined ones, at the same places.
       alpha: weight of the logits' distillation, >= 0.
       beta: weight of the features' distillation, >= 0.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       measure: see `attention_transfer`. The authors' weights for CIFAR-100, ``alpha`` 2 and
         ``beta`` 100, belong to "mean", which is their code; their equation has the "norm".
 
@@ -199,7 +199,7 @@ def feature_refinement(
       teacher_features: the refined ones, of each level.
       alpha: weight of the logits' distillation, >= 0.
       beta: weight of the features' distillation, >= 0.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       measure: see `attention_transfer`.
 
     Raises:

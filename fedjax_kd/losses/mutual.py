@@ -112,7 +112,7 @@ def group_transfer(
     Args:
       student: logits ``[..., L]``.
       teacher: logits of the same shape, which come from the wire and are a constant.
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       variant: "paper" or "code".
 
     Raises:

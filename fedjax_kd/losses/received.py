@@ -77,7 +77,7 @@ def received_divergence(
       logits: of the model in training ``[B, ..., L]``.
       teacher: logits of the received model, of the same shape.
       labels: classes ``[B, ...]``, or -1 for "no label".
-      tau: temperature, > 0.
+      tau: temperature, > 0; larger ones soften the predictions, 1 leaves the logits as they are.
       classes: "all", or "not_true" for FedLS-NTD, which distils as `not_true` does.
       scaled: with the factor ``tau^2``, which the paper's first version does not print.
 

@@ -25,6 +25,8 @@ _RANGE = re.compile(
     r"|\bany number\b"
 )
 
+_SEQUENCES = (list, tuple, range, np.ndarray, jax.Array)
+
 
 class Interval(NamedTuple):
     """The numbers between two ends, and the words in which they are documented."""
@@ -116,21 +118,21 @@ def check_value(limit: Limit, value: Any) -> None:
     """
     if isinstance(value, jax.core.Tracer) or _is_other(limit, value):
         return
-    sequence = isinstance(value, Sequence | np.ndarray | jax.Array) and np.ndim(value) == 1
-    if limit.several and sequence and not isinstance(value, str):
+    many = limit.several and isinstance(value, _SEQUENCES) and np.ndim(value) == 1
+    if many:
         faults = (_fault(limit, v) for v in value if not isinstance(v, jax.core.Tracer))
-        fault = next((f"each {f}".strip() for f in faults if f is not None), None)
-    elif limit.single:
-        fault = _fault(limit, value)
+        fault = next((f for f in faults if f is not None), None)
     else:
-        fault = "a sequence of numbers"
-    if fault is None:
-        return
-    words = limit.interval.words if limit.interval and limit.interval.words != "any number" else ""
-    allowed = f"{fault} and {words}" if fault == "finite" and words else f"{fault} {words}".strip()
-    raise InputError(
-        f"{limit.name} is {_shown(value)}, but must be {allowed}: {_meaning(limit)}({limit.owner})."
-    )
+        fault = _fault(limit, value) if limit.single else "a sequence of numbers"
+    if fault is not None:
+        words = "" if limit.interval is None else limit.interval.words.replace("any number", "")
+        joined = (
+            " and ".join(filter(None, [fault, words])) if fault == "finite" else f"{fault} {words}"
+        )
+        raise InputError(
+            f"{limit.name} is {_shown(value)}, but {'each ' if many else ''}must be "
+            f"{joined.strip()}: {_meaning(limit)}({limit.owner})."
+        )
 
 
 def check_finite(owner: str, given: dict[str, Any]) -> None:

@@ -101,8 +101,8 @@ def rungs(halving: Halving | None, num_rounds: int, eval_every: int) -> list[int
         return [num_rounds]
     if halving.first >= num_rounds:
         raise InputError(
-            f"first_rung is {halving.first}, but must come before the last round, {num_rounds}: "
-            "halve earlier, or train longer."
+            f"Halving begins after round {halving.first}, but must begin before the last one, "
+            f"{num_rounds}: halve earlier, or train longer."
         )
     asked, found = halving.first, []
     while asked < num_rounds:

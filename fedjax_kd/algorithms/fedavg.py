@@ -20,7 +20,7 @@ from fedjax_kd.core import (
     examples,
     mean,
 )
-from fedjax_kd.local import Fit, Optimiser, Weighting, local_change
+from fedjax_kd.local import Fit, Optimiser, Weighting, local_change, made_optimiser
 from fedjax_kd.losses.objectives import ReceivedObjective
 from fedjax_kd.task import Task
 
@@ -61,12 +61,14 @@ def fedavg(
 
     Raises:
       ValueError: if ``weighting`` is unknown, or a batch of one is to be normalised.
+      TypeError: if ``server_opt`` is no function of the learning rate.
 
     Departs from the paper: nothing known.
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017, arXiv:1602.05629.
     """
     check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
-    change, opt = local_change(fit, weighting), server_opt(server_lr)
+    change = local_change(fit, weighting)
+    opt = made_optimiser("server_opt", server_opt, server_lr)
 
     def server_init(key: Key) -> GlobalModel:
         model = task.init(key)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.core import Key, PyTree, Round, Scalar
 from fedjax_kd.data.public_inputs import MissingError
-from fedjax_kd.local import Optimiser
+from fedjax_kd.local import Optimiser, made_optimiser
 from fedjax_kd.options import check_choice, check_range
 
 Start = Literal["random", "model"]
@@ -100,7 +100,7 @@ def hypernet_learner(
         optax.clip_by_global_norm(server_clip),
         optax.add_decayed_weights(server_decay),
         optax.trace(server_momentum),
-        server_opt(server_lr),
+        made_optimiser("server_opt", server_opt, server_lr),
     )
 
     def init(key: Key, model: PyTree) -> HypernetState:

@@ -14,7 +14,7 @@ from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.components.split_client import AnsweringObjective, Exchange
 from fedjax_kd.core import Batch, Key, Round, Scalar, Variables
 from fedjax_kd.errors import InputError
-from fedjax_kd.local import Optimiser, stepped
+from fedjax_kd.local import Optimiser, made_optimiser, stepped
 from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.options import check_range
@@ -98,7 +98,7 @@ def upper_half(
         check_range("server_epochs", server_epochs, "the server learns from all uploads.", least=1)
     top = dense_layers(task, server_hidden, classes) if server is None else server
     check_batches(top, "server_batch", min(server_batch, capacity))
-    opt = server_opt(server_lr)
+    opt = made_optimiser("server_opt", server_opt, server_lr)
 
     def init(key: Key) -> Upper:
         model = top.init(jax.random.fold_in(key, 1))

@@ -15,6 +15,7 @@ from fedjax_kd.models.lstm import char_lstm
 from fedjax_kd.models.mlp import logistic, mlp
 from fedjax_kd.models.resnet import resnet8, resnet18, resnet20
 from fedjax_kd.models.transformer import transformer
+from fedjax_kd.nn.images import check_channels_last
 
 MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
     "logistic": logistic,
@@ -34,7 +35,7 @@ MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
 
 
 def default_model(
-    input_shape: tuple[int, ...], dtype: DTypeLike, target: str = "label"
+    input_shape: tuple[int, ...], dtype: DTypeLike, target: str = "label", *, pooled: bool = False
 ) -> tuple[str, dict[str, Any]]:
     """A network that suits the data and learns in minutes on a CPU: its name and its options.
 
@@ -42,6 +43,10 @@ def default_model(
       input_shape: shape of one example.
       dtype: of the examples as stored: int32 along one axis are symbols of a text, uint8 pixels.
       target: "input" for a network that gives back its input.
+      pooled: whether an example has one label; a text has one a position otherwise.
+
+    Raises:
+      ValueError: if images have their channels first.
 
     Example:
       >>> default_model((8, 8), np.uint8)
@@ -54,7 +59,8 @@ def default_model(
     if target == "input":
         return "autoencoder", {}
     if len(input_shape) == 1 and np.dtype(dtype) == np.int32:
-        return "char_lstm", {}
+        return ("transformer", {"output": "pooled"}) if pooled else ("char_lstm", {})
+    check_channels_last(input_shape)
     if len(input_shape) not in (2, 3) or max(input_shape[:2]) <= 12:
         return "mlp", {"hidden": (64,)}
     return ("cnn_emnist" if input_shape[:2] == (28, 28) else "cnn_small"), {}

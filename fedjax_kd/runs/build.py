@@ -35,6 +35,7 @@ from fedjax_kd.options import (
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.data_config import federation_of
+from fedjax_kd.runs.text_config import text_options
 from fedjax_kd.runs.wrapper_config import wrapped
 from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 
@@ -154,11 +155,14 @@ def _images(
 
 def with_model(config: Config, federation: Federation) -> Config:
     """The configuration, with the model that suits the data if none was chosen."""
-    if config.model is not None or config.models:
-        return config
     f = federation
-    name, given = default_model(f.input_shape, f.train.x.dtype, f.target)
-    return replace(config, model=name, model_options=given)
+    if config.models:
+        return config
+    name, given = config.model, config.model_options
+    if name is None:
+        pooled = f.train.y.ndim == 1
+        name, given = default_model(f.input_shape, f.train.x.dtype, f.target, pooled=pooled)
+    return replace(config, model=name, model_options=text_options(name, given, f))
 
 
 def algorithm_of(config: Config, task: Task, federation: Federation) -> Algorithm:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
-from fedjax_kd.errors import InputError, warn
+from fedjax_kd.errors import InputError, InputTypeError, warn
 from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
 from fedjax_kd.options import check_choice, checks_options
 
@@ -156,6 +156,29 @@ def optimiser_named(name: str) -> Optimiser:
     return found
 
 
+def made_optimiser(name: str, build: Any, rate: Scalar) -> optax.GradientTransformation:
+    """What an `Optimiser` makes of a learning rate.
+
+    Raises:
+      TypeError: naming the argument, if ``build`` is no function of the learning rate.
+    """
+    advice = f"{name} must be a function of the learning rate: give optax.sgd, not optax.sgd(0.1)"
+    if not callable(build):
+        is_made = isinstance(build, optax.GradientTransformation)
+        given = "an optimiser that has its learning rate already" if is_made else f"{build!r}"
+        raise InputTypeError(f"{name} is {given}, but {advice}.")
+    try:
+        made = build(rate)
+    except TypeError as error:
+        raise InputTypeError(
+            f"{name} cannot be called with a learning rate alone ({error}): {advice}, and set "
+            "other arguments by functools.partial."
+        ) from error
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise InputTypeError(f"{name} makes a {type(made).__name__} of a rate, but {advice}.")
+    return made
+
+
 @checks_options
 def local_training(
     *,
@@ -198,12 +221,14 @@ def local_training(
 
     Raises:
       ValueError: if an argument is out of its range, or the optimiser is unknown.
+      TypeError: if ``client_opt`` is no function of the learning rate.
     """
     options = dict(locals())
     check_last_batch(last_batch)
     if steps is not None and epochs != 1:
         warn(f"Both steps and epochs={epochs} are given, of which steps decide: leave out one.")
     base = optimiser_named(client_opt) if isinstance(client_opt, str) else client_opt
+    made_optimiser("client_opt", base, 0.1)  # a mistake is told here, and not inside a round
 
     def learning_rate(round: Round) -> Array:
         lr = rate_at(client_lr, round.number)

@@ -110,6 +110,9 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     The caller may stop at any block and go on later from its state and number of finished rounds:
     the result is the same, since every random draw depends on the seed and the round's number only.
     Before the first round a row numbered 0 with the evaluation of the initial model is yielded.
+
+    Raises:
+      TypeError: if the state is that of another method, model or number of clients.
     """
     s = simulation
     # Every block donates its input: the caller's stays.

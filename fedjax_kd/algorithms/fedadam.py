@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import server_opt
 from fedjax_kd.components.server_opt import Variant
 from fedjax_kd.core import Algorithm, Scalar
-from fedjax_kd.local import Fit, Rate
+from fedjax_kd.local import Fit, Rate, made_optimiser
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -60,6 +60,7 @@ def fedadam(
     Source: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, ICLR 2021,
     arXiv:2003.00295.
     """
+    made_optimiser("rule", rule, 1.0)
     adaptive = partial(
         rule, beta_1=beta_1, beta_2=beta_2, tau=tau, variant=variant, initial=initial
     )

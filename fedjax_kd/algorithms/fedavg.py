@@ -9,7 +9,7 @@ import optax
 from fedjax_kd import tree
 from fedjax_kd.components.model_checks import check_batches, model_check
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, examples, mean
-from fedjax_kd.local import Fit, Optimiser, Rate, Weighting, local_change, rate_at
+from fedjax_kd.local import Fit, Optimiser, Rate, Weighting, local_change, made_optimiser, rate_at
 from fedjax_kd.losses.objectives import ReceivedObjective
 from fedjax_kd.options import checks_options
 from fedjax_kd.task import Task
@@ -53,12 +53,14 @@ def fedavg(
 
     Raises:
       ValueError: if ``weighting`` is unknown, or a batch of one is to be normalised.
+      TypeError: if ``server_opt`` is no function of the learning rate.
 
     Departs from the paper: nothing known.
     Source: McMahan, Moore, Ramage, Hampson, Aguera y Arcas, AISTATS 2017, arXiv:1602.05629.
     """
     check_batches(task, "batch_size", getattr(fit, "batch_size", 0))
     change = local_change(fit, weighting)
+    made_optimiser("server_opt", server_opt, 1.0)
 
     def server_init(key: Key) -> GlobalModel:
         model = task.init(key)

@@ -16,7 +16,7 @@ from fedjax_kd.batching import in_pieces
 from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import MissingError, Stored, inputs_of
-from fedjax_kd.local import Optimiser, local_training
+from fedjax_kd.local import Optimiser, local_training, made_optimiser
 from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.task import Task
 
@@ -78,6 +78,7 @@ def public_lessons(
     check_batches(task, "public_batch", min(public_batch, alignment))
     as_stored = task.unaugmented or task  # the consensus is about the inputs themselves
     apart = losses.logit_mae if distance == "l1" else losses.kl_divergence
+    made_optimiser("public_opt", public_opt, 0.1)
     # A schedule, since a rate of 0, with which nothing is learnt, is none of local training.
     fit = partial(
         local_training,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import tree
 from fedjax_kd.core import Key, PyTree, Round, Scalar
 from fedjax_kd.data.public_inputs import MissingError
-from fedjax_kd.local import Optimiser, Rate, rate_at
+from fedjax_kd.local import Optimiser, Rate, made_optimiser, rate_at
 from fedjax_kd.options import check_choice, checks_options
 
 Start = Literal["random", "model"]
@@ -92,6 +92,7 @@ def hypernet_learner(
     check_choice("start", start, Start)
     sizes = {"population": population, "hidden": hidden, "layers": layers}
     sizes |= {} if embedding is None else {"embedding": embedding}
+    made_optimiser("server_opt", server_opt, 1.0)
 
     def optimiser(number: Array | int) -> optax.GradientTransformation:
         return optax.chain(

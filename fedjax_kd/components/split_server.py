@@ -14,7 +14,7 @@ from fedjax_kd.components.model_checks import check_batches
 from fedjax_kd.components.split_client import AnsweringObjective, Exchange
 from fedjax_kd.core import Batch, Key, Round, Variables
 from fedjax_kd.errors import InputError
-from fedjax_kd.local import Optimiser, Rate, rate_at, stepped
+from fedjax_kd.local import Optimiser, Rate, made_optimiser, rate_at, stepped
 from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.models.mlp import mlp
 from fedjax_kd.options import checks_options
@@ -94,6 +94,7 @@ def upper_half(
     """
     top = dense_layers(task, server_hidden, classes) if server is None else server
     check_batches(top, "server_batch", min(server_batch, capacity))
+    made_optimiser("server_opt", server_opt, 1.0)
 
     def init(key: Key) -> Upper:
         model = top.init(jax.random.fold_in(key, 1))

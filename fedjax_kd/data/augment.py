@@ -15,6 +15,7 @@ from jaxtyping import Array, Int, Num
 
 from fedjax_kd.core import Key
 from fedjax_kd.errors import InputError
+from fedjax_kd.nn.images import check_channels_last
 from fedjax_kd.options import checks_options
 from fedjax_kd.prng import cheap
 
@@ -118,6 +119,7 @@ def _crop_and_flip(key: Key, x: Images, height: int, width: int) -> Images:
 
 def _image(input_shape: Sequence[int], least: int) -> tuple[int, int, int]:
     """Height, width and channels of an image that is large enough to be cropped."""
+    check_channels_last(input_shape)
     match tuple(input_shape):
         case (height, width, channels) if min(height, width) >= least:
             return height, width, channels

@@ -25,6 +25,7 @@ from fedjax_kd.engine.measuring import (
 )
 from fedjax_kd.engine.mesh import everywhere
 from fedjax_kd.engine.simulation import Simulation
+from fedjax_kd.engine.validation import check_state
 from fedjax_kd.metrics import ClassTally, Tally
 
 _Tree = TypeVar("_Tree", Tally, ClassTally)
@@ -167,7 +168,12 @@ def pools_of(s: Simulation) -> Pools:
 
 
 def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation]:
-    """Compiles the evaluation of states like ``state`` on all test rows."""
+    """Compiles the evaluation of states like ``state`` on all test rows.
+
+    Raises:
+      TypeError: if the state is that of another method, model or number of clients.
+    """
+    check_state(s.types, [len(members) for members in s.layout.members], state)
     # The pools are arguments: as constants they would become part of the program.
     program = jax.jit(evaluation_of(s), out_shardings=everywhere(s.mesh))
     compiled = program.lower(state, pools_of(s)).compile()

@@ -81,6 +81,6 @@ def _never_asked(s: Combination) -> str | None:
         return None
     return (
         f"At least {clients - asked} of {clients} clients take part in none of {s.num_rounds} "
-        "rounds, and are evaluated with what a newcomer has: the mean over clients is mostly "
-        "theirs. Train longer, or ask more clients a round (`cohort_size`)."
+        "rounds; they are evaluated with what a newcomer has, and count in the mean over clients. "
+        "Train longer, or ask more clients a round (`cohort_size`)."
     )

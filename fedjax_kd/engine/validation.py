@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Upload
+from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, State, Upload
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.engine import aggregation
 from fedjax_kd.errors import InputTypeError
@@ -155,6 +155,24 @@ def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
     old, new = str(jax.tree.structure(expected)), str(jax.tree.structure(given))
     if old != new:
         raise InputTypeError(f"{rule}, but its structure is {new} instead of {old}.")
+
+
+def check_state(types: Sequence[Types], num_clients: Sequence[int], state: State) -> None:
+    """Raises TypeError, with the first difference, if a state is that of something else.
+
+    Args:
+      types: of each group of a simulation.
+      num_clients: of each group.
+      state: from the same method, model and clients, or from others.
+    """
+
+    def stacked(client: PyTree, count: int) -> PyTree:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), client)
+
+    pairs = zip(types, num_clients, strict=True)
+    expected = State(types[0].server, tuple(stacked(t.client, n) for t, n in pairs))
+    rule = "A state must be of the same method, model and number of clients as the simulation"
+    check_same_type(expected, state, rule)
 
 
 def _kind(leaf: Any) -> str:

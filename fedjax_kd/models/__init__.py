@@ -17,6 +17,7 @@ from fedjax_kd.models.lstm import char_lstm
 from fedjax_kd.models.mlp import logistic, mlp
 from fedjax_kd.models.resnet import resnet8, resnet18, resnet20
 from fedjax_kd.models.transformer import transformer
+from fedjax_kd.nn.images import check_channels_last
 
 MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
     "logistic": logistic,
@@ -48,14 +49,15 @@ def default_model(
         outputs as `fedjax_kd.data.Dataset.num_classes` says, as for classes.
 
     Raises:
-      ValueError: if an example is several arrays, for which there is no built-in network.
+      ValueError: if an example is several arrays, for which there is no built-in network, or images
+        have their channels first.
 
     Example:
       >>> default_model((8, 8), np.uint8)
       ('mlp', {'hidden': (64,)})
       >>> default_model((32, 32, 3), np.uint8)
       ('cnn_small', {})
-      >>> default_model((80,), np.int32)
+      >>> default_model((80,), np.int32, "tokens")
       ('char_lstm', {})
     """
     if not all(isinstance(length, int) for length in input_shape):
@@ -68,7 +70,8 @@ def default_model(
     if problem == "segmentation":
         return "fcn", {}
     if len(input_shape) == 1 and np.dtype(dtype) == np.int32:
-        return "char_lstm", {}
+        return ("char_lstm", {}) if problem == "tokens" else ("transformer", {"output": "pooled"})
+    check_channels_last(input_shape)
     if len(input_shape) not in (2, 3) or max(input_shape[:2]) <= 12:
         return "mlp", {"hidden": (64,)}
     return ("cnn_emnist" if input_shape[:2] == (28, 28) else "cnn_small"), {}

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.nn import Conv, batch_norm, max_pool
+from fedjax_kd.nn.images import check_channels_last
 from fedjax_kd.options import check_choice, checks_options
 
 Build = Callable[[nnx.Rngs], nnx.Module]
@@ -228,6 +229,7 @@ def cnn_small(
 
 def image_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     """``(height, width, channels)`` from the shape of one example, which may lack channels."""
+    check_channels_last(input_shape)
     match tuple(input_shape):
         case (height, width):
             return height, width, 1

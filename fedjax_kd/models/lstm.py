@@ -1,4 +1,4 @@
-"""A recurrent language model over characters."""
+"""A recurrent network over characters, for language models and for labels of texts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.models.transformer import Output
 from fedjax_kd.nn.decompositions import one_by_one
-from fedjax_kd.options import checks_options
+from fedjax_kd.options import check_choice, checks_options
 
 
 class LSTM(nnx.Module):
@@ -45,11 +46,20 @@ class LSTM(nnx.Module):
 
 
 class CharLSTM(nnx.Module):
-    """An embedding, layers of LSTM, and a head that names the next symbol at every position."""
+    """An embedding, layers of LSTM, and a head for every position or for the last one."""
 
     def __init__(
-        self, vocabulary: int, *, embedding: int, units: int, layers: int, rngs: nnx.Rngs
+        self,
+        vocabulary: int,
+        num_classes: int,
+        *,
+        embedding: int,
+        units: int,
+        layers: int,
+        output: Output,
+        rngs: nnx.Rngs,
     ) -> None:
+        self.output = output
         uniform = nnx.initializers.uniform(0.1)
         self.embed = nnx.Embed(
             vocabulary,
@@ -60,16 +70,16 @@ class CharLSTM(nnx.Module):
         sizes = [embedding] + [units] * (layers - 1)
         self.layers = nnx.List(LSTM(size, units, rngs=rngs) for size in sizes)
         init = nnx.initializers.glorot_uniform()
-        self.head = nnx.Linear(units, vocabulary, kernel_init=init, rngs=rngs)
+        self.head = nnx.Linear(units, num_classes, kernel_init=init, rngs=rngs)
 
-    def features(self, x: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """The last layer's outputs at every position."""
+    def features(self, x: Int[Array, "B T"]) -> Float[Array, "B ... D"]:
+        """The last layer's outputs at every position, or their mean."""
         y = self.embed(x.astype(jnp.int32))
         for layer in self.layers:
             y = layer(y)
-        return y
+        return y if self.output == "positions" else y.mean(axis=1)
 
-    def __call__(self, x: Int[Array, "B T"]) -> Float[Array, "B T L"]:
+    def __call__(self, x: Int[Array, "B T"]) -> Float[Array, "B ... L"]:
         return self.head(self.features(x))
 
 
@@ -78,9 +88,11 @@ def char_lstm(
     input_shape: tuple[int, ...],
     num_classes: int,
     *,
+    vocabulary: int = 0,
     embedding: int = 8,
     units: int = 256,
     layers: int = 2,
+    output: Output = "positions",
 ) -> Callable[[nnx.Rngs], CharLSTM]:
     """The Shakespeare network: embedding 8, two LSTM of 256, next-symbol logits ``[B, T, L]``.
 
@@ -90,13 +102,16 @@ def char_lstm(
 
     Args:
       input_shape: ``(T,)``, the length of a sequence, >= 1; any length works.
-      num_classes: symbols of the vocabulary, which are inputs and outputs alike, >= 1.
+      num_classes: outputs, >= 1: symbols for ``"positions"``, classes for ``"pooled"``.
+      vocabulary: symbols of the input, >= 0; 0 means ``num_classes``.
       embedding: size of a symbol's embedding, >= 1.
       units: units of each LSTM layer, >= 1.
       layers: LSTM layers, >= 1.
+      output: ``"positions"``: next-symbol logits ``[B, T, L]``. ``"pooled"``: class logits
+        ``[B, L]`` of the mean over positions.
 
     Raises:
-      ValueError: if ``input_shape`` has more than one axis, or a size is not positive.
+      ValueError: if ``input_shape`` has more than one axis, or an option is not allowed.
 
     Example:
       >>> build = char_lstm((4,), 90, units=16)
@@ -112,6 +127,13 @@ def char_lstm(
             f"input_shape is {input_shape}, but char_lstm reads sequences of symbols (T,): take an "
             "image network for images."
         )
+    check_choice("output", output, Output)
     return lambda rngs: CharLSTM(
-        num_classes, embedding=embedding, units=units, layers=layers, rngs=rngs
+        vocabulary or num_classes,
+        num_classes,
+        embedding=embedding,
+        units=units,
+        layers=layers,
+        output=output,
+        rngs=rngs,
     )

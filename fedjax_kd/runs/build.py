@@ -30,6 +30,7 @@ from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.group_config import local_of_groups
 from fedjax_kd.runs.schedule_config import with_schedule
+from fedjax_kd.runs.text_config import text_options
 from fedjax_kd.runs.user_functions import named_loss, named_metrics
 from fedjax_kd.runs.warm_start import model_at, start_from
 from fedjax_kd.runs.wrapper_config import wrapped
@@ -199,12 +200,14 @@ def _images(
 
 def with_model(config: Config, federation: Federation) -> Config:
     """The configuration, with the model that suits the data if none was chosen."""
-    if config.model is not None or config.models:
-        return config
     f = federation
-    dtype = getattr(f.train.x, "dtype", None)
-    name, given = default_model(f.input_shape, dtype, f.problem.name)
-    return replace(config, model=name, model_options=given)
+    if config.models:
+        return config
+    name, given = config.model, config.model_options
+    if name is None:
+        dtype = getattr(f.train.x, "dtype", None)
+        name, given = default_model(f.input_shape, dtype, f.problem.name)
+    return replace(config, model=name, model_options=text_options(name, given, f))
 
 
 def algorithm_of(config: Config, task: Task, federation: Federation) -> Algorithm:

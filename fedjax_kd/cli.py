@@ -42,16 +42,17 @@ Start with `fedjax-kd run`. FEDJAX_KD_CACHE=off keeps no compiled programs, {TRA
 where an error came from, FEDJAX_KD_DATA names the data folder."""
 
 
-_GO_ON = "a run that had begun goes on with `fedjax-kd resume RUN`."
+_GO_ON = "A run that had begun goes on with `fedjax-kd resume RUN`."
 _ADVICE = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT),
-        "Make room: see that its disk is not full, nor a quota used up",
+        "Make room: see that its disk is not full, nor a quota used up.",
     ),
     **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), "See that you may read it and write to its folder"
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "See that you may read it and write to its folder.",
     ),
-    errno.ENOENT: "See that it is there, and was not removed or renamed meanwhile",
+    errno.ENOENT: "See that it is there, and was not removed or renamed meanwhile.",
 }
 
 
@@ -114,8 +115,8 @@ def _report(error: Exception) -> int:
         print(f"fedjax-kd: {error}", file=sys.stderr)
         return 2
     if isinstance(error, OSError):
-        advice = _ADVICE.get(error.errno or 0, "The operating system says so")
-        print(f"fedjax-kd: {error}. {advice}; {_GO_ON}", file=sys.stderr)
+        known = [_ADVICE[error.errno]] if error.errno in _ADVICE else []
+        print("fedjax-kd:", f"{error}.", *known, _GO_ON, file=sys.stderr)
         return 2
     print(
         f"fedjax-kd: unexpected {type(error).__name__}: {error}\n"

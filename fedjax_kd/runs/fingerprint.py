@@ -45,7 +45,7 @@ def fingerprint(
       OSError: if a client store cannot be read.
 
     Example:
-      >>> from fedjax_kd.data import IidPartitioner, federate, load
+      >>> from fedjax_kd import IidPartitioner, federate, load
       >>> split = [IidPartitioner(num_partitions=5, seed=seed) for seed in (0, 1)]
       >>> one, other = (fingerprint(federate(load(), by)) for by in split)
       >>> [name for name in one if one[name] != other[name]]

@@ -187,10 +187,10 @@ def _heartbeat(paths: Sequence[Path]) -> Iterator[None]:
 
 def _release(path: Path, file: int) -> None:
     """Removes a lock of ours before another process can take it."""
-    ours = _is_at(path, file)
-    if os.name == "nt":  # which removes no open file
+    try:
+        if os.name != "nt" and _is_at(path, file):  # Windows removes no open file
+            path.unlink(missing_ok=True)
+    finally:
         os.close(file)
-    if ours:
+    if os.name == "nt":
         path.unlink(missing_ok=True)
-    if os.name != "nt":
-        os.close(file)

@@ -69,7 +69,7 @@ def test_draws_are_reproducible_and_inside():
     assert all(1e-3 <= s["lr"] <= 10 and 0 <= s["mu"] <= 1 for s in drawn)
     assert 60 < sum(s["lr"] < 0.1 for s in drawn) < 140  # half of them, by the logarithm
     assert {s["opt"] for s in drawn} == {"sgd", "adam"}
-    with pytest.raises(ValueError, match="1 at least"):
+    with pytest.raises(ValueError, match="count is 0, but must be >= 1"):
         sample(axes, 0)
     with pytest.raises(ValueError, match="no value to draw"):
         sample({"a": []}, 3)

@@ -199,5 +199,5 @@ def _meaning(limit: Limit) -> str:
     """The first sentence of an option's help, without its range, which the message says already."""
     words = limit.interval.words if limit.interval else ""
     text = re.sub(rf",?\s*(each )?{re.escape(words)}" if words else "$^", "", limit.help, count=1)
-    first = re.split(r"\.(?:\s|$)", text.strip(" ,;:"))[0]
+    first = re.split(r"\.(?:\s|$)", text.replace("``", "").strip(" ,;:"))[0]
     return f"{first} " if first else ""

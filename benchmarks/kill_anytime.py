@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.reporting import Ratio, parser, publish
+from benchmarks.reporting import Ratio, Row, parser, publish
 from fedjax_kd import cli
 
 _SMALL = "--model logistic --num-clients 10 --cohort-size 4 --num-rounds 40 --eval-every 2 --quiet"
@@ -151,7 +151,7 @@ def main() -> None:
                 folders[work] += 1
                 if content(folder) != alone:
                     wrong.append(folder.name)
-    rows = [{"work": w, "kills": kills[w], "folders": folders[w]} for w in WORKS]
+    rows: list[Row] = [{"work": w, "kills": kills[w], "folders": folders[w]} for w in WORKS]
     same = 1 - len(wrong) / max(sum(folders.values()), 1)
     publish("kill_anytime", rows, {"folders like the undisturbed one": Ratio(same, 1.0)}, args.json)
     if wrong:

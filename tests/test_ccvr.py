@@ -200,7 +200,7 @@ WRONG = [
     ({"tukey": 0.0}, r"tukey is 0.0, but must be in \(0, 1\]"),
     ({"tukey": 2.0}, "tukey is 2.0"),
     ({"head_lr": -1.0}, "head_lr is -1.0"),
-    ({"head_momentum": 1.5}, r"head_momentum is 1.5, but must be in \[0, 1\]"),
+    ({"head_momentum": 1.5}, r"head_momentum is 1.5, but must be in \[0, 1\)"),
     ({"head_epochs": 0}, "head_epochs is 0"),
     ({"head_batch": 0}, "head_batch is 0"),
 ]

@@ -58,7 +58,7 @@ def test_the_best_round_is_the_first_of_the_best() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"evaluations": 0}, "patience is 0, but must be >= 1"),
+        ({"evaluations": 0}, "evaluations is 0, but must be >= 1"),
         ({"evaluations": 1, "min_delta": -0.1}, "min_delta is -0.1, but must be >= 0"),
         ({"evaluations": None, "min_delta": 0.1}, "min_delta is 0.1, but there is no patience"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -103,14 +104,14 @@ def test_options_of_clients_stay_in_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (config("0:epochs=0"), "epochs is 0"),
-        (config("9:epochs=2"), "clients 9, but there are clients 0 to 5"),
-        (config("0:epochs=2", wrappers={"median": {}}), r"wrappers \(median\) are given"),
+        (lambda: config("0:epochs=0"), "epochs is 0"),
+        (lambda: config("9:epochs=2"), "clients 9, but there are clients 0 to 5"),
+        (lambda: config("0:epochs=2", wrappers={"median": {}}), r"wrappers \(median\) are given"),
     ],
 )
-def test_what_cannot_be_is_refused(given: Config, message: str) -> None:
+def test_what_cannot_be_is_refused(given: Callable[[], Config], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build(given)
+        build(given())
 
 
 def test_a_sweep_of_several_groups_is_refused(capsys: pytest.CaptureFixture, tmp_path: Any) -> None:

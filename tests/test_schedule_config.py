@@ -67,7 +67,7 @@ def test_a_schedule_has_the_share_of_each_round(text: str, expected: list[float]
         ("cosine:rounds=2.5", "must be a whole number"),
         ("warmup:rounds=3,start=-0.5", "start is -0.5, but must be >= 0"),
         ("step:at=3x2", "at is 3x2, but must ascend"),
-        ("step:at=0", "at is 0, but must be >= 1"),
+        ("step:at=0", "but each must be >= 1"),
         ("step:at=2,factor=0", "factor is 0.0, but must be > 0"),
         ("exponential:factor=1.5", r"factor is 1.5, but must be in \(0, 1\]"),
         ("step:at=2+cosine:rounds=3", "step in the schedule .* does not say for how many rounds"),

@@ -274,8 +274,15 @@ def _documented(factory: Callable[..., Any]) -> Mapping[str, str]:
 
 def check_options(owner: str, given: Mapping[str, Any], known: Sequence[Option]) -> None:
     """Raises ValueError if an option is unknown, or no number in its range."""
+    check_names(owner, list(given), known)
     by_name = {option.name: option for option in known}
     for name, value in given.items():
-        if name not in by_name:
-            raise InputError(_unknown(owner, name, list(by_name)))
         by_name[name].check(value, owner)
+
+
+def check_names(owner: str, given: Collection[str], known: Sequence[Option]) -> None:
+    """Raises ValueError if an option is unknown."""
+    names = [option.name for option in known]
+    for name in given:
+        if name not in names:
+            raise InputError(_unknown(owner, name, names))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import Option, check_options, named, options
+from fedjax_kd.options import Option, check_names, check_options, named, options
 
 _NO = object()
 
@@ -84,8 +84,9 @@ def parse_options(owner: str, text: str, known: Sequence[Option], whole: str) ->
             )
         if option in given:
             raise InputError(f"{whole[0].upper()}{whole[1:]} names {option} twice: give it once.")
-        check_options(owner, {option: value}, known)
+        check_names(owner, [option], known)
         given[option] = parse_value(by_name[option], value, option, f"in {whole}")
+    check_options(owner, given, known)
     return given
 
 

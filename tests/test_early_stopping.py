@@ -124,7 +124,7 @@ def test_a_run_stops_early_and_says_why(stopped: Path, capsys: pytest.CaptureFix
     )
 
 
-@pytest.mark.parametrize("lost", [True, False])
+@pytest.mark.parametrize("lost", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_killed_run_ends_in_the_same_round(stopped: Path, tmp_path: Path, lost: bool) -> None:
     folder = shutil.copytree(stopped, tmp_path / "killed")
     run_folder.write_json(

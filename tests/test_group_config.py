@@ -81,6 +81,7 @@ def trained(given: Config) -> fk.train.Progress:
     return list(fk.blocks(simulation, initial_state(simulation)))[-1]
 
 
+@pytest.mark.thorough
 def test_groups_alike_are_one_group_and_other_epochs_are_other_steps() -> None:
     plain, alike = trained(config()), trained(config("0-2:epochs=1"))
     assert gap(plain.state.server.model, alike.state.server.model) < 1e-6

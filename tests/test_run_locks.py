@@ -133,6 +133,7 @@ def test_other_versions_are_told_and_both_are_kept(
     ]
 
 
+@pytest.mark.thorough
 def test_a_run_that_names_files_goes_on_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +155,14 @@ def test_a_run_that_names_files_goes_on_from_anywhere(
     assert parts == whole
 
 
-@pytest.mark.parametrize("left", [(), ("lock",), ("config.json.part", "lock")])
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param((), marks=pytest.mark.thorough),
+        pytest.param(("lock",), marks=pytest.mark.thorough),
+        ("config.json.part", "lock"),
+    ],
+)
 def test_what_was_killed_before_it_began_begins_again(
     tmp_path: Path, left: tuple[str, ...]
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_schedule_without_a_rate_is_refused(
         build.build(small(method, **training))
 
 
+@pytest.mark.thorough
 def test_a_sweep_varies_schedules_and_traces_the_rates_below_them() -> None:
     grid = axes.axis("constant; linear:rounds=2,end=0.5")
     assert grid == ["constant", "linear:rounds=2,end=0.5"]

@@ -184,7 +184,7 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (fedalign, {"divisor": 0}, "divisor is 0, but must be >= 1"),
     (fedmixup, {"gamma": -0.1}, "gamma is -0.1, but must be >= 0"),
     (fedgradaug, {"subnets": 0}, "subnets is 0, but must be >= 1"),
-    (fedgradaug, {"resolutions": (8, 0)}, r"resolutions are \(8, 0\), but each must be >= 1"),
+    (fedgradaug, {"resolutions": (8, 0)}, r"resolutions is \(8, 0\), but each must be >= 1"),
 ]
 
 

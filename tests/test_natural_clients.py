@@ -68,7 +68,7 @@ def test_ids_may_be_numbers_or_bytes(names: np.ndarray, given: Any) -> None:
         ({"clients": ""}, "clients names nobody, .* There are 4: 'a', 'b', 'c,d', 'e'"),
         ({"clients": "[1"}, "which is no JSON list"),
         ({"clients": "a,e", "min_partition_size": 2}, "names 'e', with fewer rows than min_part"),
-        ({"max_clients": 0}, "max_clients is 0, but must be an integer >= 1"),
+        ({"max_clients": 0}, "max_clients is 0, but must be >= 1"),
     ],
 )
 def test_clients_that_are_not_there_are_named(given: dict[str, Any], message: str) -> None:

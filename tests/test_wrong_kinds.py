@@ -105,9 +105,9 @@ def texts(labels: tuple[int, ...] = (), most: int = 40) -> Federation:
     x = rng.integers(0, most + 1, (12, 6)).astype(np.int32)
     x[0, 0] = most
     y = rng.integers(0, 2, (12, *labels)).astype(np.int32)
-    return federate(
-        from_arrays(x, y, x, y, num_classes=2), lambda data: [np.arange(6), np.arange(6, 12)]
-    )
+    problem = "tokens" if labels else "classification"
+    dataset = from_arrays(x, y, x, y, num_classes=2, problem=problem)
+    return federate(dataset, [np.arange(6), np.arange(6, 12)])
 
 
 def outputs(config: Config, clients: Federation) -> tuple[int, ...]:

@@ -11,14 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
-from fedjax_kd.errors import InputError
 from fedjax_kd.losses import label_weights
 from fedjax_kd.metrics.metric import Metric, mean_known, mean_of, ratio
 from fedjax_kd.metrics.ranking import area_under_curve, wins
+from fedjax_kd.options import checks_options
 
 _BINS = 15
 
 
+@checks_options
 def top_k(k: int) -> Metric:
     """The share of labels among the ``k`` classes of the largest logits.
 
@@ -26,15 +27,13 @@ def top_k(k: int) -> Metric:
       k: classes, >= 1; 1 is accuracy, where ties go to the first class.
 
     Raises:
-      ValueError: if ``k`` is less than 1.
+      ValueError: if ``k`` is out of its range.
 
     Example:
       >>> logits, y = jnp.array([[3.0, 2.0, 1.0]]), jnp.array([1])
       >>> [float(top_k(k).sums(logits, y, jnp.ones(1))[0][0]) for k in (1, 2)]
       [0.0, 1.0]
     """
-    if k < 1:
-        raise InputError(f"k is {k}, but a label is among the k likeliest classes: give k >= 1.")
 
     def among(logits: Array, y: Array) -> Array:
         if k == 1:

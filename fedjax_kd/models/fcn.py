@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from fedjax_kd.errors import InputError
 from fedjax_kd.models.cnn import Build, image_shape
 from fedjax_kd.nn import Conv
+from fedjax_kd.options import checks_options
 
 
 class FCN(nnx.Module):
@@ -56,6 +57,7 @@ class FCN(nnx.Module):
         return self.head(self.features(x))
 
 
+@checks_options
 def fcn(
     input_shape: tuple[int, ...],
     num_classes: int,
@@ -69,10 +71,10 @@ def fcn(
     14,274 parameters for one channel and two classes. Each layer looks one pixel further.
 
     Args:
-      input_shape: ``(height, width)`` or ``(height, width, channels)``.
-      num_classes: classes of a pixel.
-      widths: features of each convolution.
-      groups: of the normalisation; they must divide each width.
+      input_shape: ``(height, width)`` or ``(height, width, channels)``, each >= 1.
+      num_classes: classes of a pixel, >= 1.
+      widths: features of each convolution, each >= 1.
+      groups: of the normalisation, >= 1; they must divide each width.
 
     Raises:
       ValueError: if ``input_shape`` is no image, there is no convolution, or ``groups`` do not
@@ -87,7 +89,7 @@ def fcn(
       (3, 8, 8, 2)
     """
     image = image_shape(input_shape)
-    if not widths or groups < 1 or any(width < 1 or width % groups for width in widths):
+    if not widths or any(width % groups for width in widths):
         raise InputError(
             f"widths are {widths} and groups {groups}, but there must be a width for each of one "
             "or more convolutions, a multiple of groups >= 1: take 4 groups and widths (16, 32)."

@@ -93,7 +93,7 @@ def test_each_client_is_evaluated_with_its_groups_model():
     simulation = simulated(APART, feddf_groups(TASKS, FIT, **SHORT))
     state = initial_state(simulation)
     seen = make_evaluation(simulation, state)(state)
-    row = evaluation_row(seen)
+    row = evaluation_row(seen, simulation)
     right = np.array(
         [
             np.asarray(task.apply(server.model, data.test.x)[0].argmax(-1))
@@ -109,7 +109,7 @@ def test_each_client_is_evaluated_with_its_groups_model():
         for a, n in zip(own.starts, own.sizes, strict=True)
     ]
     scores = [right[g, ids].sum() for g, ids in zip(GROUP_OF, rows, strict=True)]
-    np.testing.assert_array_equal(seen.clients.correct, scores)
+    np.testing.assert_array_equal(seen.clients["accuracy"][0], scores)
     assert seen.personal is None
 
 

@@ -215,14 +215,14 @@ def test_held_labels_are_as_likely():
 WRONG = [
     ({"alpha": -1.0}, "alpha is -1.0, but must be >= 0"),
     ({"beta": -1.0}, "beta is -1.0"),
-    ({"decay": 1.5}, r"decay is 1.5, but must be in \[0, 1\]"),
+    ({"decay": 1.5}, r"decay is 1.5, but must be in \(0, 1\]"),
     ({"labels": "all"}, "labels is 'all', but must be one of counts, held"),
     ({"generated": 0}, "generated is 0"),
     ({"teacher": "mean"}, "teacher is 'mean', but must be one of ensemble, labels, broadcast"),
     ({"noise": "laplace"}, "noise is 'laplace'"),
     ({"diversity": -1.0}, "diversity is -1.0"),
     ({"generator_steps": 0}, "generator_steps is 0"),
-    ({"generator_batch": 1}, "generator_batch is 1, but must be >= 2: batch normalisation"),
+    ({"generator_batch": 1}, "generator_batch is 1, but must be >= 2"),
 ]
 
 

@@ -156,7 +156,7 @@ WRONG = [
     ({"public_batch": 0}, "public_batch is 0, but must be >= 1"),
     ({"public_batch": 1}, "public_batch is 1, but the network has batch normalisation"),
     ({"transfer_epochs": -1}, "transfer_epochs is -1, but must be >= 0"),
-    ({"digest_epochs": 0}, "epochs is 0, but a client must train for at least 1"),
+    ({"digest_epochs": 0}, "digest_epochs is 0, but must be >= 1"),
 ]
 
 

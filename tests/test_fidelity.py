@@ -117,7 +117,7 @@ def test_students_that_start_nearer_find_the_teacher():
         )
 
     np.testing.assert_allclose(study((0.0, 0.4, 0.6, 1.0)), [-1, -1, 1, 1], atol=1e-3)
-    with pytest.raises(ValueError, match=r"lambdas holds \[1.5\], but the teacher's shares"):
+    with pytest.raises(ValueError, match=r"lambdas is \(0.0, 1.5\), but each must be in"):
         study((0.0, 1.5))
 
 

@@ -119,8 +119,8 @@ def test_what_is_not_finite_stays_so():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((-0.1, 0.5, 3), "t_min is -0.1, but must be in"),
-        ((0.5, 1.1, 3), "t_max is 1.1, but must be in"),
+        ((-0.1, 0.5, 3), "start is -0.1, but must be in"),
+        ((0.5, 1.1, 3), "end is 1.1, but must be in"),
         ((0.5, 0.9, 0), "rounds is 0, but must be >= 1"),
     ],
 )

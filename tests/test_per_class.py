@@ -15,6 +15,7 @@ from fedjax_kd.cli import main
 from fedjax_kd.data import load
 from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
+from fedjax_kd.problems import TOKENS
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.train import class_accuracies
 
@@ -39,7 +40,7 @@ def test_each_class_is_told_of_and_what_was_forgotten(tmp_path: Path):
 def test_classes_of_sequences_are_not_told_apart():
     data = federation()
     y = jnp.zeros((*data.test.y.shape, 3), jnp.int32)
-    sequences = replace(data, test=data.test._replace(y=y))
+    sequences = replace(data, test=data.test._replace(y=y), problem=TOKENS)
     with pytest.raises(ValueError, match="per_class needs one class"):
         simulate(fedavg(logistic(), local_training()), sequences, num_rounds=1, per_class=True)
 

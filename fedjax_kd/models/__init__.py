@@ -38,15 +38,16 @@ MODELS: dict[str, Callable[..., Callable[[nnx.Rngs], nnx.Module]]] = {
 
 
 def default_model(
-    input_shape: Any, dtype: DTypeLike | None, problem: str = "classification"
+    input_shape: Any, dtype: DTypeLike | None, problem: str | None = None
 ) -> tuple[str, dict[str, Any]]:
     """A network that suits the data and learns in minutes on a CPU: its name and its options.
 
     Args:
       input_shape: shape of one example; a tree of shapes for several arrays.
       dtype: of the examples as stored: int32 along one axis are symbols of a text, uint8 pixels.
-      problem: the name of what is asked of it; for values and several labels it gives as many
-        outputs as `fedjax_kd.data.Dataset.num_classes` says, as for classes.
+      problem: the name of what is asked of it, by default a class, or the next symbol of a text;
+        for values and several labels it gives as many outputs as
+        `fedjax_kd.data.Dataset.num_classes` says, as for classes.
 
     Raises:
       ValueError: if an example is several arrays, for which there is no built-in network, or images
@@ -57,7 +58,7 @@ def default_model(
       ('mlp', {'hidden': (64,)})
       >>> default_model((32, 32, 3), np.uint8)
       ('cnn_small', {})
-      >>> default_model((80,), np.int32, "tokens")
+      >>> default_model((80,), np.int32)
       ('char_lstm', {})
     """
     if not all(isinstance(length, int) for length in input_shape):
@@ -70,7 +71,8 @@ def default_model(
     if problem == "segmentation":
         return "fcn", {}
     if len(input_shape) == 1 and np.dtype(dtype) == np.int32:
-        return ("char_lstm", {}) if problem == "tokens" else ("transformer", {"output": "pooled"})
+        positions = problem in (None, "tokens")
+        return ("char_lstm", {}) if positions else ("transformer", {"output": "pooled"})
     check_channels_last(input_shape)
     if len(input_shape) not in (2, 3) or max(input_shape[:2]) <= 12:
         return "mlp", {"hidden": (64,)}

@@ -2,11 +2,11 @@
 
     python -m benchmarks.kill_anytime --kills 100
 
-A trial begins a training, kills it by SIGKILL, goes on with `fedjax-kd resume`, kills that, and so on
-some times; then it lets the training end. Every second kill strikes at a random time, the others
+A trial begins a training, kills it by SIGKILL, goes on with `fedjax-kd resume`, kills that, and so
+on some times; then it lets the training end. Every second kill strikes at a random time, the others
 right before a random operation on a file of the run folder. At the end the folder must hold what an
-undisturbed one holds: the same files, rows, summary, configuration and final states, to the last bit;
-seconds apart.
+undisturbed one holds, to the last bit: the same files, rows, summary, configuration and final
+states; seconds apart.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,14 +35,16 @@ from benchmarks.reporting import Ratio, parser, publish
 _SMALL = "--model logistic --num-clients 8 --cohort-size 4 --eval-every 2 --quiet"
 KINDS = {
     "run": f"run scaffold {_SMALL} --num-rounds 24 --checkpoint-every 4",
-    "comparison": f"run fedavg fedadam {_SMALL} --num-rounds 12 --checkpoint-every 4",
-    "sweep": f"sweep fedprox {_SMALL} --num-rounds 12 --seeds 2 --grid mu=0,0.1,1 batch-size=5,10 "
-    "--halving 2 --first-rung 3",
+    "comparison": f"run fedavg fedprox {_SMALL} --num-rounds 8 --checkpoint-every 4",
+    "sweep": f"sweep fedprox {_SMALL} --num-rounds 8 --grid mu=0,0.1 batch-size=5,10 --halving 2 "
+    "--first-rung 4",
 }
 _MOST_KILLS = 4  # of one trial
-_CODE = (
-    "import sys; from benchmarks.kill_anytime import die; from fedjax_kd.cli import main; "
-    "die(int(sys.argv.pop(1)), sys.argv.pop(1)); main()"
+# Processes are forked from one that has imported these, and has not touched a device.
+_IMPORTED = (
+    *(f"fedjax_kd.commands.{name}" for name in ("run", "sweep", "resume")),
+    *("orbax.checkpoint", "matplotlib.figure", "sklearn.datasets", "pyarrow.parquet"),
+    "fedjax_kd.cli",
 )
 _CHANGING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _TIMES = ("seconds", "rounds_per_second", "client_updates_per_second")
@@ -60,17 +63,6 @@ def changes(event: str, args: Sequence[Any], folder: str) -> bool:
     return within or str(args[0]).startswith(folder)
 
 
-def die(operation: int, folder: str) -> None:
-    """Lets this process kill itself before an operation on a file of the folder, counted from 1."""
-    count = itertools.count(1)
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if changes(event, args, folder) and next(count) == operation:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(hook)
-
-
 class Spans(NamedTuple):
     """What an undisturbed training takes: seconds in all and with its folder, and operations."""
 
@@ -79,49 +71,65 @@ class Spans(NamedTuple):
     operations: int
 
 
-def start(args: Sequence[str], folder: Path, operation: int = 0) -> subprocess.Popen[str]:
-    """A command of fedjax-kd that may kill itself."""
-    command = [sys.executable, "-c", _CODE, str(operation), str(folder), *args]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder.parent
-    )
+def _command(args: Sequence[str], folder: Path, operation: int) -> None:
+    """In a process of its own: a command, which kills itself before an operation on the folder.
+
+    Operations are counted from 1; their number is written beside the folder.
+    """
+    count = 0
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        nonlocal count
+        if changes(event, given, str(folder)):
+            count += 1
+            if count == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    from fedjax_kd import cli
+
+    for number, name in ((1, os.devnull), (2, str(_told(folder)))):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.addaudithook(hook)
+    try:
+        cli.main(args)
+    finally:
+        folder.with_suffix(".count").write_text(str(count))
+
+
+def _told(folder: Path) -> Path:
+    return folder.with_suffix(".err")
+
+
+def start(args: Sequence[str], folder: Path, operation: int = 0) -> ForkServerProcess:
+    """Begins a command that may kill itself."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_command, args=(args, folder, operation))
+    process.start()
+    return process
 
 
 def alone(kind: str, folder: Path) -> Spans:
     """An undisturbed training."""
-    counting = (
-        "import sys; from benchmarks import kill_anytime as k; from fedjax_kd.cli import main\n"
-        "n, folder = [], sys.argv.pop(1)\n"
-        "sys.addaudithook(lambda e, a: n.append(e) if k.changes(e, a, folder) else None)\n"
-        "try:\n  main()\n"
-        "finally:\n  print(len(n), file=sys.stderr)\n"
-    )
     began = time.monotonic()
-    args = [*KINDS[kind].split(), "--out", str(folder)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", counting, str(folder), *args],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start([*KINDS[kind].split(), "--out", str(folder)], folder)
     _wait_for_lock(folder, process)
     locked = time.monotonic()
-    _, told = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"The undisturbed {kind} failed: {told}")
+    process.join()
     ended = time.monotonic()
-    return Spans(ended - began, ended - locked, int(told.split()[-1]))
+    if process.exitcode:
+        raise RuntimeError(f"The undisturbed {kind} failed: {_told(folder).read_text()}")
+    count = int(folder.with_suffix(".count").read_text())
+    return Spans(ended - began, ended - locked, count)
 
 
-def _wait_for_lock(folder: Path, process: subprocess.Popen[str]) -> None:
+def _wait_for_lock(folder: Path, process: ForkServerProcess) -> None:
     """Until the process has locked the folder, or has ended."""
-    path = folder / "lock"
-    while process.poll() is None:
+    while process.exitcode is None:
         try:
-            if json.loads(path.read_text())["pid"] == process.pid:
+            if json.loads((folder / "lock").read_text())["pid"] == process.pid:
                 return
         except (OSError, ValueError):
-            time.sleep(0.001)
+            time.sleep(0.002)
 
 
 def attempt(
@@ -142,12 +150,10 @@ def attempt(
         early = draw.random() < 0.1
         if not early:
             _wait_for_lock(folder, process)
-        try:
-            process.wait(draw.uniform(0, spans.seconds if early else spans.working))
-        except subprocess.TimeoutExpired:
-            process.kill()
-    _, told = process.communicate()
-    return process.returncode, told
+        process.join(draw.uniform(0, spans.seconds if early else spans.working))
+        process.kill()
+    process.join()
+    return process.exitcode or 0, _told(folder).read_text() if _told(folder).exists() else ""
 
 
 def trial(
@@ -156,21 +162,21 @@ def trial(
     """A training that is killed again and again, then ends: the kills that struck it.
 
     Raises:
-      RuntimeError: if it does not go on, or a message is not the expected one.
+      RuntimeError: if it does not go on, or says something else than it should.
     """
     struck: list[str] = []
     for how in [*kills, None]:
-        code, told = -1, _ANEW
+        code, told = 2, _ANEW
         if folder.exists():
-            args = ["resume", str(folder), "--quiet"]
-            code, told = attempt(args, folder, spans, how, draw)
-        if code == 2 and _ANEW in told or not folder.exists():
+            code, told = attempt(["resume", str(folder), "--quiet"], folder, spans, how, draw)
+        if code == 2 and _ANEW in told:
             args = [*KINDS[kind].split(), "--out", str(folder)]
             code, told = attempt(args, folder, spans, how, draw)
-        if code == -signal.SIGKILL and how is not None:
-            struck.append(how)
-        elif code != 0:
+        if code == 0:
+            break
+        if code != -signal.SIGKILL or how is None:
             raise RuntimeError(f"{kind} {folder} ended with {code} after {struck}: {told}")
+        struck.append(how)
     return struck
 
 
@@ -226,11 +232,16 @@ def main() -> None:
     options.add_argument("--kills", type=int, default=100, help="at least so many")
     options.add_argument("--seed", type=int, default=0, help="of the moments")
     args = options.parse_args()
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_IMPORTED))
     draw = random.Random(args.seed)
     struck: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     trials, wrong = Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as parent:
-        spans = {kind: alone(kind, Path(parent) / f"{kind}-alone") for kind in KINDS}
+        os.environ["FEDJAX_KD_CACHE"] = str(Path(parent) / "cache")
+        for again in ("first", "alone"):  # the second one finds its programs compiled
+            spans = {kind: alone(kind, Path(parent) / f"{kind}-{again}") for kind in KINDS}
         hows, kinds = itertools.cycle(("time", "operation")), itertools.cycle(KINDS)
         while sum(counts.total() for counts in struck.values()) < args.kills:
             kind, folder = next(kinds), Path(parent) / "trial"

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.reporting import Ratio, parser, publish
+from benchmarks.file_operations import watching
+from benchmarks.reporting import Ratio, Row, parser, publish
 
 _SMALL = "--model logistic --num-clients 8 --cohort-size 4 --eval-every 2 --quiet"
 KINDS = {
@@ -46,21 +47,8 @@ _IMPORTED = (
     *("orbax.checkpoint", "matplotlib.figure", "sklearn.datasets", "pyarrow.parquet"),
     "fedjax_kd.cli",
 )
-_CHANGING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _TIMES = ("seconds", "rounds_per_second", "client_updates_per_second")
 _ANEW = "nothing is lost"  # what `resume` says of a folder in which nothing was begun
-
-
-def changes(event: str, args: Sequence[Any], folder: str) -> bool:
-    """Whether an audit event of Python changes a file of a folder, or opens it to be changed."""
-    if event == "open":
-        path, _, flags = args
-        writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        return bool(writes) and str(path).startswith(folder)
-    if event not in _CHANGING:
-        return False
-    within = event in ("os.remove", "os.rmdir") and args[-1] != -1  # by `shutil.rmtree`
-    return within or str(args[0]).startswith(folder)
 
 
 class Spans(NamedTuple):
@@ -78,22 +66,25 @@ def _command(args: Sequence[str], folder: Path, operation: int) -> None:
     """
     count = 0
 
-    def hook(event: str, given: tuple[Any, ...]) -> None:
+    def counted() -> None:
         nonlocal count
-        if changes(event, given, str(folder)):
-            count += 1
-            if count == operation:
-                os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+        if count == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     from fedjax_kd import cli
 
     for number, name in ((1, os.devnull), (2, str(_told(folder)))):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.addaudithook(hook)
     try:
-        cli.main(args)
+        with watching(folder, counted):
+            cli.main(args)
     finally:
-        folder.with_suffix(".count").write_text(str(count))
+        _count(folder).write_text(str(count))
+
+
+def _count(folder: Path) -> Path:
+    return folder.with_suffix(".count")
 
 
 def _told(folder: Path) -> Path:
@@ -118,7 +109,7 @@ def alone(kind: str, folder: Path) -> Spans:
     ended = time.monotonic()
     if process.exitcode:
         raise RuntimeError(f"The undisturbed {kind} failed: {_told(folder).read_text()}")
-    count = int(folder.with_suffix(".count").read_text())
+    count = int(_count(folder).read_text())
     return Spans(ended - began, ended - locked, count)
 
 
@@ -251,7 +242,7 @@ def main() -> None:
             print(f"{kind}: {dict(struck[kind])}", *found, sep="\n  ", file=sys.stderr, flush=True)
             trials[kind], wrong[kind] = trials[kind] + 1, wrong[kind] + bool(found)
             shutil.rmtree(folder)
-    rows = [
+    rows: list[Row] = [
         {
             "kind": kind,
             "trainings": trials[kind],

@@ -1,161 +1,261 @@
-"""Runs, comparisons and sweeps that are killed at random moments, and go on to the same numbers.
+"""Kills runs, comparisons and sweeps at any moment, and compares them with ones left alone.
 
     python -m benchmarks.kill_anytime --kills 100
 
-Each work is carried out once undisturbed. Then it is started again and again, every time killed
-(SIGKILL) at a random moment of its first start or of a `resume`, up to five times in a folder, and
-at last left alone. Its tables must be the undisturbed ones, the seconds apart, and nothing but the
-run's own files may be left. Processes are forks of this one, which has imported everything, so that
-most moments lie in the work itself; needs a system with `fork`.
+A trial begins a training, kills it by SIGKILL, goes on with `fedjax-kd resume`, kills that, and so
+on some times; then it lets the training end. Every second kill strikes at a random time, the others
+right before a random operation on a file of the run folder. At the end the folder must hold what an
+undisturbed one holds, to the last bit: the same files, rows, summary, configuration and final
+states; seconds apart.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
+import itertools
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from benchmarks.file_operations import watching
 from benchmarks.reporting import Ratio, Row, parser, publish
-from fedjax_kd import cli
 
-_SMALL = "--model logistic --num-clients 10 --cohort-size 4 --num-rounds 40 --eval-every 2 --quiet"
-WORKS = {
-    "run": f"run scaffold {_SMALL} --checkpoint-every 4 --keep-best",
-    "comparison": f"run fedavg fedadam {_SMALL} --checkpoint-every 4",
-    "sweep": f"sweep fedavg {_SMALL} --grid client-lr=0.01,0.1 --seeds 2",
+_SMALL = "--model logistic --num-clients 8 --cohort-size 4 --eval-every 2 --quiet"
+KINDS = {
+    "run": f"run scaffold {_SMALL} --num-rounds 24 --checkpoint-every 4",
+    "comparison": f"run fedavg fedprox {_SMALL} --num-rounds 8 --checkpoint-every 4",
+    "sweep": f"sweep fedprox {_SMALL} --num-rounds 8 --grid mu=0,0.1 batch-size=5,10 --halving 2 "
+    "--first-rung 4",
 }
-_MOST_KILLS = 5  # in one folder
-_BEGUN = ("config.json", "comparison.json", "sweep.json")
-_TABLES = ("metrics.csv", "points.csv", "results.csv")
-_TIMES = {"seconds", "rounds_per_second", "client_updates_per_second", "chunk"}
+_MOST_KILLS = 4  # of one trial
+# Processes are forked from one that has imported these, and has not touched a device.
+_IMPORTED = (
+    *(f"fedjax_kd.commands.{name}" for name in ("run", "sweep", "resume")),
+    *("orbax.checkpoint", "matplotlib.figure", "sklearn.datasets", "pyarrow.parquet"),
+    "fedjax_kd.cli",
+)
+_TIMES = ("seconds", "rounds_per_second", "client_updates_per_second")
+_ANEW = "nothing is lost"  # what `resume` says of a folder in which nothing was begun
 
 
-def start(args: Sequence[str], log: Path) -> int:
-    """The number of a new process that carries out a command of ``fedjax-kd``."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
+class Spans(NamedTuple):
+    """What an undisturbed training takes: seconds in all and with its folder, and operations."""
+
+    seconds: float
+    working: float
+    operations: int
+
+
+def _command(args: Sequence[str], folder: Path, operation: int) -> None:
+    """In a process of its own: a command, which kills itself before an operation on the folder.
+
+    Operations are counted from 1; their number is written beside the folder.
+    """
+    count = 0
+
+    def counted() -> None:
+        nonlocal count
+        count += 1
+        if count == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    from fedjax_kd import cli
+
+    for number, name in ((1, os.devnull), (2, str(_told(folder)))):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     try:
-        with log.open("a") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        with watching(folder, counted):
             cli.main(args)
-    except SystemExit as end:
-        code = int(end.code or 0)
     finally:
-        os._exit(code)
+        _count(folder).write_text(str(count))
 
 
-def ended_within(child: int, seconds: float) -> bool:
-    """Whether a process ended by itself before it was killed.
+def _count(folder: Path) -> Path:
+    return folder.with_suffix(".count")
+
+
+def _told(folder: Path) -> Path:
+    return folder.with_suffix(".err")
+
+
+def start(args: Sequence[str], folder: Path, operation: int = 0) -> ForkServerProcess:
+    """Begins a command that may kill itself."""
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=_command, args=(args, folder, operation))
+    process.start()
+    return process
+
+
+def alone(kind: str, folder: Path) -> Spans:
+    """An undisturbed training."""
+    began = time.monotonic()
+    process = start([*KINDS[kind].split(), "--out", str(folder)], folder)
+    _wait_for_lock(folder, process)
+    locked = time.monotonic()
+    process.join()
+    ended = time.monotonic()
+    if process.exitcode:
+        raise RuntimeError(f"The undisturbed {kind} failed: {_told(folder).read_text()}")
+    count = int(_count(folder).read_text())
+    return Spans(ended - began, ended - locked, count)
+
+
+def _wait_for_lock(folder: Path, process: ForkServerProcess) -> None:
+    """Until the process has locked the folder, or has ended."""
+    while process.exitcode is None:
+        try:
+            if json.loads((folder / "lock").read_text())["pid"] == process.pid:
+                return
+        except (OSError, ValueError):
+            time.sleep(0.002)
+
+
+def attempt(
+    args: Sequence[str], folder: Path, spans: Spans, how: str | None, draw: random.Random
+) -> tuple[int, str]:
+    """One process: its exit code, and what it said.
+
+    Args:
+      args: of the command.
+      folder: of the training.
+      spans: of an undisturbed training.
+      how: "time", "operation", or None to leave it alone.
+      draw: of when it is killed.
+    """
+    operation = draw.randint(1, spans.operations) if how == "operation" else 0
+    process = start(args, folder, operation)
+    if how == "time":
+        early = draw.random() < 0.1
+        if not early:
+            _wait_for_lock(folder, process)
+        process.join(draw.uniform(0, spans.seconds if early else spans.working))
+        process.kill()
+    process.join()
+    return process.exitcode or 0, _told(folder).read_text() if _told(folder).exists() else ""
+
+
+def trial(
+    kind: str, folder: Path, spans: Spans, kills: Sequence[str], draw: random.Random
+) -> list[str]:
+    """A training that is killed again and again, then ends: the kills that struck it.
 
     Raises:
-      RuntimeError: if it failed.
+      RuntimeError: if it does not go on, or says something else than it should.
     """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            _check(status)
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        _check(status)
-        return True
-    return False
+    struck: list[str] = []
+    for how in [*kills, None]:
+        code, told = 2, _ANEW
+        if folder.exists():
+            code, told = attempt(["resume", str(folder), "--quiet"], folder, spans, how, draw)
+        if code == 2 and _ANEW in told:
+            args = [*KINDS[kind].split(), "--out", str(folder)]
+            code, told = attempt(args, folder, spans, how, draw)
+        if code == 0:
+            break
+        if code != -signal.SIGKILL or how is None:
+            raise RuntimeError(f"{kind} {folder} ended with {code} after {struck}: {told}")
+        struck.append(how)
+    return struck
 
 
-def _check(status: int) -> None:
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise RuntimeError(f"a process ended with {os.waitstatus_to_exitcode(status)}: see its log")
+def differences(folder: Path, expected: Path) -> list[str]:
+    """The files of a finished training that are not as they should be."""
+    names = [{str(p.relative_to(f)) for p in _files(f)} for f in (folder, expected)]
+    wrong = [f"{name} is in one folder alone" for name in sorted(names[0] ^ names[1])]
+    for name in sorted(names[0] & names[1]):
+        if _content(folder / name) != _content(expected / name):
+            wrong.append(f"{name} differs")
+    return wrong + [
+        f"{path.relative_to(expected)}: the last state differs"
+        for path in expected.rglob("checkpoints")
+        if not _same_state(folder / path.relative_to(expected), path)
+    ]
 
 
-def command(work: str, folder: Path) -> list[str]:
-    """What has to be done next in a folder: begin, or go on."""
-    if any((folder / name).is_file() for name in _BEGUN):
-        return ["resume", str(folder), "--quiet"]
-    return [*WORKS[work].split(), "--out", str(folder)]
+def _files(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and "checkpoints" not in p.parts]
 
 
-def content(folder: Path) -> dict[str, object]:
-    """Everything in a folder that must not depend on when it was killed."""
-    found: dict[str, object] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = str(path.relative_to(folder))
-        if "checkpoints" in name or "best/" in name or "parts/" in name:
-            continue
-        found[name] = None
-        if path.name in _TABLES:
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            found[name] = [{k: v for k, v in row.items() if k not in _TIMES} for row in rows]
-        if path.name == "summary.json":
-            found[name] = {k: v for k, v in json.loads(path.read_text()).items() if k not in _TIMES}
-    return found
+def _content(path: Path) -> Any:
+    """What must agree in a file: all but seconds."""
+    if path.suffix == ".json":
+        return {k: v for k, v in json.loads(path.read_text()).items() if k not in _TIMES}
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            return [
+                {k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)
+            ]
+    return path.suffix == ".parquet" or path.read_bytes()
 
 
-def undisturbed(work: str, parent: Path) -> tuple[dict[str, object], float]:
-    """The content of a folder that nothing happened to, and the seconds of its second making."""
-    for name in ("warm", "alone"):  # the first one fills the cache of compiled programs
-        folder, began = parent / f"{work}-{name}", time.monotonic()
-        ended_within(start(command(work, folder), parent / "log"), 600)
-    return content(folder), time.monotonic() - began
+def _same_state(folder: Path, expected: Path) -> bool:
+    """Whether the newest checkpoints of two folders hold the same arrays, after as many rounds."""
+    import jax
+    import orbax.checkpoint as ocp
 
-
-def killed(work: str, folder: Path, seconds: float, most: int, moments: random.Random) -> int:
-    """Carries out a work with up to so many kills; how many there were."""
-    log, kills = folder.with_suffix(".log"), 0
-    while kills < most:
-        child = start(command(work, folder), log)
-        if ended_within(child, moments.uniform(0, seconds)):
-            return kills
-        kills += 1
-    ended_within(start(command(work, folder), log), 600)
-    return kills
-
-
-def make_options() -> argparse.ArgumentParser:
-    """The command line's options."""
-    options = parser(__doc__)
-    add = options.add_argument
-    add("--kills", type=int, default=100, help="in all (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    return options
+    steps = [sorted(p.name for p in f.iterdir()) for f in (folder, expected)]
+    newest = [max(names, key=int) if all(map(str.isdecimal, names)) else "" for names in steps]
+    if newest[0] != newest[1] or not newest[0]:
+        return False
+    states = []
+    for parent, step in zip((folder, expected), newest, strict=True):
+        with ocp.StandardCheckpointer() as reader:
+            states.append(reader.restore(parent.absolute() / step / "state"))
+    return jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), *states))
 
 
 def main() -> None:
-    """Kills, resumes and compares; prints a line for each kind of work."""
-    args = make_options().parse_args()
-    moments, kills = random.Random(args.seed), Counter[str]()
-    folders, wrong = Counter[str](), []
-    with tempfile.TemporaryDirectory() as temporary:
-        parent = Path(temporary)
-        expected = {work: undisturbed(work, parent) for work in WORKS}
-        while sum(kills.values()) < args.kills:
-            for work, (alone, seconds) in expected.items():
-                folder = parent / f"{work}-{folders[work]}"
-                most = min(_MOST_KILLS, args.kills - sum(kills.values()))
-                kills[work] += killed(work, folder, seconds, most, moments)
-                folders[work] += 1
-                if content(folder) != alone:
-                    wrong.append(folder.name)
-    rows: list[Row] = [{"work": w, "kills": kills[w], "folders": folders[w]} for w in WORKS]
-    same = 1 - len(wrong) / max(sum(folders.values()), 1)
-    publish("kill_anytime", rows, {"folders like the undisturbed one": Ratio(same, 1.0)}, args.json)
-    if wrong:
-        sys.exit(f"Not like the undisturbed ones: {', '.join(wrong)}.")
+    """Kills as often as is asked, and says what became of it; exits with 1 if anything differs."""
+    options = parser(__doc__)
+    options.add_argument("--kills", type=int, default=100, help="at least so many")
+    options.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = options.parse_args()
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_IMPORTED))
+    draw = random.Random(args.seed)
+    struck: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    trials, wrong = Counter[str](), Counter[str]()
+    with tempfile.TemporaryDirectory() as parent:
+        os.environ["FEDJAX_KD_CACHE"] = str(Path(parent) / "cache")
+        for again in ("first", "alone"):  # the second one finds its programs compiled
+            spans = {kind: alone(kind, Path(parent) / f"{kind}-{again}") for kind in KINDS}
+        hows, kinds = itertools.cycle(("time", "operation")), itertools.cycle(KINDS)
+        while sum(counts.total() for counts in struck.values()) < args.kills:
+            kind, folder = next(kinds), Path(parent) / "trial"
+            kills = list(itertools.islice(hows, draw.randint(1, _MOST_KILLS)))
+            struck[kind].update(trial(kind, folder, spans[kind], kills, draw))
+            found = differences(folder, Path(parent) / f"{kind}-alone")
+            print(f"{kind}: {dict(struck[kind])}", *found, sep="\n  ", file=sys.stderr, flush=True)
+            trials[kind], wrong[kind] = trials[kind] + 1, wrong[kind] + bool(found)
+            shutil.rmtree(folder)
+    rows: list[Row] = [
+        {
+            "kind": kind,
+            "trainings": trials[kind],
+            "killed at a time": struck[kind]["time"],
+            "at an operation": struck[kind]["operation"],
+            "of operations": spans[kind].operations,
+            "not the same": wrong[kind],
+        }
+        for kind in KINDS
+    ]
+    same = 1 - wrong.total() / trials.total()
+    publish("kill_anytime", rows, {"trainings that end the same": Ratio(same, 1.0)}, args.json)
+    sys.exit(same < 1)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_kd.core import PyTree
+from fedjax_kd.core import Pool, PyTree
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.public_inputs import Stored
 from fedjax_kd.data.store import ClientStore
@@ -52,13 +52,12 @@ def fingerprint(
       ['division', 'client_test']
     """
     known = {} if known is None else known
-    f, train = federation, federation.train
-    parts: dict[str, PyTree] = {"test_x": f.test.x, "test_y": f.test.y}
+    f, parts = federation, dict[str, PyTree]()
     if f.store is None:
-        parts |= {"train_x": train.x, "train_y": train.y}
-        parts |= {"division": (train.rows, train.starts, train.sizes)}
+        parts |= {"train_x": f.train.x, "train_y": f.train.y, "division": _division(f.train)}
+    parts |= {"test_x": f.test.x, "test_y": f.test.y}
     if f.client_test is not None:
-        parts["client_test"] = f.client_test
+        parts["client_test"] = _division(f.client_test)
     if f.public is not None and isinstance(f.public.inputs, Stored):
         parts["public"] = f.public.inputs
     if f.public is not None and f.public.validation is not None:
@@ -82,6 +81,10 @@ _WORDS = {
     "public": "public inputs",
     "validation": "validation rows",
 }
+
+
+def _division(pool: Pool) -> PyTree:
+    return pool.rows, pool.starts, pool.sizes
 
 
 def _of_tree(whole: PyTree, known: dict[int, tuple[Any, str]]) -> str:

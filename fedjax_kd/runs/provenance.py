@@ -52,7 +52,7 @@ def recorded(
     """
     begins = {"first_round": first_round}
     older = {
-        "environments": environments(record, begins),
+        "environments": environments(record, {"first_round": 1}),
         "fingerprints": record.get("fingerprints", []),
     }
     kept = {k: [s for s in v if s["first_round"] < first_round] for k, v in older.items()}
@@ -84,12 +84,12 @@ def with_stretch(
 
 
 def environments(
-    record: Mapping[str, Any], begins: Mapping[str, int]
+    record: Mapping[str, Any], start: Mapping[str, int]
 ) -> Sequence[Mapping[str, Any]]:
-    """The environments of a run so far; of one by an older version, which kept the last alone."""
+    """The environments of a run so far; where its file names one alone, as from its start on."""
     if "environments" in record or "environment" not in record:
         return record.get("environments", ())
-    return [{**dict.fromkeys(begins, 1), **record["environment"]}]
+    return [{**start, **record["environment"]}]
 
 
 def warn_of_versions(folder: Path, record: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ def begin_stretch(
             provenance.check_data(folder, earlier, found, source_of(data))
         fingerprints[_key(data)] = provenance.with_stretch(earlier, begins, {"digests": found})
     provenance.warn_of_versions(folder, record)
-    here, before = provenance.environment(), provenance.environments(record, begins)
+    here, before = provenance.environment(), provenance.environments(record, {"finished_points": 0})
     stretch = {
         "environment": here,
         "environments": provenance.with_stretch(before, begins, here),

@@ -37,17 +37,17 @@ def draw(path: Path) -> None:
 
 def replace_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts them in the place of real ones; each simulation is built once."""
-    made: dict[str, Simulation] = {}
-    whole_build = run.build
+    made: dict[str, tuple[Simulation, list[str]]] = {}
+    whole_build = run.warned_build
 
-    def build(config: Config, federation: Federation) -> Simulation:
+    def build(config: Config, federation: Federation) -> tuple[Simulation, list[str]]:
         name = repr(to_json(config))
         if name not in made:
             made[name] = whole_build(config, federation)
         return made[name]
 
     for module in (run, resume):
-        monkeypatch.setattr(module, "build", build)
+        monkeypatch.setattr(module, "warned_build", build)
         monkeypatch.setattr(module, "draw_split", lambda parent, *_: draw(parent / "split.png"))
     monkeypatch.setattr(_training, "blocks", blocks)
     monkeypatch.setattr(plots, "curve", lambda curves, path: draw(path))

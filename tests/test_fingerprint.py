@@ -17,6 +17,7 @@ from fedjax_kd.runs import fingerprint as module
 from fedjax_kd.runs.fingerprint import differing, fingerprint
 
 X, Y = np.arange(36, dtype=np.float32).reshape(12, 3), np.arange(12) % 2
+WHOLE = X.astype(np.int64)
 
 
 def made(x=X, y=Y, test_x=X, test_y=Y, seed: int = 0) -> Federation:
@@ -42,7 +43,7 @@ def public_of(federation: Federation, **changed) -> Federation:
     [
         (made, []),
         (lambda: made(x=moved(X)), ["training inputs"]),
-        (lambda: made(x=X.astype(np.int64)), ["training inputs"]),
+        (lambda: made(x=WHOLE, test_x=WHOLE), ["training inputs", "test inputs"]),
         (lambda: made(test_x=moved(X, 0)), ["test inputs"]),
         (lambda: made(test_y=moved(Y)), ["test targets", "clients' test rows"]),
         (lambda: made(seed=1), ["the division among clients"]),

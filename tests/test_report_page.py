@@ -252,7 +252,7 @@ def places(tmp_path: Path, swept: Path, compared: Path) -> dict[str, str]:
         ("SWEEP --baseline fedprox", "what is compared is fedavg, fedadam"),
         ("SWEEP --out EMPTY/report.pdf", "must be a file that ends in .html"),
         ("SWEEP --out EMPTY/none/report.html", "There is no folder"),
-        (f"SWEEP --out EMPTY/{300 * 'x'}.html", "Check that the folder can be written to"),
+        (f"SWEEP --out EMPTY/{300 * 'x'}.html", "File name too long"),
         ("SWEEP --target high", "target"),
         ("BEGUN", "no point of it has finished a round"),
         ("OTHER", "use the version that wrote it"),

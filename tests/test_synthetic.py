@@ -54,7 +54,7 @@ def test_synthetic_clients_can_be_learnt():
         ({"noise": float("nan")}, "noise is nan"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"shape": (8, 0)}, "length of shape is 0"),
+        ({"shape": (8, 0)}, r"shape is \(8, 0\), but each must be >= 1"),
     ],
 )
 def test_wrong_synthetic_options(wrong: dict[str, Any], message: str):

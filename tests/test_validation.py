@@ -116,7 +116,7 @@ def test_first_difference(given: Any, message: str):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"num_rounds": 0}, "num_rounds is 0, but must be at least 1"),
+        ({"num_rounds": 0}, "num_rounds is 0, but must be >= 1"),
         ({"eval_every": 0}, "eval_every is 0"),
         ({"cohort_size": 7}, "cohort_size is 7, but must be between 1 and the 6 clients"),
         ({"dropout_rate": 1.0}, "dropout_rate is 1.0"),

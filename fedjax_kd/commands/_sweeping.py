@@ -87,7 +87,7 @@ def _continued(folder: Path, output: Mapping[str, Any], load: FederationLoader) 
             sweep_runner.write_study(folder, study)
     sweep_runner.write_tables(folder, study)
     if finished:
-        sweep_runner.drop_checkpoints(folder)
+        sweep_runner.settle(folder, study)
     tables.show(_best(folder, study))
     if not finished:
         stderr().print(f"Interrupted; go on with: fedjax-kd resume {folder}", markup=False)

@@ -7,7 +7,6 @@ by being started again; parts that are finished are not run again.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fedjax_kd.report import table_files
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.provenance import environment
 from fedjax_kd.sweeps.halving import diverged, selected
-from fedjax_kd.sweeps.shard import Job, Shard, shard_rows
+from fedjax_kd.sweeps.shard import Job, Shard, finish_shard, shard_rows
 from fedjax_kd.sweeps.study import Study, from_plain, groups, to_plain
 from fedjax_kd.train import Row
 
@@ -138,10 +137,11 @@ def outcomes(study: Study, group: Sequence[Shard]) -> dict[int, str]:
     return found
 
 
-def drop_checkpoints(folder: Path) -> None:
-    """Removes the checkpoints of a finished sweep: a kill may have left some."""
-    for path in (folder / PARTS).glob("*/checkpoints"):
-        shutil.rmtree(path)
+def settle(folder: Path, study: Study) -> None:
+    """Closes every part of a finished sweep, also those after whose last row a kill came."""
+    for group in shards(folder, study):
+        for part in group:
+            finish_shard(part, study.num_rounds)
 
 
 def write_tables(folder: Path, study: Study) -> None:

@@ -177,13 +177,21 @@ def _record(
         last = step.finished == job.until or not step.left
         stopping = watch.stop() and not last
         if last and (job.until == s.num_rounds or not step.left):
-            _note(part, about | {"finished": s.num_rounds})
-            shutil.rmtree(part.folder / "checkpoints", ignore_errors=True)
+            _note(part, about)
+            finish_shard(part, s.num_rounds)
         elif last or stopping or pacer.is_due(step.finished):
             pacer = pacer.after(step.finished, partial(_save, part, step, about))
         if stopping:
             return False
     return True
+
+
+def finish_shard(part: Shard, num_rounds: int) -> None:
+    """Says that a part needs no more training, and removes its checkpoints."""
+    about = shard_status(part)
+    if about and about.get("finished") != num_rounds:
+        _note(part, about | {"finished": num_rounds})
+    shutil.rmtree(part.folder / "checkpoints", ignore_errors=True)
 
 
 def shard_status(part: Shard) -> dict[str, Any]:

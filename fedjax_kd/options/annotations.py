@@ -14,6 +14,7 @@ def plain_type(annotation: Any) -> Any:
     """What of an annotation can be typed on a command line; None if nothing.
 
     Example:
+      >>> from collections.abc import Callable
       >>> plain_type(float | Callable), plain_type(Callable)
       (<class 'float'>, None)
     """

@@ -47,6 +47,7 @@ def check_choice(name: str, value: Any, choices: Any, advice: str = "") -> None:
     """Raises ValueError if ``value`` is none of the strings of a Literal.
 
     Example:
+      >>> from typing import Literal
       >>> check_choice("hessian", "SO", Literal["FO", "HF"], "HF is the paper's.")
       Traceback (most recent call last):
       ...

@@ -94,7 +94,10 @@ def replaced(algorithm: Algorithm, base: Algorithm) -> list[str]:
     Example:
       >>> from fedjax_kd.algorithms import fedavg
       >>> from fedjax_kd.local import local_training
-      >>> plain = fedavg(None, local_training())
+      >>> from fedjax_kd.task import from_nnx
+      >>> from flax import nnx
+      >>> task = from_nnx(lambda rngs: nnx.Linear(2, 2, rngs=rngs))
+      >>> plain = fedavg(task, local_training())
       >>> replaced(plain._replace(predict=len, judged_by="clients"), plain)
       ['predict', 'judged_by']
     """

@@ -69,7 +69,7 @@ def known_parameters(config: Config) -> dict[str, Parameter]:
     """The options of a run that may vary, by name; ``server_lr`` is any method's server rate.
 
     Example:
-      >>> [name for name in known_parameters(Config("fedadam")) if name.startswith("server")]
+      >>> [name for name in known_parameters(Config("fedadam")) if name.startswith("server_l")]
       ['server_lr']
     """
     found = dict(_parameters(config))

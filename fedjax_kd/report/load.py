@@ -20,6 +20,7 @@ from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.config import Config, to_json
 
 FORMAT = 1
+_MAKING = ("environment", "environments", "fingerprints")  # beside the configuration of a run
 _KEYS = ("point", "config", "seed", "round")
 _CURVES = ("test_accuracy", "test_loss", "train_loss", "judged_accuracy", "judged_loss")
 
@@ -237,7 +238,7 @@ def _own_documents(folders: Sequence[Path], names: Sequence[str]) -> dict[str, A
     """Configurations and versions of runs; versions that agree are told once."""
     files = [run_folder.read_json(folder, "config.json") for folder in folders]
     versions = [_versions(file) for file in files]
-    files = [{k: v for k, v in file.items() if not k.startswith("environment")} for file in files]
+    files = [{k: v for k, v in file.items() if k not in _MAKING} for file in files]
     found = {f"Configuration of {name}": file for name, file in zip(names, files, strict=True)}
     if all(other == versions[0] for other in versions):
         return found | {"Versions": versions[0]}

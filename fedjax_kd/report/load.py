@@ -22,6 +22,7 @@ from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.config import Config, to_json
 
 FORMAT = 1
+_MAKING = ("environment", "environments", "fingerprints")  # beside the configuration of a run
 _KEYS = ("point", "config", "seed", "round")
 
 
@@ -244,7 +245,7 @@ def _own_documents(folders: Sequence[Path], names: Sequence[str]) -> dict[str, A
     files = [run_folder.read_json(folder, "config.json") for folder in folders]
     versions = [_versions(file) for file in files]
     edges = [file.pop("warnings", []) for file in files]
-    files = [{k: v for k, v in file.items() if not k.startswith("environment")} for file in files]
+    files = [{k: v for k, v in file.items() if k not in _MAKING} for file in files]
     found = {f"Configuration of {name}": file for name, file in zip(names, files, strict=True)}
     found |= {f"Warnings of {n}": known for n, known in zip(names, edges, strict=True) if known}
     if all(other == versions[0] for other in versions):

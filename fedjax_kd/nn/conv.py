@@ -1,15 +1,12 @@
-"""A convolution as patches x matrix product, for models that are stacked or run in loops.
+"""``jax.lax.conv_general_dilated`` in a form that stays fast when models are stacked or run in loops.
 
-``vmap`` over the kernels of ``jax.lax.conv_general_dilated`` gives a grouped convolution, which is
-slow, and XLA's CPU convolutions are 10 to 40 times slower inside loops (benchmarks/convolution.py).
-Here ``vmap`` gives a batched matrix product, and neither the values nor the gradients need a
-convolution.
+Features go last, padding and dilation are written out; the convolution and its two gradients are
+operations of their own (`fedjax_kd.nn.conv_primitive`), computed in the way that is best for the
+platform (`fedjax_kd.nn.conv_lowering`).
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from fedjax_kd.errors import InputError
+from fedjax_kd.nn import conv_products
+from fedjax_kd.nn.conv_lowering import convolve
+from fedjax_kd.nn.conv_products import Window
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -72,27 +72,29 @@ def conv_general_dilated(
             "and None are possible here: use jax.lax.conv_general_dilated for the others."
         )
     names = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    spatial = lhs.ndim - 2
-    ones = (1,) * spatial
+    ones = (1,) * (lhs.ndim - 2)
     lhs_dilation, rhs_dilation = tuple(lhs_dilation or ones), tuple(rhs_dilation or ones)
     x = lhs.transpose(names.lhs_spec[0], *names.lhs_spec[2:], names.lhs_spec[1])
     kernel = rhs.transpose(*names.rhs_spec[2:], names.rhs_spec[1], names.rhs_spec[0])
-    window = kernel.shape[:spatial]
     _check_features(x.shape[-1], kernel.shape, feature_group_count)
-    reach = [(taps - 1) * d + 1 for taps, d in zip(window, rhs_dilation, strict=True)]
-    edges = _edges(x.shape[1:-1], reach, window_strides, padding, lhs_dilation)
-    if any(edge != (0, 0, 0) for edge in edges):
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    product = functools.partial(
-        _products,
-        groups=feature_group_count,
-        precision=precision,
-        dtype=preferred_element_type,
+    taps = kernel.shape[: len(ones)]
+    reach = [(n - 1) * d + 1 for n, d in zip(taps, rhs_dilation, strict=True)]
+    pads = _pads(x.shape[1:-1], reach, window_strides, padding, lhs_dilation)
+    if max(lhs_dilation) > 1:
+        between = [(0, 0, 0), *((0, 0, d - 1) for d in lhs_dilation), (0, 0, 0)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), between)
+    window = Window(
+        x.shape[1:-1],
+        taps,
+        _places(x.shape[1:-1], reach, window_strides, pads),
+        tuple(window_strides),
+        tuple(low for low, _ in pads),
+        rhs_dilation,
+        feature_group_count,
+        precision,
+        preferred_element_type,
     )
-    if feature_group_count == 1 and window_strides[0] == 1 and _rows_move_less(kernel.shape):
-        y = _by_rows(x, kernel, window_strides, rhs_dilation, product)
-    else:
-        y = product(_patches(x, window, window_strides, rhs_dilation), kernel)
+    y = _convolved(x, kernel, window)
     back = np.argsort((names.out_spec[0], *names.out_spec[2:], names.out_spec[1]))
     return y.transpose(tuple(int(axis) for axis in back))
 
@@ -118,14 +120,27 @@ def with_matrix_products(
     return call(*arguments, **options)
 
 
-def _edges(
+def _convolved(x: Array, kernel: Array, window: Window) -> Array:
+    """The convolution: an operation of its own where operands and result are of one type."""
+    dtype = window.dtype or x.dtype
+    if not all(window.outputs):
+        return jnp.zeros((x.shape[0], *window.outputs, kernel.shape[-1]), dtype)
+    if x.dtype == kernel.dtype == dtype and jnp.issubdtype(dtype, jnp.floating):
+        window = window._replace(dtype=None)
+        if len(window.taps) > 1:
+            return convolve(x, kernel, window)
+        return convolve(x[:, None], kernel[None], window.as_image())[:, 0]
+    return conv_products.forward(x, kernel, window)
+
+
+def _pads(
     places: Sequence[int],
     reach: Sequence[int],
     strides: Sequence[int],
     padding: str | Pairs,
     dilation: tuple[int, ...],
-) -> list[tuple[int, int, int]]:
-    """Zeros before, after and between the places of each spatial axis."""
+) -> Pairs:
+    """Zeros before and after each spatial axis."""
     if isinstance(padding, str):
         if max(dilation) > 1:
             raise InputError(
@@ -133,88 +148,17 @@ def _edges(
                 "(low, high) pairs: write the padding out."
             )
         padding = lax.padtype_to_pads(places, reach, strides, padding)
-    return [(low, high, d - 1) for (low, high), d in zip(padding, dilation, strict=True)]
+    return [(int(low), int(high)) for low, high in padding]
 
 
-def _patches(
-    x: Float[Array, "B *S D"],
-    window: Sequence[int],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-) -> Float[Array, "B *T P"]:
-    """The input under the kernel at each place: one slice of it a tap, P = taps x features."""
-    places = x.shape[1:-1]
-    reach = [(taps - 1) * d for taps, d in zip(window, dilation, strict=True)]
-    slices = []
-    for tap in np.ndindex(*window):
-        start = [t * d for t, d in zip(tap, dilation, strict=True)]
-        stop = [s + n - r for s, n, r in zip(start, places, reach, strict=True)]
-        slices.append(
-            lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *strides, 1))
-        )
-    return lax.concatenate(slices, x.ndim - 1) if len(slices) > 1 else slices[0]
-
-
-def _rows_move_less(kernel: Sequence[int]) -> bool:
-    """Whether `_by_rows` has fewer numbers to move than patches of all taps."""
-    rows, inner, (inputs, outputs) = kernel[0], math.prod(kernel[1:-2]), kernel[-2:]
-    return inner * inputs + rows * outputs < rows * inner * inputs
-
-
-def _by_rows(
-    x: Float[Array, "B *S I"],
-    kernel: Float[Array, "*W I O"],
-    strides: Sequence[int],
-    dilation: Sequence[int],
-    product: Callable[[Array, Array], Array],
-) -> Float[Array, "B *T O"]:
-    """Patches of one row of taps x the kernel's rows side by side, and shifted sums of the results.
-
-    A 3 x 3 kernel of 16 to 16 features moves 96 numbers a place, where patches of all taps move
-    144; on a CPU it takes 0.6 times as long (benchmarks/README.md).
-    """
-    rows, *window = kernel.shape[:-2]
-    inputs, outputs = kernel.shape[-2:]
-    patches = _patches(x, (1, *window), strides, (1, *dilation[1:]))
-    z = product(patches, jnp.moveaxis(kernel, 0, -2).reshape(1, *window, inputs, rows * outputs))
-    reach = (rows - 1) * dilation[0]
-    parts = [
-        lax.slice_in_dim(z, shift, z.shape[1] - reach + shift, axis=1)[
-            ..., row * outputs : (row + 1) * outputs
-        ]
-        for row, shift in enumerate(range(0, reach + 1, dilation[0]))
-    ]
-    return functools.reduce(jnp.add, parts)
-
-
-def _products(
-    patches: Float[Array, "B *T P"],
-    kernel: Float[Array, "*W I O"],
-    groups: int,
-    precision: Any,
-    dtype: Any,
-) -> Float[Array, "B *T O"]:
-    """Patches x kernel, each group of output features with its own group of input features."""
-    *window, inputs, outputs = kernel.shape
-    taps = math.prod(window)
-    if groups == 1:
-        # As matrices: a product that contracts several axes is slow in the gradient of the kernel.
-        y = jnp.matmul(
-            patches.reshape(-1, taps * inputs),
-            kernel.reshape(taps * inputs, outputs),
-            precision=precision,
-            preferred_element_type=dtype,
-        )
-        return y.reshape(*patches.shape[:-1], outputs)
-    grouped = patches.reshape(-1, taps, groups, inputs)
-    y = jnp.einsum(
-        "btgi,tigo->bgo",
-        grouped,
-        kernel.reshape(taps, inputs, groups, outputs // groups),
-        precision=precision,
-        preferred_element_type=dtype,
+def _places(
+    places: Sequence[int], reach: Sequence[int], strides: Sequence[int], pads: Pairs
+) -> tuple[int, ...]:
+    """Places of the output along each spatial axis."""
+    padded = [n + low + high for n, (low, high) in zip(places, pads, strict=True)]
+    return tuple(
+        max((n - r) // stride + 1, 0) for n, r, stride in zip(padded, reach, strides, strict=True)
     )
-    return y.reshape(*patches.shape[:-1], outputs)
 
 
 def _check_features(features: int, kernel: Sequence[int], groups: int) -> None:

@@ -1,0 +1,160 @@
+"""How a convolution and its gradients are computed on each platform.
+
+The choice is made when a program is lowered, by the platform that it is lowered for: a program for
+an accelerator never names what is there for CPUs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+from jaxtyping import Array, Float
+
+from fedjax_kd.nn import conv_products
+from fedjax_kd.nn.conv_primitive import forward_p, input_p, kernel_p, result_shape
+from fedjax_kd.nn.conv_products import Window
+from fedjax_kd.nn.native import library
+
+One = Callable[[Array, Array, Window], Array]
+"""(operands of one client, window) -> result of that client"""
+
+_counting: ContextVar[bool] = ContextVar("counting", default=False)
+
+
+@contextmanager
+def as_products() -> Iterator[None]:
+    """Programs that are lowered within call nothing foreign, so that XLA counts their operations."""
+    token = _counting.set(True)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
+
+
+def _lax_forward(x: Array, kernel: Array, window: Window) -> Array:
+    # Letters of the spatial axes: any will do that are not those of batch and features.
+    spatial = "".join(chr(ord("0") + axis) for axis in range(len(window.taps)))
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window.strides,
+        window.pads,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        feature_group_count=window.groups,
+        precision=window.precision,
+    )
+
+
+def _lax_input(dy: Array, kernel: Array, window: Window) -> Array:
+    x = jax.ShapeDtypeStruct(result_shape(input_p, dy, kernel, window), dy.dtype)
+    return jax.linear_transpose(lambda x: _lax_forward(x, kernel, window), x)(dy)[0]
+
+
+def _lax_kernel(x: Array, dy: Array, window: Window) -> Array:
+    kernel = jax.ShapeDtypeStruct(result_shape(kernel_p, x, dy, window), dy.dtype)
+    return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, window), kernel)(dy)[0]
+
+
+class Ways(NamedTuple):
+    """The ways to compute one of the three."""
+
+    primitive: Primitive
+    products: One
+    on_cpu: One  # products where there is nothing native
+    lax: One
+    target: str  # of XLA's foreign function interface
+
+
+WAYS = (
+    Ways(
+        forward_p,
+        conv_products.forward,
+        conv_products.forward,
+        _lax_forward,
+        "fedjax_kd_conv_forward",
+    ),
+    Ways(
+        input_p,
+        conv_products.input_gradient,
+        conv_products.input_gradient,
+        _lax_input,
+        "fedjax_kd_conv_input",
+    ),
+    Ways(
+        kernel_p,
+        conv_products.kernel_gradient,
+        conv_products.kernel_gradient_turned,
+        _lax_kernel,
+        "fedjax_kd_conv_kernel",
+    ),
+)
+
+
+def _each_client(one: One) -> Callable[..., Array]:
+    """``one`` for operands with a leading axis of clients, which is 1 where all share them."""
+
+    def each(a: Array, b: Array, *, window: Window) -> Array:
+        if max(len(a), len(b)) == 1:
+            return one(a[0], b[0], window)[None]
+        axes = [None if len(operand) == 1 else 0 for operand in (a, b)]
+        own = [operand[0] if len(operand) == 1 else operand for operand in (a, b)]
+        return jax.vmap(lambda a, b: one(a, b, window), in_axes=axes)(*own)
+
+    return each
+
+
+def _is_native(a: Array, b: Array, window: Window) -> bool:
+    """Whether the native code takes this: images of float32."""
+    return (
+        len(window.taps) == 2
+        and a.dtype == jnp.float32
+        and min(a.size, b.size) > 0
+        and not _counting.get()
+        and library.is_available()
+    )
+
+
+def _native(ways: Ways, a: Array, b: Array, window: Window) -> Array:
+    """One call for all clients."""
+    shape = (max(len(a), len(b)), *result_shape(ways.primitive, a, b, window))
+    return jax.ffi.ffi_call(ways.target, jax.ShapeDtypeStruct(shape, a.dtype))(
+        a,
+        b,
+        stride=np.array(window.strides),
+        low=np.array(window.low),
+        dilation=np.array(window.dilation),
+        groups=np.int64(window.groups),
+    )
+
+
+def _register(ways: Ways) -> None:
+    def on_cpu(a: Array, b: Array, *, window: Window) -> Array:
+        if _is_native(a, b, window):
+            return _native(ways, a, b, window)
+        return _each_client(ways.on_cpu)(a, b, window=window)
+
+    by_platform = {None: _each_client(ways.products), "cpu": on_cpu, "tpu": _each_client(ways.lax)}
+    for platform, way in by_platform.items():
+        rule = mlir.lower_fun(way, multiple_results=False)
+        mlir.register_lowering(ways.primitive, rule, platform=platform)
+
+
+for _ways in WAYS:
+    _register(_ways)
+
+
+def convolve(
+    x: Float[Array, "B *S I"], kernel: Float[Array, "*W I O"], window: Window
+) -> Float[Array, "B *T O"]:
+    """A convolution with features last, of operands of one floating type."""
+    return forward_p.bind(x[None], kernel[None], window=window)[0]

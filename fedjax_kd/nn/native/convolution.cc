@@ -120,66 +120,77 @@ ffi::Error gradient_by_input(ffi::ThreadPool pool, Pair stride, Pair low, Pair d
 }
 
 // What the gradient by the kernel is made of: parts of the batch, summed apart and then in order,
-// so that the sums do not depend on the number of threads.
+// so that the sums do not depend on the number of threads. A unit is a block of one group's outputs;
+// its sums are [taps x inputs, block].
 struct KernelGradient {
   const Convolution& c;
   const Kernels& with;
+  bool by_channels = c.group_inputs() == 1 && c.group_outputs() == 1;
   Frame frame = input_frame(c);
-  std::vector<Index> bounds = with.bounds(c.group_outputs());  // of blocks of one group's outputs
+  std::vector<Index> bounds =
+      by_channels ? std::vector<Index>{0, c.groups} : with.bounds(c.group_outputs());
   Index blocks = bounds.size() - 1;
-  Index vectors = bounds.back();
+  Index units = by_channels ? 1 : blocks * c.groups;
   Index rows = c.kernel_rows * c.kernel_columns * c.group_inputs();
-  Index size = c.groups * rows * vectors;  // of one part
+  Index size = (by_channels ? 1 : c.groups) * rows * bounds.back();  // of one part
   Index parts = std::max<Index>(
       1, std::min({c.batch, kMostParts, kBytesOfParts / std::max<Index>(1, size * 4)}));
   std::vector<Tap> taps = forward_plan(c).lattices[0].taps;
 
-  // Sums the images of a part, for one block of one group's outputs.
-  void sum(const float* x, const float* dy, Index part, Index group, Index block,
-           float* sums) const {
-    const bool has_tail = c.group_outputs() % with.lanes;
+  Index group_of(Index unit) const { return unit / blocks; }
+  Index first_of(Index unit) const { return bounds[unit % blocks]; }
+  Index width_of(Index unit) const { return bounds[unit % blocks + 1] - first_of(unit); }
+  Index place_of(Index unit) const {
+    return (group_of(unit) * bounds.back() + first_of(unit)) * rows;
+  }
+
+  // Sums the images of a part for one unit.
+  void sum(const float* x, const float* dy, Index part, Index unit, float* sums) const {
+    const Index group = group_of(unit), width = width_of(unit);
+    const bool has_tail = !by_channels && c.group_outputs() % with.lanes;
     const Index framed_size = frame.is_whole() ? 0 : frame.size();
-    float* framed = scratch(framed_size + (has_tail ? c.rows * c.columns * vectors : 0));
-    float* of_group = sums + group * rows * vectors;
-    std::fill(of_group + rows * bounds[block], of_group + rows * bounds[block + 1], 0.f);
-    const std::vector<Run> runs = runs_of(frame, taps, group, c.group_inputs());
+    float* framed = scratch(framed_size + (has_tail ? c.rows * c.columns * width : 0));
+    sums += place_of(unit);
+    std::fill(sums, sums + rows * width, 0.f);
+    const std::vector<Run> runs =
+        runs_of(frame, taps, 0, taps.size(), group, by_channels ? 0 : c.group_inputs());
     for (Index row = c.batch * part / parts; row < c.batch * (part + 1) / parts; ++row) {
       const float* image = x + row * c.image();
       if (!frame.is_whole()) {
         put_in_frame(frame, image, framed);
         image = framed;
       }
-      const float* d = dy + row * c.result() + group * c.group_outputs();
-      if (has_tail) {
-        fill_up(d, framed + framed_size);
-        d = framed + framed_size;
+      const float* d = dy + row * c.result() + group * c.group_outputs() + first_of(unit);
+      if (by_channels) {
+        with.sum_channels(c, frame, runs, image, d, sums);
+      } else if (has_tail) {
+        fill_up(d, unit, framed + framed_size);
+        with.sum_outer(c, frame, runs, image, framed + framed_size, width, width, sums);
+      } else {
+        with.sum_outer(c, frame, runs, image, d, c.outputs, width, sums);
       }
-      with.sum_outer(c, frame, runs, image, d, has_tail ? vectors : c.outputs, of_group, block,
-                     block + 1);
     }
   }
 
-  // One group's gradient in whole vectors.
-  void fill_up(const float* d, float* filled) const {
-    const Index width = c.group_outputs();
-    for (Index place = 0; place < c.rows * c.columns; ++place, d += c.outputs, filled += vectors) {
-      std::memcpy(filled, d, sizeof(float) * width);
-      std::memset(filled + width, 0, sizeof(float) * (vectors - width));
+  // A unit's outputs in whole vectors.
+  void fill_up(const float* d, Index unit, float* filled) const {
+    const Index width = width_of(unit), valid = std::min(width, c.group_outputs() - first_of(unit));
+    for (Index place = 0; place < c.rows * c.columns; ++place, d += c.outputs, filled += width) {
+      std::memcpy(filled, d, sizeof(float) * valid);
+      std::memset(filled + valid, 0, sizeof(float) * (width - valid));
     }
   }
 
   // One row of the kernel, (tap, input feature), from all parts.
   void sum_up(const float* sums, Index row, float* dk) const {
-    for (Index group = 0; group < c.groups; ++group) {
-      for (Index block = 0; block < blocks; ++block) {
-        const Index first = bounds[block], width = bounds[block + 1] - first;
-        const Index valid = std::min(width, c.group_outputs() - first);
-        const float* from = sums + (group * vectors + first) * rows + row * width;
-        float* to = dk + row * c.outputs + group * c.group_outputs() + first;
-        std::memcpy(to, from, sizeof(float) * valid);
-        for (Index part = 1; part < parts; ++part) {
-          for (Index o = 0; o < valid; ++o) to[o] += from[part * size + o];
-        }
+    for (Index unit = 0; unit < units; ++unit) {
+      const Index first = first_of(unit), width = width_of(unit);
+      const Index valid = by_channels ? width : std::min(width, c.group_outputs() - first);
+      const float* from = sums + place_of(unit) + row * width;
+      float* to = dk + row * c.outputs + group_of(unit) * c.group_outputs() + first;
+      std::memcpy(to, from, sizeof(float) * valid);
+      for (Index part = 1; part < parts; ++part) {
+        for (Index o = 0; o < valid; ++o) to[o] += from[part * size + o];
       }
     }
   }
@@ -200,9 +211,8 @@ ffi::Error gradient_by_kernel(ffi::ThreadPool pool, Pair stride, Pair low, Pair 
     std::unique_ptr<float[]> sums(new float[at_once * sums_of_client]);
     for (Index first = 0; first < c.clients; first += at_once) {
       const Index clients = std::min(at_once, c.clients - first);
-      const Index blocks = gradient.blocks, parts = gradient.parts;
+      const Index units = gradient.units, parts = gradient.parts;
       // Slices of the outputs where there are too few parts; where they are cut changes no sum.
-      const Index units = blocks * c.groups;
       const Index slices = std::clamp<Index>(4 * pool.num_threads() / (clients * parts), 1, units);
       parallel(pool, clients * parts * slices, is_small, [&](Index item) {
         const Index slice = item % slices, part = item / slices % parts;
@@ -210,8 +220,7 @@ ffi::Error gradient_by_kernel(ffi::ThreadPool pool, Pair stride, Pair low, Pair 
         for (Index unit = units * slice / slices; unit < units * (slice + 1) / slices; ++unit) {
           gradient.sum(x.typed_data() + client_at(x.dimensions(), client) * c.batch * c.image(),
                        dy.typed_data() + client_at(dy.dimensions(), client) * c.batch * c.result(),
-                       part, unit / blocks, unit % blocks,
-                       sums.get() + n * sums_of_client + part * gradient.size);
+                       part, unit, sums.get() + n * sums_of_client + part * gradient.size);
         }
       });
       parallel(pool, clients * gradient.rows, clients * sums_of_client < kSmall, [&](Index item) {

@@ -62,17 +62,26 @@ struct KernelOrder {
   Index tap, contracted, made, group;  // distances between neighbours
 };
 
+// Taps of one row of the kernel: the numbers [first, last) of those of a lattice.
+struct TapRow {
+  Index row, first, last;
+};
+
 struct Correlation {
   Frame source;
-  Index step[2];                    // in the frame, from one place of a lattice to the next
-  Index height, width, features;    // of the result
-  Index groups, contracted, made;   // features of one group, read and made
+  Index step[2];                   // in the frame, from one place of a lattice to the next
+  Index height, width, features;   // of the result
+  Index groups, contracted, made;  // features of one group, read and made
   KernelOrder order;
   std::vector<Lattice> lattices;
 
+  bool is_depthwise() const { return contracted == 1 && made == 1; }
+
+  // Numbers of the kernel as `pack` puts them.
   Index packed(Index lanes) const {
     Index taps = 0;
     for (const Lattice& lattice : lattices) taps += lattice.taps.size();
+    if (is_depthwise()) return taps * groups;
     return taps * groups * contracted * ((made + lanes - 1) / lanes * lanes);
   }
 };
@@ -157,12 +166,36 @@ inline Correlation input_gradient_plan(const Convolution& c) {
   return plan;
 }
 
-// The taps of one group as runs of numbers that lie side by side in the frame.
-inline std::vector<Run> runs_of(const Frame& frame, const std::vector<Tap>& taps, Index group,
-                                Index features) {
+inline std::vector<TapRow> tap_rows(const std::vector<Tap>& taps) {
+  std::vector<TapRow> rows;
+  for (Index n = 0; n < static_cast<Index>(taps.size()); ++n) {
+    if (rows.empty() || rows.back().row != taps[n].row) rows.push_back({taps[n].row, n, n});
+    rows.back().last = n + 1;
+  }
+  return rows;
+}
+
+// The taps that see more than zeros from a row of the frame, as the numbers [first, last).
+inline std::pair<Index, Index> seeing(const Frame& frame, const std::vector<TapRow>& rows,
+                                      Index from) {
+  std::pair<Index, Index> found{0, 0};
+  for (const TapRow& row : rows) {
+    const Index seen = from + row.row - frame.top;
+    if (seen < 0 || seen >= frame.height) continue;
+    if (found.first == found.second) found.first = row.first;
+    found.second = row.last;
+  }
+  return found;
+}
+
+// Taps [first, last) of one group as runs of numbers that lie side by side in the frame.
+inline std::vector<Run> runs_of(const Frame& frame, const std::vector<Tap>& taps, Index first,
+                                Index last, Index group, Index features) {
   std::vector<Run> runs;
-  for (const Tap& tap : taps) {
-    Index offset = (tap.row * frame.columns + tap.column) * frame.features + group * features;
+  for (Index n = first; n < last; ++n) {
+    const Tap& tap = taps[n];
+    const Index offset =
+        (tap.row * frame.columns + tap.column) * frame.features + group * features;
     if (!runs.empty() && runs.back().offset + runs.back().length == offset) {
       runs.back().length += features;
     } else {

@@ -10,12 +10,14 @@ namespace fedjax_kd {
 
 struct Kernels {
   Index lanes;
+  std::vector<Index> (*bounds)(Index features);
   void (*pack)(const Correlation&, const float* kernel, float* packed);
   void (*correlate)(const Correlation&, const float* x, const float* packed, float* y, Index part,
                     Index parts);
   void (*sum_outer)(const Convolution&, const Frame&, const std::vector<Run>&, const float* x,
-                    const float* d, Index d_step, float* sums, Index begin, Index end);
-  std::vector<Index> (*bounds)(Index features);
+                    const float* d, Index d_step, Index width, float* sums);
+  void (*sum_channels)(const Convolution&, const Frame&, const std::vector<Run>&, const float* x,
+                       const float* d, float* sums);
 };
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))

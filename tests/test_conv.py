@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fedjax_kd.nn import Conv, avg_pool, conv, conv_general_dilated, max_pool
+from fedjax_kd.nn import Conv, avg_pool, conv_general_dilated, conv_lowering, conv_products, max_pool
 
 CHANNELS_LAST = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 CHANNELS_LAST[3] = ("NDHWC", "DHWIO", "NDHWC")
@@ -80,7 +80,7 @@ def test_values_and_gradients_equal_lax(drawn):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("stacked", [True, False])
 def test_both_ways_to_convolve_equal_lax(monkeypatch, by_rows, dtype, stacked):
-    monkeypatch.setattr(conv, "_rows_move_less", lambda kernel: by_rows)
+    monkeypatch.setattr(conv_products, "_is_by_rows", lambda kernel, window: by_rows)
     lead = (2,) if stacked else ()
     options = {
         "window_strides": (1, 2),
@@ -94,7 +94,8 @@ def test_both_ways_to_convolve_equal_lax(monkeypatch, by_rows, dtype, stacked):
             lambda x, kernel, c=c: value_and_gradients(c, x, kernel, options)
             for c in (conv_general_dilated, lax.conv_general_dilated)
         ]
-        ours, theirs = (jax.vmap(run)(lhs, rhs) if stacked else run(lhs, rhs) for run in runs)
+        with conv_lowering.as_products():
+            ours, theirs = (jax.vmap(run)(lhs, rhs) if stacked else run(lhs, rhs) for run in runs)
         assert_close(ours, theirs, 1e-10 if dtype == "float64" else 1e-4)
 
 
@@ -138,25 +139,86 @@ def test_accumulates_and_returns_in_the_preferred_dtype():
     np.testing.assert_allclose(y, exact, rtol=1e-5)
 
 
-def test_stacked_gradients_compile_without_a_convolution():
-    def gradients(conv):
-        stacked = jax.vmap(partial(conv, window_strides=(2, 1), padding="SAME"))
-        gradient = jax.grad(lambda x, kernel: (stacked(x, kernel) ** 2).sum(), argnums=(0, 1))
-        shapes = normal(0, (3, 2, 3, 8, 8)), normal(1, (3, 4, 3, 5, 5))
-        return str(jax.make_jaxpr(gradient)(*shapes)) + jax.jit(gradient).lower(*shapes).as_text()
+def lowered(function, *arguments, platform="cpu"):
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
-    assert "convolution" not in gradients(conv_general_dilated)
-    assert "conv_general_dilated" not in gradients(conv_general_dilated)
-    assert "convolution" in gradients(lax.conv_general_dilated)
+
+def stacked_gradients(conv):
+    stacked = jax.vmap(partial(conv, window_strides=(2, 1), padding="SAME"))
+    return jax.grad(lambda x, kernel: (stacked(x, kernel) ** 2).sum(), argnums=(0, 1))
+
+
+def test_stacked_gradients_compile_without_a_convolution_but_on_tpus():
+    shapes = normal(0, (3, 2, 3, 8, 8)), normal(1, (3, 4, 3, 5, 5))
+    ours, theirs = map(stacked_gradients, (conv_general_dilated, lax.conv_general_dilated))
+    assert "stablehlo.convolution" not in lowered(ours, *shapes)
+    assert "stablehlo.convolution" not in lowered(ours, *shapes, platform="cuda")
+    assert "stablehlo.convolution" in lowered(ours, *shapes, platform="tpu")
+    assert "stablehlo.convolution" in lowered(theirs, *shapes)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_are_never_given_what_is_native_to_cpus(platform):
+    shapes = normal(0, (3, 2, 3, 8, 8)), normal(1, (3, 4, 3, 5, 5))
+    text = lowered(stacked_gradients(conv_general_dilated), *shapes, platform=platform)
+    assert "fedjax_kd" not in text
+    assert "custom_call" not in text
 
 
 def test_a_kernel_of_one_pixel_is_a_single_matrix_product():
     conv = partial(conv_general_dilated, window_strides=(1, 1), padding="SAME")
     conv = partial(conv, dimension_numbers=CHANNELS_LAST[2])
-    jaxpr = str(jax.make_jaxpr(conv)(normal(0, (2, 4, 4, 3)), normal(1, (1, 1, 3, 5))))
-    assert "dot_general" in jaxpr
-    assert "concatenate" not in jaxpr
-    assert "pad" not in jaxpr.replace("padding", "")
+    text = lowered(conv, normal(0, (2, 4, 4, 3)), normal(1, (1, 1, 3, 5)))
+    assert text.count("dot_general") == 1
+    assert "concatenate" not in text
+    assert "stablehlo.pad" not in text
+
+
+@settings(max_examples=6, deadline=None)
+@given(convolutions())
+def test_every_derivative_of_second_order_equals_that_of_lax(drawn):
+    lhs_shape, rhs_shape, options = drawn
+
+    def hessian_products(conv):
+        def loss(operands):
+            return jnp.sin(conv(*operands, **options)).sum()
+
+        def of(operands, tangents):
+            forward_over_reverse = jax.jvp(jax.grad(loss), (operands,), (tangents,))[1]
+
+            def along(operands):
+                parts = jax.tree.map(lambda g, t: (g * t).sum(), jax.grad(loss)(operands), tangents)
+                return parts[0] + parts[1]
+
+            return forward_over_reverse, jax.grad(along)(operands)
+
+        return jax.jit(of)
+
+    with jax.enable_x64(True):
+        operands = normal(0, lhs_shape, "float64"), normal(1, rhs_shape, "float64")
+        tangents = normal(2, lhs_shape, "float64"), normal(3, rhs_shape, "float64")
+        ours = hessian_products(conv_general_dilated)(operands, tangents)
+        theirs = hessian_products(lax.conv_general_dilated)(operands, tangents)
+        assert_close(ours, theirs, 1e-9)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+@pytest.mark.parametrize("inner", [(0, None), (None, 0), (0, 0), (None, None)])
+def test_vmap_of_vmap_equals_that_of_lax(axes, inner):
+    options = {"window_strides": (1, 2), "padding": "SAME", "dimension_numbers": CHANNELS_LAST[2]}
+    lhs, rhs = (2, 6, 5, 3), (3, 2, 3, 4)
+    for operand_axes in (inner, axes):
+        lhs = lhs if operand_axes[0] is None else (2, *lhs)
+        rhs = rhs if operand_axes[1] is None else (2, *rhs)
+
+    def run(conv):
+        def one(x, kernel):
+            return value_and_gradients(conv, x, kernel, options)
+
+        once = one if inner == (None, None) else jax.vmap(one, in_axes=inner)
+        return jax.vmap(once, in_axes=axes)(normal(0, lhs), normal(1, rhs))
+
+    assert_close(run(conv_general_dilated), run(lax.conv_general_dilated), 1e-4)
 
 
 @pytest.mark.parametrize(

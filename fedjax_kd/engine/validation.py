@@ -13,6 +13,7 @@ from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Sta
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.engine import aggregation
 from fedjax_kd.errors import InputTypeError
+from fedjax_kd.nn.conv_lowering import as_products
 
 _PLACES = 2  # of the cohort on which types are checked
 
@@ -105,11 +106,12 @@ def lowered_update(
     """The program of ``client_update`` before it is compiled.
 
     Its ``cost_analysis()`` counts the body of a loop once, whatever the number of its turns: so
-    about the operations of one local step.
+    about the operations of one local step. Convolutions are products in it, which are counted.
     """
     key, _, data, round, in_round = abstract_round(pool, public)
     update = jax.jit(in_round(algorithm.client_update))
-    return update.lower(key, types.message, types.client, data, round)
+    with as_products():
+        return update.lower(key, types.message, types.client, data, round)
 
 
 def abstract_round(

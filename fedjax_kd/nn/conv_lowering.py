@@ -114,9 +114,11 @@ def _each_client(one: One) -> Callable[..., Array]:
 
 
 def _is_native(a: Array, b: Array, window: Window) -> bool:
-    """Whether the native code takes this: images of float32."""
+    """Whether the native code takes this: images of float32, under kernels of several pixels."""
+    # A kernel of one pixel is a plain matrix product, which XLA knows best.
     return (
         len(window.taps) == 2
+        and (window.taps != (1, 1) or window.groups > 1)
         and a.dtype == jnp.float32
         and min(a.size, b.size) > 0
         and not _counting.get()

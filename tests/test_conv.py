@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from fedjax_kd.nn import Conv, avg_pool, conv_general_dilated, conv_lowering, conv_products, max_pool
+from fedjax_kd.nn import (
+    Conv,
+    avg_pool,
+    conv_general_dilated,
+    conv_lowering,
+    conv_products,
+    max_pool,
+)
 
 CHANNELS_LAST = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 CHANNELS_LAST[3] = ("NDHWC", "DHWIO", "NDHWC")

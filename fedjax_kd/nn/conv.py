@@ -1,4 +1,4 @@
-"""``jax.lax.conv_general_dilated`` in a form that stays fast when models are stacked or run in loops.
+"""``lax.conv_general_dilated`` in a form that stays fast when models are stacked or run in loops.
 
 Features go last, padding and dilation are written out; the convolution and its two gradients are
 operations of their own (`fedjax_kd.nn.conv_primitive`), computed in the way that is best for the
@@ -19,7 +19,7 @@ from jaxtyping import Array
 from fedjax_kd.errors import InputError
 from fedjax_kd.nn import conv_products
 from fedjax_kd.nn.conv_lowering import convolve
-from fedjax_kd.nn.conv_products import Window
+from fedjax_kd.nn.conv_products import ConvWindow
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -83,7 +83,7 @@ def conv_general_dilated(
     if max(lhs_dilation) > 1:
         between = [(0, 0, 0), *((0, 0, d - 1) for d in lhs_dilation), (0, 0, 0)]
         x = lax.pad(x, jnp.zeros((), x.dtype), between)
-    window = Window(
+    window = ConvWindow(
         x.shape[1:-1],
         taps,
         _places(x.shape[1:-1], reach, window_strides, pads),
@@ -120,7 +120,7 @@ def with_matrix_products(
     return call(*arguments, **options)
 
 
-def _convolved(x: Array, kernel: Array, window: Window) -> Array:
+def _convolved(x: Array, kernel: Array, window: ConvWindow) -> Array:
     """The convolution: an operation of its own where operands and result are of one type."""
     dtype = window.dtype or x.dtype
     if not all(window.outputs):

@@ -6,7 +6,7 @@ an accelerator never names what is there for CPUs alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -21,10 +21,10 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.nn import conv_products
 from fedjax_kd.nn.conv_primitive import forward_p, input_p, kernel_p, result_shape
-from fedjax_kd.nn.conv_products import Window
+from fedjax_kd.nn.conv_products import ConvWindow
 from fedjax_kd.nn.native import library
 
-One = Callable[[Array, Array, Window], Array]
+One = Callable[[Array, Array, ConvWindow], Array]
 """(operands of one client, window) -> result of that client"""
 
 _counting: ContextVar[bool] = ContextVar("counting", default=False)
@@ -32,7 +32,7 @@ _counting: ContextVar[bool] = ContextVar("counting", default=False)
 
 @contextmanager
 def as_products() -> Iterator[None]:
-    """Programs that are lowered within call nothing foreign, so that XLA counts their operations."""
+    """Programs that are lowered within call nothing foreign: XLA counts their operations."""
     token = _counting.set(True)
     try:
         yield
@@ -40,7 +40,7 @@ def as_products() -> Iterator[None]:
         _counting.reset(token)
 
 
-def _lax_forward(x: Array, kernel: Array, window: Window) -> Array:
+def _lax_forward(x: Array, kernel: Array, window: ConvWindow) -> Array:
     # Letters of the spatial axes: any will do that are not those of batch and features.
     spatial = "".join(chr(ord("0") + axis) for axis in range(len(window.taps)))
     return lax.conv_general_dilated(
@@ -55,12 +55,12 @@ def _lax_forward(x: Array, kernel: Array, window: Window) -> Array:
     )
 
 
-def _lax_input(dy: Array, kernel: Array, window: Window) -> Array:
+def _lax_input(dy: Array, kernel: Array, window: ConvWindow) -> Array:
     x = jax.ShapeDtypeStruct(result_shape(input_p, dy, kernel, window), dy.dtype)
     return jax.linear_transpose(lambda x: _lax_forward(x, kernel, window), x)(dy)[0]
 
 
-def _lax_kernel(x: Array, dy: Array, window: Window) -> Array:
+def _lax_kernel(x: Array, dy: Array, window: ConvWindow) -> Array:
     kernel = jax.ShapeDtypeStruct(result_shape(kernel_p, x, dy, window), dy.dtype)
     return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, window), kernel)(dy)[0]
 
@@ -100,10 +100,10 @@ WAYS = (
 )
 
 
-def _each_client(one: One) -> Callable[..., Array]:
+def of_each_client(one: One) -> Callable[..., Array]:
     """``one`` for operands with a leading axis of clients, which is 1 where all share them."""
 
-    def each(a: Array, b: Array, *, window: Window) -> Array:
+    def each(a: Array, b: Array, *, window: ConvWindow) -> Array:
         if max(len(a), len(b)) == 1:
             return one(a[0], b[0], window)[None]
         axes = [None if len(operand) == 1 else 0 for operand in (a, b)]
@@ -113,7 +113,7 @@ def _each_client(one: One) -> Callable[..., Array]:
     return each
 
 
-def _is_native(a: Array, b: Array, window: Window) -> bool:
+def is_native(a: Array, b: Array, window: ConvWindow) -> bool:
     """Whether the native code takes this: images of float32, under kernels of several pixels."""
     # A kernel of one pixel is a plain matrix product, which XLA knows best.
     return (
@@ -126,7 +126,7 @@ def _is_native(a: Array, b: Array, window: Window) -> bool:
     )
 
 
-def _native(ways: Ways, a: Array, b: Array, window: Window) -> Array:
+def natively(ways: Ways, a: Array, b: Array, window: ConvWindow) -> Array:
     """One call for all clients."""
     shape = (max(len(a), len(b)), *result_shape(ways.primitive, a, b, window))
     return jax.ffi.ffi_call(ways.target, jax.ShapeDtypeStruct(shape, a.dtype))(
@@ -140,12 +140,16 @@ def _native(ways: Ways, a: Array, b: Array, window: Window) -> Array:
 
 
 def _register(ways: Ways) -> None:
-    def on_cpu(a: Array, b: Array, *, window: Window) -> Array:
-        if _is_native(a, b, window):
-            return _native(ways, a, b, window)
-        return _each_client(ways.on_cpu)(a, b, window=window)
+    def on_cpu(a: Array, b: Array, *, window: ConvWindow) -> Array:
+        if is_native(a, b, window):
+            return natively(ways, a, b, window)
+        return of_each_client(ways.on_cpu)(a, b, window=window)
 
-    by_platform = {None: _each_client(ways.products), "cpu": on_cpu, "tpu": _each_client(ways.lax)}
+    by_platform = {
+        None: of_each_client(ways.products),
+        "cpu": on_cpu,
+        "tpu": of_each_client(ways.lax),
+    }
     for platform, way in by_platform.items():
         rule = mlir.lower_fun(way, multiple_results=False)
         mlir.register_lowering(ways.primitive, rule, platform=platform)
@@ -156,7 +160,7 @@ for _ways in WAYS:
 
 
 def convolve(
-    x: Float[Array, "B *S I"], kernel: Float[Array, "*W I O"], window: Window
+    x: Float[Array, "B *S I"], kernel: Float[Array, "*W I O"], window: ConvWindow
 ) -> Float[Array, "B *T O"]:
     """A convolution with features last, of operands of one floating type."""
     return forward_p.bind(x[None], kernel[None], window=window)[0]

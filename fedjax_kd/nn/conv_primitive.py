@@ -21,17 +21,17 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Array
 
-from fedjax_kd.nn.conv_products import Window
+from fedjax_kd.nn.conv_products import ConvWindow
 
 forward_p = Primitive("conv_forward")  # input, kernel -> output
 input_p = Primitive("conv_input_gradient")  # gradient of the output, kernel -> of the input
 kernel_p = Primitive("conv_kernel_gradient")  # input, gradient of the output -> of the kernel
 
-Gradient = Callable[[Array, Array, Window], Array]
+Gradient = Callable[[Array, Array, ConvWindow], Array]
 """(cotangent of the result, the other operand, window) -> cotangent of an operand"""
 
 
-def result_shape(primitive: Primitive, a: Any, b: Any, window: Window) -> tuple[int, ...]:
+def result_shape(primitive: Primitive, a: Any, b: Any, window: ConvWindow) -> tuple[int, ...]:
     """The shape of one client's result, from its operands."""
     inputs, outputs = a.shape[-1], b.shape[-1]
     if primitive is kernel_p:
@@ -51,18 +51,18 @@ def _summed_like(value: Array, operand: Any) -> Array:
 def _define(primitive: Primitive, by_first: Gradient, by_second: Gradient) -> None:
     """Types, gradients and evaluation outside of ``jit``."""
 
-    def abstract(a: ShapedArray, b: ShapedArray, *, window: Window) -> ShapedArray:
+    def abstract(a: ShapedArray, b: ShapedArray, *, window: ConvWindow) -> ShapedArray:
         shape = result_shape(primitive, a, b, window)
         return ShapedArray((max(a.shape[0], b.shape[0]), *shape), a.dtype)
 
-    def transpose_first(ct: Array, a: Any, b: Array, *, window: Window) -> Array:
+    def transpose_first(ct: Array, a: Any, b: Array, *, window: ConvWindow) -> Array:
         return _summed_like(by_first(ct, b, window), a)
 
-    def transpose_second(ct: Array, a: Array, b: Any, *, window: Window) -> Array:
+    def transpose_second(ct: Array, a: Array, b: Any, *, window: ConvWindow) -> Array:
         return _summed_like(by_second(ct, a, window), b)
 
     @functools.cache
-    def compiled(window: Window) -> Callable[..., Array]:
+    def compiled(window: ConvWindow) -> Callable[..., Array]:
         return jax.jit(functools.partial(primitive.bind, window=window))
 
     primitive.def_abstract_eval(abstract)
@@ -104,16 +104,14 @@ def _batched(primitive: Primitive, has_kernel: bool) -> None:
     """``vmap``: more clients, or, where all share a kernel, more examples."""
 
     def rule(
-        operands: Sequence[Array], axes: Sequence[int | None], *, window: Window
+        operands: Sequence[Array], axes: Sequence[int | None], *, window: ConvWindow
     ) -> tuple[Array, int]:
         a, b = map(_in_front, operands, axes)
         lanes, clients = max(a.shape[0], b.shape[0]), max(a.shape[1], b.shape[1])
         if has_kernel and b.shape[:2] == (1, 1):
             y = primitive.bind(a.reshape(1, -1, *a.shape[3:]), b[0], window=window)
             return y.reshape(lanes, clients, -1, *y.shape[2:]), 0
-        y = primitive.bind(
-            _merged(a, lanes, clients), _merged(b, lanes, clients), window=window
-        )
+        y = primitive.bind(_merged(a, lanes, clients), _merged(b, lanes, clients), window=window)
         return y.reshape(lanes, clients, *y.shape[1:]), 0
 
     batching.primitive_batchers[primitive] = rule

@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-class Window(NamedTuple):
+class ConvWindow(NamedTuple):
     """How a kernel goes over an input; one number a spatial axis, where it is not said otherwise.
 
     The high edge of the padding follows from the sizes: it is as wide as the output needs.
@@ -49,7 +49,7 @@ class Window(NamedTuple):
             for low, total, size in zip(self.low, read, self.inputs, strict=True)
         ]
 
-    def as_image(self) -> Window:
+    def as_image(self) -> ConvWindow:
         """The window of one spatial axis as that of two, the first of which has one place."""
         one, zero = (1,), (0,)
         return self._replace(
@@ -63,7 +63,7 @@ class Window(NamedTuple):
 
 
 def forward(
-    x: Float[Array, "B *S I"], kernel: Float[Array, "*W I O"], window: Window
+    x: Float[Array, "B *S I"], kernel: Float[Array, "*W I O"], window: ConvWindow
 ) -> Float[Array, "B *T O"]:
     """The convolution, features last."""
     x = _padded(x, window)
@@ -76,7 +76,7 @@ def forward(
 
 
 def input_gradient(
-    dy: Float[Array, "B *T O"], kernel: Float[Array, "*W I O"], window: Window
+    dy: Float[Array, "B *T O"], kernel: Float[Array, "*W I O"], window: ConvWindow
 ) -> Float[Array, "B *S I"]:
     """The gradient by the input of `forward`, from that by its output."""
     inputs = kernel.shape[-2] * window.groups
@@ -86,7 +86,7 @@ def input_gradient(
 
 
 def kernel_gradient(
-    x: Float[Array, "B *S I"], dy: Float[Array, "B *T O"], window: Window
+    x: Float[Array, "B *S I"], dy: Float[Array, "B *T O"], window: ConvWindow
 ) -> Float[Array, "*W I O"]:
     """The gradient by the kernel of `forward`, from that by its output."""
     kernel = jax.ShapeDtypeStruct(
@@ -97,7 +97,7 @@ def kernel_gradient(
 
 
 def kernel_gradient_turned(
-    x: Float[Array, "B *S I"], dy: Float[Array, "B *T O"], window: Window
+    x: Float[Array, "B *S I"], dy: Float[Array, "B *T O"], window: ConvWindow
 ) -> Float[Array, "*W I O"]:
     """`kernel_gradient` with its product the other way round: on CPUs 1.4 times as fast.
 
@@ -120,7 +120,7 @@ def kernel_gradient_turned(
 
 
 def _turned(
-    patches: Float[Array, "B *T P"], dy: Float[Array, "B *T O"], window: Window
+    patches: Float[Array, "B *T P"], dy: Float[Array, "B *T O"], window: ConvWindow
 ) -> Float[Array, "P O"]:
     contracted = (((0,), (0,)), ((), ()))
     product = lax.dot_general(
@@ -132,7 +132,7 @@ def _turned(
     return lax.optimization_barrier(product).T
 
 
-def _padded(x: Float[Array, "B *S I"], window: Window) -> Float[Array, "B *P I"]:
+def _padded(x: Float[Array, "B *S I"], window: ConvWindow) -> Float[Array, "B *P I"]:
     edges = [(0, 0, 0), *((low, high, 0) for low, high in window.pads), (0, 0, 0)]
     if all(edge == (0, 0, 0) for edge in edges):
         return x
@@ -158,7 +158,7 @@ def _patches(
     return lax.concatenate(slices, x.ndim - 1) if len(slices) > 1 else slices[0]
 
 
-def _is_by_rows(kernel: Sequence[int], window: Window) -> bool:
+def _is_by_rows(kernel: Sequence[int], window: ConvWindow) -> bool:
     """Whether patches of one row of taps, and shifted sums, move fewer numbers than all patches.
 
     The kernel's rows then stand side by side. A 3 x 3 kernel of 16 to 16 features moves 96 numbers
@@ -170,12 +170,12 @@ def _is_by_rows(kernel: Sequence[int], window: Window) -> bool:
     return window.groups == 1 and window.strides[0] == 1 and moves_less
 
 
-def _row_patches(x: Float[Array, "B *S I"], window: Window) -> Float[Array, "B *R P"]:
+def _row_patches(x: Float[Array, "B *S I"], window: ConvWindow) -> Float[Array, "B *R P"]:
     """Patches of one row of taps, at every row of the input."""
     return _patches(x, (1, *window.taps[1:]), window.strides, (1, *window.dilation[1:]))
 
 
-def _sum_rows(z: Float[Array, "B *R rO"], window: Window) -> Float[Array, "B *T O"]:
+def _sum_rows(z: Float[Array, "B *R rO"], window: ConvWindow) -> Float[Array, "B *T O"]:
     """The sums of each row of taps, side by side, added at the places where they belong."""
     rows, dilation = window.taps[0], window.dilation[0]
     outputs, reach = z.shape[-1] // rows, (rows - 1) * dilation
@@ -189,7 +189,7 @@ def _sum_rows(z: Float[Array, "B *R rO"], window: Window) -> Float[Array, "B *T 
 
 
 def _products(
-    patches: Float[Array, "B *T P"], kernel: Float[Array, "*W I O"], window: Window
+    patches: Float[Array, "B *T P"], kernel: Float[Array, "*W I O"], window: ConvWindow
 ) -> Float[Array, "B *T O"]:
     """Patches x kernel, each group of output features with its own group of input features."""
     *taps, inputs, outputs = kernel.shape

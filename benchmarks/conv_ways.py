@@ -79,7 +79,7 @@ def ways_of(ways: Ways, shape: Shape, clients: int) -> dict[str, Way]:
         return found
     found["products, for CPUs"] = each(ways.on_cpu)
     a, b = operands(ways, shape, clients)
-    if is_native(a, b, shape.window):
+    if is_native(ways.primitive, a, b, shape.window):
         found["native"] = lambda a, b, window: natively(ways, a, b, window)
     return found
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, PartitionSpec
 
+from fedjax_kd.nn import conv_lowering
 from fedjax_kd.nn.conv_lowering import as_products, convolve
 from fedjax_kd.nn.conv_primitive import forward_p, input_p, kernel_p
 from fedjax_kd.nn.conv_products import ConvWindow
@@ -104,8 +105,12 @@ def by_taps(x, kernel, dy, window):
 
 def natively(x, kernel, dy, window):
     """The same of all clients, in three calls."""
-    bind = {p: partial(p.bind, window=window) for p in (forward_p, input_p, kernel_p)}
-    return bind[forward_p](x, kernel), bind[input_p](dy, kernel), bind[kernel_p](x, dy)
+    given = {forward_p: (x, kernel), input_p: (dy, kernel), kernel_p: (x, dy)}
+
+    def run(ways, a, b):
+        return conv_lowering.natively(ways, a, b, window)
+
+    return [jax.jit(partial(run, ways))(*given[ways.primitive]) for ways in conv_lowering.WAYS]
 
 
 def assert_close(ours, exact):
@@ -149,7 +154,7 @@ def assert_is_native(function, *arguments):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_vmap_is_one_call_with_own_and_with_shared_kernels(shared):
-    x, kernel, dy = operands(2, 3, 5, WINDOW, clients=4)
+    x, kernel, dy = operands(2, 6, 5, WINDOW, clients=4)
     kernel = kernel[:1] if shared else kernel
     axes = (0, None) if shared else (0, 0)
 
@@ -167,7 +172,7 @@ def test_vmap_is_one_call_with_own_and_with_shared_kernels(shared):
 
 
 def test_in_scan_and_on_two_devices_it_is_the_same():
-    x, kernel, _ = operands(4, 3, 5, WINDOW)
+    x, kernel, _ = operands(4, 6, 5, WINDOW)
     once = convolve(x[0], kernel[0], WINDOW)
 
     def step(total, row):
@@ -184,8 +189,8 @@ def test_in_scan_and_on_two_devices_it_is_the_same():
 
 
 def test_second_derivatives_are_native_too_and_right():
-    x, kernel, _ = operands(2, 3, 5, WINDOW)
-    _, tangent, _ = operands(2, 3, 5, WINDOW, seed=1)
+    x, kernel, _ = operands(2, 6, 5, WINDOW)
+    _, tangent, _ = operands(2, 6, 5, WINDOW, seed=1)
 
     def loss(kernel):
         return jnp.sin(convolve(x[0], kernel, WINDOW)).sum()
@@ -203,27 +208,39 @@ def test_second_derivatives_are_native_too_and_right():
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_types_are_left_to_products(dtype):
     with jax.enable_x64(dtype == "float64"):
-        x, kernel, _ = (jnp.asarray(a, dtype) for a in operands(2, 3, 5, WINDOW))
+        x, kernel, _ = (jnp.asarray(a, dtype) for a in operands(2, 6, 5, WINDOW))
         lowered = jax.jit(lambda x, k: convolve(x, k, WINDOW)).lower(x[0], kernel[0])
         assert "custom_call" not in lowered.as_text()
 
 
 def test_counted_programs_have_no_foreign_calls():
-    x, kernel, _ = operands(2, 3, 5, WINDOW)
+    x, kernel, _ = operands(2, 6, 5, WINDOW)
     with as_products():
         program = jax.jit(lambda x, k: convolve(x, k, WINDOW)).lower(x[0], kernel[0])
     assert "custom_call" not in program.as_text()
     places = 2 * 9 * 4
-    assert program.cost_analysis()["flops"] >= 2 * places * 9 * 3 * 5
+    assert program.cost_analysis()["flops"] >= 2 * places * 9 * 6 * 5
 
 
-@pytest.mark.parametrize("batch", [0, 1])
-def test_nothing_in_gives_nothing_out(batch):
-    x, kernel, dy = operands(batch, 3, 5, WINDOW)
-    y, dx, dk = natively(x, kernel, dy, WINDOW)
-    assert y.shape[1] == dx.shape[1] == batch
-    if not batch:
-        assert not dk.any()
+def test_nothing_in_gives_nothing_out():
+    y, dx, dk = natively(*operands(0, 3, 5, WINDOW), WINDOW)
+    assert y.shape[1] == dx.shape[1] == 0
+    assert not np.asarray(dk).any()
+
+
+def test_kernels_of_one_pixel_and_gradients_of_few_features_are_left_to_products():
+    def gradient(x, kernel):
+        y, back = jax.vjp(lambda x: convolve(x, kernel[0], WINDOW), x[0])
+        return back(y)
+
+    x, kernel, _ = operands(2, 3, 5, WINDOW)
+    assert jax.jit(gradient).lower(x, kernel).as_text().count("@fedjax_kd_conv") == 1  # forward
+    one = window_of((9, 8), (1, 1))
+    x, kernel, _ = operands(2, 6, 5, one)
+    assert (
+        "custom_call"
+        not in jax.jit(convolve, static_argnums=2).lower(x[0], kernel[0], one).as_text()
+    )
 
 
 def test_operands_that_do_not_belong_together_are_an_error_and_no_crash():

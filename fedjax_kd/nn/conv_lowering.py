@@ -27,6 +27,8 @@ from fedjax_kd.nn.native import library
 One = Callable[[Array, Array, ConvWindow], Array]
 """(operands of one client, window) -> result of that client"""
 
+_FEW = 4  # features
+
 _counting: ContextVar[bool] = ContextVar("counting", default=False)
 
 
@@ -113,12 +115,14 @@ def of_each_client(one: One) -> Callable[..., Array]:
     return each
 
 
-def is_native(a: Array, b: Array, window: ConvWindow) -> bool:
-    """Whether the native code takes this: images of float32, under kernels of several pixels."""
-    # A kernel of one pixel is a plain matrix product, which XLA knows best.
+def is_native(primitive: Primitive, a: Array, b: Array, window: ConvWindow) -> bool:
+    """Whether the native code is there and as fast as products (benchmarks.conv_ways)."""
+    # Vectors run along the features that are made: few of them would leave most lanes empty.
+    few = primitive is input_p and window.groups == 1 and b.shape[-2] < _FEW
     return (
         len(window.taps) == 2
-        and (window.taps != (1, 1) or window.groups > 1)
+        and (window.taps != (1, 1) or window.groups > 1)  # else it is a single product
+        and not few
         and a.dtype == jnp.float32
         and min(a.size, b.size) > 0
         and not _counting.get()
@@ -141,7 +145,7 @@ def natively(ways: Ways, a: Array, b: Array, window: ConvWindow) -> Array:
 
 def _register(ways: Ways) -> None:
     def on_cpu(a: Array, b: Array, *, window: ConvWindow) -> Array:
-        if is_native(a, b, window):
+        if is_native(ways.primitive, a, b, window):
             return natively(ways, a, b, window)
         return of_each_client(ways.on_cpu)(a, b, window=window)
 

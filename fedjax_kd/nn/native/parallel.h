@@ -2,6 +2,7 @@
 #ifndef FEDJAX_KD_PARALLEL_H_
 #define FEDJAX_KD_PARALLEL_H_
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_kd.commands import _sweeping
-from fedjax_kd.commands._announce import announce_data
+from fedjax_kd.commands._announce import announce_convolution, announce_data
 from fedjax_kd.commands._options import CHANGED_DATA
 from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.commands._training import Run, last_checkpoint
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, draw_split, finish_runs
 from fedjax_kd.engine import processes
 from fedjax_kd.engine.early_stopping import STOPPED_EARLY, patience_of
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, each_warned_once
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import lock, provenance
 from fedjax_kd.runs.build import warned_build
@@ -87,13 +87,16 @@ def _go_on(parent: Path, configs: Mapping[Path, Config], chosen: Mapping[str, An
     dataset, federation = federation_of(data)
     digests = provenance.agreed(fingerprint(federation))
     processes.by_first(lambda: _check(configs, digests, chosen["changed_data"]))
-    announce_data(federation, quiet=chosen["quiet"] or not processes.is_first())
+    quiet = chosen["quiet"] or not processes.is_first()
+    announce_data(federation, quiet=quiet)
+    announce_convolution(quiet=quiet)
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
     jobs, edges = [], []
-    for folder, config in configs.items():
-        simulation, known = warned_build(config, federation)
-        jobs.append(Run(config.method, folder, config, simulation, **kept))
-        edges.append(known)
+    with each_warned_once():
+        for folder, config in configs.items():
+            simulation, known = warned_build(config, federation)
+            jobs.append(Run(config.method, folder, config, simulation, **kept))
+            edges.append(known)
     if processes.is_first():
         if is_comparison(parent):
             write_comparison(parent, {job.folder.name: job.config for job in jobs})

@@ -10,14 +10,14 @@ from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import _options
-from fedjax_kd.commands._announce import announce_data
+from fedjax_kd.commands._announce import announce_convolution, announce_data
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
 from fedjax_kd.data import Dataset
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import processes
-from fedjax_kd.errors import InputError
+from fedjax_kd.errors import InputError, each_warned_once
 from fedjax_kd.options import named, options
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
@@ -111,12 +111,15 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     check_output(output)
     first = next(iter(configs.values()))
     dataset, federation = federation_of(first.data)
-    announce_data(federation, quiet=output["quiet"] or not processes.is_first())
+    quiet = output["quiet"] or not processes.is_first()
+    announce_data(federation, quiet=quiet)
+    announce_convolution(quiet=quiet)
     ready, edges = {}, {}
-    for m, config in configs.items():
-        suited = with_model(config, federation)
-        simulation, edges[m] = warned_build(suited, federation)
-        ready[m] = suited, simulation
+    with each_warned_once():
+        for m, config in configs.items():
+            suited = with_model(config, federation)
+            simulation, edges[m] = warned_build(suited, federation)
+            ready[m] = suited, simulation
     digests = provenance.agreed(fingerprint(federation))
     name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
 

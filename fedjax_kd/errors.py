@@ -55,18 +55,3 @@ def collected_warnings() -> Iterator[list[str]]:
     for other in caught:
         if not issubclass(other.category, SharpEdge):
             warnings.showwarning(other.message, other.category, other.filename, other.lineno)
-
-
-@contextmanager
-def each_warned_once() -> Iterator[None]:
-    """All `warn` within are shown at the end, each once.
-
-    Python itself forgets what it has shown whenever warnings were collected in between.
-    """
-    found: list[str] = []
-    try:
-        with collected_warnings() as found:
-            yield
-    finally:
-        for message in found:
-            warn(message)

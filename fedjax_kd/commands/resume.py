@@ -15,7 +15,7 @@ from fedjax_kd.commands._training import Run, last_checkpoint
 from fedjax_kd.commands.run import DISTRIBUTED, check_output, draw_split, finish_runs
 from fedjax_kd.engine import processes
 from fedjax_kd.engine.early_stopping import STOPPED_EARLY, patience_of
-from fedjax_kd.errors import InputError, each_warned_once
+from fedjax_kd.errors import InputError
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import lock, provenance
 from fedjax_kd.runs.build import warned_build
@@ -92,11 +92,10 @@ def _go_on(parent: Path, configs: Mapping[Path, Config], chosen: Mapping[str, An
     announce_convolution(quiet=quiet)
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
     jobs, edges = [], []
-    with each_warned_once():
-        for folder, config in configs.items():
-            simulation, known = warned_build(config, federation)
-            jobs.append(Run(config.method, folder, config, simulation, **kept))
-            edges.append(known)
+    for folder, config in configs.items():
+        simulation, known = warned_build(config, federation)
+        jobs.append(Run(config.method, folder, config, simulation, **kept))
+        edges.append(known)
     if processes.is_first():
         if is_comparison(parent):
             write_comparison(parent, {job.folder.name: job.config for job in jobs})

@@ -17,7 +17,7 @@ from fedjax_kd.commands.partition import data_config
 from fedjax_kd.data import Dataset
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import processes
-from fedjax_kd.errors import InputError, each_warned_once
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import named, options
 from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
@@ -115,11 +115,10 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     announce_data(federation, quiet=quiet)
     announce_convolution(quiet=quiet)
     ready, edges = {}, {}
-    with each_warned_once():
-        for m, config in configs.items():
-            suited = with_model(config, federation)
-            simulation, edges[m] = warned_build(suited, federation)
-            ready[m] = suited, simulation
+    for m, config in configs.items():
+        suited = with_model(config, federation)
+        simulation, edges[m] = warned_build(suited, federation)
+        ready[m] = suited, simulation
     digests = provenance.agreed(fingerprint(federation))
     name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
 

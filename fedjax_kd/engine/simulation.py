@@ -265,7 +265,7 @@ def _warn(s: Simulation, cohort_size: int) -> None:
     meeting = s.groups, s.types, s.federation, s.sampler, cohort_size, s.num_rounds, s.judged_by
     sharp_edges.warn_of(Combination(*meeting))
     if jax.default_backend() == "cpu":
-        library.check()
+        library.is_available()  # warns, or raises
 
 
 def _members(

@@ -45,8 +45,12 @@ def convolution() -> dict[str, str]:
     Raises:
       ValueError: if ``FEDJAX_KD_CONVOLUTION`` asks for what is not there.
     """
-    on_cpus = jax.devices()[0].platform == "cpu"
-    return {"convolution": library.description()} if on_cpus else {}
+    return {"convolution": library.description()} if _on_cpus() else {}
+
+
+def faults() -> list[str]:
+    """What is wrong with the compiled convolution; only where CPUs compute."""
+    return [message for message in (library.fault(),) if message and _on_cpus()]
 
 
 def recorded(
@@ -158,6 +162,10 @@ def version_of(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _on_cpus() -> bool:
+    return jax.devices()[0].platform == "cpu"
 
 
 def _commit() -> str | None:

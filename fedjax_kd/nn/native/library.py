@@ -58,12 +58,6 @@ def is_available() -> bool:
     return found.instruction_set is not None
 
 
-def check() -> None:
-    """`is_available` where a run is built: each keeps the warning of a file that cannot be used."""
-    _warn_once.cache_clear()
-    is_available()
-
-
 def description() -> str:
     """How CPUs compute convolutions, e.g. ``native (avx2)`` or ``products``.
 
@@ -77,6 +71,11 @@ def description() -> str:
 def reason() -> str:
     """Why they are products; empty where they are not."""
     return _here().reason
+
+
+def fault() -> str:
+    """The warning of a file that cannot be used; empty if there is none."""
+    return _here().warning
 
 
 def load(folder: Path, asked: str) -> Outcome:

@@ -39,7 +39,8 @@ commands:
 
 Every command explains itself: `fedjax-kd run --help`, `fedjax-kd run fedadam --help`.
 Start with `fedjax-kd run`. FEDJAX_KD_CACHE=off keeps no compiled programs, {TRACEBACK}=1 shows
-where an error came from, FEDJAX_KD_DATA names the data folder."""
+where an error came from, FEDJAX_KD_DATA names the data folder, FEDJAX_KD_CONVOLUTION=products
+convolves by matrix products on CPUs."""
 
 
 _GO_ON = "A run that had begun goes on with `fedjax-kd resume RUN`."
@@ -78,9 +79,9 @@ def _dispatch(args: list[str]) -> int:
         print(HELP)
         return 0
     if args[0] == "--version":
-        from fedjax_kd.runs.provenance import environment
+        from fedjax_kd.runs.provenance import version_of
 
-        print(environment()["fedjax_kd"])
+        print(version_of("fedjax-kd"))
         return 0
     name, rest = args[0], args[1:]
     if name not in COMMANDS:

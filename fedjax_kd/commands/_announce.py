@@ -1,4 +1,4 @@
-"""What is said before training starts: the data of a run, the cost of a sweep."""
+"""What is said before training starts: the data of a run, its convolution, the cost of a sweep."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import autotune
 from fedjax_kd.metrics import JUDGED
+from fedjax_kd.nn.native import library
+from fedjax_kd.runs import provenance
 from fedjax_kd.runs.progress import stderr
 from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
@@ -35,6 +37,19 @@ def announce_data(federation: Federation, *, quiet: bool) -> None:
         more = ", ..." if len(f.class_names) > _NAMED else ""
         told.append(f"classes: {', '.join(shown)}{more}")
     stderr().print("\n".join(told), markup=False, soft_wrap=True)
+
+
+def announce_convolution(*, quiet: bool) -> None:
+    """Prints how convolutions are computed, where CPUs compute them.
+
+    Raises:
+      ValueError: if ``FEDJAX_KD_CONVOLUTION`` asks for what is not there.
+    """
+    for told in provenance.convolution().values():
+        why = library.reason()
+        if not quiet:
+            line = f"convolutions: {told}{f', since {why}' if why else ''}"
+            stderr().print(line, markup=False, soft_wrap=True)
 
 
 def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:

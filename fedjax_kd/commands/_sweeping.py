@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from fedjax_kd.commands._announce import announce
+from fedjax_kd.commands._announce import announce, announce_convolution
 from fedjax_kd.commands._parser import Section, flag
 from fedjax_kd.report import partition, table_files, tables
 from fedjax_kd.report.sweeps import best_by
@@ -52,6 +52,7 @@ SWEEP_OUTPUT = Section(
 def start_sweep(study: Study, output: Mapping[str, Any], load: FederationLoader) -> int:
     """Carries out a new sweep; returns the exit code."""
     workers.cluster(output["workers"], output["ray_address"])
+    announce_convolution(quiet=output["quiet"])
     proposals.check_proposals(study)
     if study.settings:
         families = [
@@ -67,6 +68,7 @@ def start_sweep(study: Study, output: Mapping[str, Any], load: FederationLoader)
 
 def resume_sweep(folder: Path, output: Mapping[str, Any]) -> int:
     """Carries out what is left of a sweep; returns the exit code."""
+    announce_convolution(quiet=output["quiet"])
     with lock.held([folder], "fedjax-kd resume"):
         return _continued(folder, output, federation_loader())
 

@@ -18,7 +18,7 @@ from fedjax_kd.engine.early_stopping import STOPPED_EARLY, Patience, best_round,
 from fedjax_kd.engine.schedule import Chunks
 from fedjax_kd.engine.simulation import Simulation, initial_state, with_chunks
 from fedjax_kd.report import plots
-from fedjax_kd.runs import checkpoint, tensorboard
+from fedjax_kd.runs import checkpoint, provenance, tensorboard
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config
@@ -212,6 +212,7 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "bytes_down": int(sum(row["bytes_down"] for row in trained)),
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
+        **provenance.convolution(),
         "chunk": run.simulation.chunk,
         "waste": _waste(trained),
         "rounds_per_second": len(trained) / seconds.train if seconds.train else None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjax_kd.commands import _sweeping
-from fedjax_kd.commands._announce import announce_data
+from fedjax_kd.commands._announce import announce_convolution, announce_data
 from fedjax_kd.commands._options import CHANGED_DATA
 from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.commands._training import Run, last_checkpoint
@@ -87,7 +87,9 @@ def _go_on(parent: Path, configs: Mapping[Path, Config], chosen: Mapping[str, An
     dataset, federation = federation_of(data)
     digests = provenance.agreed(fingerprint(federation))
     processes.by_first(lambda: _check(configs, digests, chosen["changed_data"]))
-    announce_data(federation, quiet=chosen["quiet"] or not processes.is_first())
+    quiet = chosen["quiet"] or not processes.is_first()
+    announce_data(federation, quiet=quiet)
+    announce_convolution(quiet=quiet)
     kept = {k: chosen[k] for k in ("checkpoint_every", "tensorboard")}
     jobs, edges = [], []
     for folder, config in configs.items():

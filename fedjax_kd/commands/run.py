@@ -10,7 +10,7 @@ from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import _options
-from fedjax_kd.commands._announce import announce_data
+from fedjax_kd.commands._announce import announce_convolution, announce_data
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
@@ -111,7 +111,9 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     check_output(output)
     first = next(iter(configs.values()))
     dataset, federation = federation_of(first.data)
-    announce_data(federation, quiet=output["quiet"] or not processes.is_first())
+    quiet = output["quiet"] or not processes.is_first()
+    announce_data(federation, quiet=quiet)
+    announce_convolution(quiet=quiet)
     ready, edges = {}, {}
     for m, config in configs.items():
         suited = with_model(config, federation)

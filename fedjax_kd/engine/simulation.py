@@ -29,6 +29,7 @@ from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric
 from fedjax_kd.metrics.metric import RowValues
+from fedjax_kd.nn.native import library
 from fedjax_kd.options import check_choice, checks_options
 
 Engine = Literal["jit", "python"]
@@ -263,6 +264,8 @@ def _warn(s: Simulation, cohort_size: int) -> None:
     """Warns of what runs and is seldom meant."""
     meeting = s.groups, s.types, s.federation, s.sampler, cohort_size, s.num_rounds, s.judged_by
     sharp_edges.warn_of(Combination(*meeting))
+    if jax.default_backend() == "cpu":
+        library.is_available()  # warns, or raises
 
 
 def _members(

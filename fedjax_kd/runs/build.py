@@ -25,7 +25,7 @@ from fedjax_kd.errors import InputError, collected_warnings, warn
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.options import FACTS, REQUIRED, Option, check_options, fixed_local, named, options
-from fedjax_kd.runs import model_config
+from fedjax_kd.runs import model_config, provenance
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.group_config import local_of_groups
@@ -106,12 +106,14 @@ def _check_keeping(training: TrainingConfig) -> None:
 def warned_build(
     config: Config, federation: Federation | None = None
 ) -> tuple[Simulation, list[str]]:
-    """`build`, and the sharp edges that it warns of, which are kept with the run."""
+    """`build`, and the warnings that are kept with the run: of sharp edges, and of a compiled
+    convolution that cannot be used, which is said once for all runs.
+    """
     with collected_warnings() as found:
         simulation = build(config, federation)
     for message in found:
         warn(message)
-    return simulation, found
+    return simulation, list(dict.fromkeys([*found, *provenance.faults()]))
 
 
 def _groups(

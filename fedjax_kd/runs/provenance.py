@@ -1,4 +1,4 @@
-"""What a run was made with: versions, device and data, stretch by stretch.
+"""What a run was made with: versions, device, convolution and data, stretch by stretch.
 
 A stretch is what one process trains, from the start or from where ``resume`` goes on. A run may be
 resumed with other versions or on another device: both are kept in ``environments``, each with the
@@ -19,22 +19,38 @@ import jax
 
 from fedjax_kd.engine import processes
 from fedjax_kd.errors import InputError
+from fedjax_kd.nn.native import library
 from fedjax_kd.runs.fingerprint import Fingerprint, differing
 
 _LIBRARIES = ("fedjax-kd", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and, in a checkout, the commit."""
+    """Versions, device, on CPUs the convolution and, in a checkout, the commit."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
-        **{name.replace("-", "_"): _version(name) for name in _LIBRARIES},
+        **{name.replace("-", "_"): version_of(name) for name in _LIBRARIES},
         "platform": device.platform,
         "device": device.device_kind,
         "num_devices": jax.device_count(),
+        **convolution(),
         "git_commit": _commit(),
     }
+
+
+def convolution() -> dict[str, str]:
+    """How convolutions are computed, as an entry of what is recorded; only where CPUs compute.
+
+    Raises:
+      ValueError: if ``FEDJAX_KD_CONVOLUTION`` asks for what is not there.
+    """
+    return {"convolution": library.description()} if _on_cpus() else {}
+
+
+def faults() -> list[str]:
+    """What is wrong with the compiled convolution; only where CPUs compute."""
+    return [message for message in (library.fault(),) if message and _on_cpus()]
 
 
 def recorded(
@@ -140,11 +156,16 @@ def agreed(digests: Fingerprint) -> Fingerprint:
     return first
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _on_cpus() -> bool:
+    return jax.devices()[0].platform == "cpu"
 
 
 def _commit() -> str | None:

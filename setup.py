@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 
 NATIVE = Path("fedjax_kd/nn/native")
 # No instruction set is named: the code has several and chooses when it runs.
-OPTIONS = ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+OPTIONS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno"]
 
 
 def headers() -> Path | None:

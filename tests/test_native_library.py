@@ -19,7 +19,7 @@ from commandline import command
 from fedjax_kd.commands import run
 from fedjax_kd.errors import InputError, SharpEdge, collected_warnings
 from fedjax_kd.nn.native import library
-from fedjax_kd.nn.native.library import TARGETS, VARIABLE, Outcome, load
+from fedjax_kd.nn.native.library import CONVOLUTION, TARGETS, Outcome, load_code
 from fedjax_kd.runs import provenance
 from fedjax_kd.runs.build import warned_build
 from fedjax_kd.runs.config import Config, TrainingConfig
@@ -49,9 +49,7 @@ def made(tmp_path: Path) -> Make:
     def make(source: str) -> Path:
         written = tmp_path / "code.c"
         written.write_text(source)
-        subprocess.run(
-            [COMPILER, "-shared", "-fPIC", "-o", tmp_path / NAME, written], check=True
-        )
+        subprocess.run([COMPILER, "-shared", "-fPIC", "-o", tmp_path / NAME, written], check=True)
         return tmp_path
 
     return make
@@ -85,11 +83,11 @@ def refused(outcome: Outcome, text: str) -> None:
     """The outcome is products, and a warning that says why and what to do."""
     assert outcome.instruction_set is None
     assert text in outcome.warning
-    assert f"{VARIABLE}=products" in outcome.warning
+    assert f"{CONVOLUTION}=products" in outcome.warning
 
 
 def test_the_best_instruction_set_is_used(made: Make, registered: list[tuple[str, str]]):
-    assert load(made(SOURCE), "") == Outcome("avx2")
+    assert load_code(made(SOURCE), "") == Outcome("avx2")
     assert registered == [(name, "cpu") for name in TARGETS]
 
 
@@ -99,20 +97,20 @@ def test_an_instruction_set_that_is_asked_for(
 ):
     folder = made(SOURCE)
     expected = "avx2" if asked == "native" else asked
-    assert load(folder, asked) == Outcome(expected)
+    assert load_code(folder, asked) == Outcome(expected)
     assert ctypes.c_int.in_dll(ctypes.CDLL(str(folder / NAME)), "used").value == bit
 
 
 def test_an_instruction_set_that_the_processor_lacks(made: Make):
     with pytest.raises(InputError, match="has avx2, plain on this processor"):
-        load(made(SOURCE), "avx512")
+        load_code(made(SOURCE), "avx512")
 
 
 def test_an_old_processor(made: Make, registered: list[tuple[str, str]]):
     folder = made(SOURCE.replace("return 3;", "return 1;").replace(": 2;", ": 1;"))
-    refused(load(folder, ""), "neither AVX2 with FMA nor NEON")
+    refused(load_code(folder, ""), "neither AVX2 with FMA nor NEON")
     assert not registered
-    assert load(folder, "plain") == load(folder, "native") == Outcome("plain")
+    assert load_code(folder, "plain") == load_code(folder, "native") == Outcome("plain")
 
 
 @pytest.mark.parametrize(
@@ -128,24 +126,22 @@ def test_an_old_processor(made: Make, registered: list[tuple[str, str]]):
 def test_a_library_of_another_version_or_program(
     made: Make, registered: list[tuple[str, str]], before: str, after: str, said: str
 ):
-    refused(load(made(SOURCE.replace(before, after)), ""), said)
+    refused(load_code(made(SOURCE.replace(before, after)), ""), said)
     assert not registered
 
 
 def test_a_library_that_ends_the_process(made: Make):
     crash = "__attribute__((constructor)) void crash(void) { __builtin_trap(); }"
-    refused(load(made(SOURCE + crash), ""), "is damaged. Build it anew")
+    refused(load_code(made(SOURCE + crash), ""), "is damaged. Build it anew")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.9])
-def test_a_library_that_was_cut_short(
-    made: Make, registered: list[tuple[str, str]], kept: float
-):
+def test_a_library_that_was_cut_short(made: Make, registered: list[tuple[str, str]], kept: float):
     file = made(SOURCE + "char filling[1 << 20] = {1};") / NAME
     whole = file.read_bytes()
     file.unlink()  # else pages that are mapped already would be cut, too
     file.write_bytes(whole[: int(kept * len(whole))])
-    refused(load(file.parent, ""), "is damaged")
+    refused(load_code(file.parent, ""), "is damaged")
     assert not registered
 
 
@@ -156,15 +152,15 @@ def test_a_library_of_another_processor(made: Make):
     content[18:20] = b"\xf3\x00"  # RISC-V
     file.unlink()
     file.write_bytes(content)
-    refused(load(file.parent, ""), "is damaged or of another system")
+    refused(load_code(file.parent, ""), "is damaged or of another system")
 
 
 def test_a_file_that_is_no_library(tmp_path: Path):
     (tmp_path / NAME).write_text("no code")
-    refused(load(tmp_path, ""), "is damaged or of another system")
-    with pytest.raises(InputError, match=f"{VARIABLE} is 'native', but .* is damaged"):
-        load(tmp_path, "native")
-    assert load(tmp_path, "products") == Outcome(None, f"{VARIABLE} says so")
+    refused(load_code(tmp_path, ""), "is damaged or of another system")
+    with pytest.raises(InputError, match=f"{CONVOLUTION} is 'native', but .* is damaged"):
+        load_code(tmp_path, "native")
+    assert load_code(tmp_path, "products") == Outcome(None, f"{CONVOLUTION} says so")
 
 
 def test_what_another_jaxlib_was_built_for(made: Make, monkeypatch: pytest.MonkeyPatch):
@@ -172,27 +168,27 @@ def test_what_another_jaxlib_was_built_for(made: Make, monkeypatch: pytest.Monke
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: API version is incompatible")
 
     monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
-    outcome = load(made(SOURCE.replace("ffi=0.3", "ffi=9.9")), "")
+    outcome = load_code(made(SOURCE.replace("ffi=0.3", "ffi=9.9")), "")
     refused(outcome, f"jaxlib {jax.lib.__version__} refuses")
     assert "built for version 9.9 of its interface" in outcome.warning
 
 
 def test_no_library(tmp_path: Path):
-    assert load(tmp_path, "") == Outcome(None, "no compiled code was installed with fedjax_kd")
+    assert load_code(tmp_path, "") == Outcome(None, "no compiled code was installed with fedjax_kd")
     with pytest.raises(InputError, match="'avx2', but .* none was installed"):
-        load(tmp_path, "avx2")
+        load_code(tmp_path, "avx2")
 
 
 def test_a_choice_that_is_none(tmp_path: Path):
     with pytest.raises(InputError, match="'onednn', but must be one of native, products, avx512"):
-        load(tmp_path, "onednn")
+        load_code(tmp_path, "onednn")
 
 
 def test_the_real_library():
     folder = Path(library.__file__).parent
     if not any((folder / f"_convolution{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
         pytest.skip("the package was installed without its native code")
-    assert load(folder, "native").instruction_set in library.INSTRUCTION_SETS
+    assert load_code(folder, "native").instruction_set in library.INSTRUCTION_SETS
 
 
 def test_one_warning_which_every_run_keeps(anew: pytest.MonkeyPatch):
@@ -234,7 +230,7 @@ def test_a_run_says_which_convolution_it_takes(
 def test_a_run_refuses_a_wrong_choice(
     anew: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    anew.setenv(VARIABLE, "onednn")
+    anew.setenv(CONVOLUTION, "onednn")
     assert command("run", "fedavg", "--model", "logistic", "--out", str(tmp_path / "run")) == 2
-    assert f"{VARIABLE} is 'onednn', but must be one of" in capsys.readouterr().err
+    assert f"{CONVOLUTION} is 'onednn', but must be one of" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from fedjax_kd.errors import InputError, warn
 
 TARGETS = ("fedjax_kd_conv_forward", "fedjax_kd_conv_input", "fedjax_kd_conv_kernel")
 """What XLA calls: the convolution, its gradient by the input, its gradient by the kernel."""
-VARIABLE = "FEDJAX_KD_CONVOLUTION"
+CONVOLUTION = "FEDJAX_KD_CONVOLUTION"
 """The environment variable that says how CPUs compute convolutions."""
 PRODUCTS = "products"
 INSTRUCTION_SETS = {"avx512": 4, "avx2": 2, "neon": 8, "plain": 1}
@@ -78,7 +78,7 @@ def fault() -> str:
     return _here().warning
 
 
-def load(folder: Path, asked: str) -> Outcome:
+def load_code(folder: Path, asked: str) -> Outcome:
     """Loads the compiled code of a folder and gives it to XLA.
 
     Args:
@@ -90,10 +90,10 @@ def load(folder: Path, asked: str) -> Outcome:
     """
     if asked and asked not in _CHOICES:
         raise InputError(
-            f"{VARIABLE} is {asked!r}, but must be one of {', '.join(_CHOICES)}, or not be set."
+            f"{CONVOLUTION} is {asked!r}, but must be one of {', '.join(_CHOICES)}, or not be set."
         )
     if asked == PRODUCTS:
-        return Outcome(None, f"{VARIABLE} says so")
+        return Outcome(None, f"{CONVOLUTION} says so")
     files = (folder / f"_convolution{suffix}" for suffix in EXTENSION_SUFFIXES)
     file = next((file for file in files if file.exists()), None)
     try:
@@ -105,8 +105,8 @@ def load(folder: Path, asked: str) -> Outcome:
     except _UnusableError as error:
         if asked:
             raise InputError(
-                f"{VARIABLE} is {asked!r}, but there is no compiled convolution that can be used: "
-                f"{error} Or unset {VARIABLE}."
+                f"{CONVOLUTION} is {asked!r}, but there is no compiled convolution that can be used: "
+                f"{error} Or unset {CONVOLUTION}."
             ) from error
         return _products(file, str(error))
     return Outcome(chosen)
@@ -114,7 +114,7 @@ def load(folder: Path, asked: str) -> Outcome:
 
 @functools.cache
 def _here() -> Outcome:
-    return load(Path(__file__).parent, os.environ.get(VARIABLE, ""))
+    return load_code(Path(__file__).parent, os.environ.get(CONVOLUTION, ""))
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def _products(file: Path | None, fault: str) -> Outcome:
         None,
         f"{file.name} cannot be used",
         f"The compiled convolution cannot be used: {fault} Convolutions are matrix products "
-        f"instead, which may take twice as long; {VARIABLE}={PRODUCTS} says that this is meant.",
+        f"instead, which may take twice as long; {CONVOLUTION}={PRODUCTS} says that this is meant.",
     )
 
 
@@ -143,7 +143,9 @@ def _opened(file: Path) -> ctypes.CDLL:
     try:
         code = ctypes.CDLL(str(file))
     except OSError as error:
-        raise _UnusableError(f"{file} is damaged or of another system ({error}). {_ANEW}") from error
+        raise _UnusableError(
+            f"{file} is damaged or of another system ({error}). {_ANEW}"
+        ) from error
     if missing := [name for name in _FUNCTIONS if not hasattr(code, name)]:
         raise _UnusableError(f"{file} lacks {missing[0]}, so it is of another program. {_ANEW}")
     code.fedjax_kd_conv_build.restype = ctypes.c_char_p
@@ -167,12 +169,12 @@ def _chosen_set(code: ctypes.CDLL, asked: str) -> str:
     available = [name for name, bit in INSTRUCTION_SETS.items() if code.fedjax_kd_conv_sets() & bit]
     if asked in INSTRUCTION_SETS and asked not in available:
         raise InputError(
-            f"{VARIABLE} is {asked!r}, but the compiled convolution has {', '.join(available)} on "
-            f"this processor: name one of these, or unset {VARIABLE}."
+            f"{CONVOLUTION} is {asked!r}, but the compiled convolution has {', '.join(available)} on "
+            f"this processor: name one of these, or unset {CONVOLUTION}."
         )
     if not asked and not {*available} - {"plain"}:
         raise _UnusableError(
-            f"this processor has neither AVX2 with FMA nor NEON. {VARIABLE}=plain tries code "
+            f"this processor has neither AVX2 with FMA nor NEON. {CONVOLUTION}=plain tries code "
             "without them."
         )
     used = code.fedjax_kd_conv_use(INSTRUCTION_SETS.get(asked, 0))

@@ -1,4 +1,4 @@
-"""The part of the build that is code: the compiled convolution, without which the package works too.
+"""The part of the build that is code: the compiled convolution, which the package can do without.
 
 It is left out, with a warning, where there is no compiler or where jaxlib's headers are not found.
 """

@@ -175,7 +175,7 @@ def test_what_another_jaxlib_was_built_for(made: Make, monkeypatch: pytest.Monke
 
 def test_no_library(tmp_path: Path):
     assert load_code(tmp_path, "") == Outcome(None, "no compiled code was installed with fedjax_kd")
-    with pytest.raises(InputError, match="'avx2', but .* none was installed"):
+    with pytest.raises(InputError, match=r"'avx2', but .* none was installed"):
         load_code(tmp_path, "avx2")
 
 
@@ -192,7 +192,7 @@ def test_the_real_library():
 
 
 def test_one_warning_which_every_run_keeps(anew: pytest.MonkeyPatch):
-    anew.setattr(library, "load", lambda *_: Outcome(None, "it is damaged", "Build it anew."))
+    anew.setattr(library, "load_code", lambda *_: Outcome(None, "it is damaged", "Build it anew."))
     config = Config("fedavg", model="logistic", training=TrainingConfig(num_rounds=1))
     with pytest.warns(SharpEdge) as told:
         kept = [warned_build(config)[1] for _ in range(2)]
@@ -202,7 +202,7 @@ def test_one_warning_which_every_run_keeps(anew: pytest.MonkeyPatch):
 
 
 def test_a_convolution_warns_outside_of_runs(anew: pytest.MonkeyPatch):
-    anew.setattr(library, "load", lambda *_: Outcome(None, "it is damaged", "Build it anew."))
+    anew.setattr(library, "load_code", lambda *_: Outcome(None, "it is damaged", "Build it anew."))
     with collected_warnings() as told:
         assert [library.is_available() for _ in range(2)] == [False, False]
     assert told == ["Build it anew."]
@@ -211,7 +211,7 @@ def test_a_convolution_warns_outside_of_runs(anew: pytest.MonkeyPatch):
 def test_a_run_says_which_convolution_it_takes(
     anew: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    anew.setattr(library, "load", lambda *_: Outcome(None, "none was installed"))
+    anew.setattr(library, "load_code", lambda *_: Outcome(None, "none was installed"))
     anew.setattr(run, "finish_runs", lambda *_, **__: 0)  # nothing is trained
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # to have none is no fault

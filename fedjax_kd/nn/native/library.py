@@ -105,8 +105,8 @@ def load_code(folder: Path, asked: str) -> Outcome:
     except _UnusableError as error:
         if asked:
             raise InputError(
-                f"{CONVOLUTION} is {asked!r}, but there is no compiled convolution that can be used: "
-                f"{error} Or unset {CONVOLUTION}."
+                f"{CONVOLUTION} is {asked!r}, but there is no compiled convolution that can be "
+                f"used: {error} Or unset {CONVOLUTION}."
             ) from error
         return _products(file, str(error))
     return Outcome(chosen)
@@ -138,7 +138,8 @@ def _opened(file: Path) -> ctypes.CDLL:
     """The code in a file, if it has the functions that are needed."""
     # A file that is cut short ends the process that opens it, by a signal.
     trial = [sys.executable, "-I", "-S", "-c", "import ctypes, sys; ctypes.CDLL(sys.argv[1])"]
-    if sys.executable and subprocess.run([*trial, file], capture_output=True).returncode < 0:
+    ended = subprocess.run([*trial, file], check=False, capture_output=True) if trial[0] else None
+    if ended is not None and ended.returncode < 0:
         raise _UnusableError(f"{file} is damaged. {_ANEW}")
     try:
         code = ctypes.CDLL(str(file))
@@ -169,8 +170,8 @@ def _chosen_set(code: ctypes.CDLL, asked: str) -> str:
     available = [name for name, bit in INSTRUCTION_SETS.items() if code.fedjax_kd_conv_sets() & bit]
     if asked in INSTRUCTION_SETS and asked not in available:
         raise InputError(
-            f"{CONVOLUTION} is {asked!r}, but the compiled convolution has {', '.join(available)} on "
-            f"this processor: name one of these, or unset {CONVOLUTION}."
+            f"{CONVOLUTION} is {asked!r}, but the compiled convolution has {', '.join(available)} "
+            f"on this processor: name one of these, or unset {CONVOLUTION}."
         )
     if not asked and not {*available} - {"plain"}:
         raise _UnusableError(

@@ -20,8 +20,8 @@ from fedjax_kd import losses
 from fedjax_kd.core import Batch, Key, PyTree, Variables
 from fedjax_kd.losses import ExampleLoss
 from fedjax_kd.nn.calls import both_of, flags_of, head_of, method_of, passed_of, set_mode
-from fedjax_kd.nn.conv import with_matrix_products
 from fedjax_kd.nn.kinds import linen_norms, nnx_norms
+from fedjax_kd.nn.linen_modules import with_faster_layers
 from fedjax_kd.nn.modes import LayerCall, linen_layers, nnx_layers
 from fedjax_kd.nn.narrow import as_wide
 from fedjax_kd.nn.nnx_modules import seeded, use_faster_layers, variables_of
@@ -195,7 +195,7 @@ def from_linen(
     flags = flags_of(module, train_argument)
 
     def init(key: Key) -> Variables:
-        with linen.intercept_methods(with_matrix_products):
+        with linen.intercept_methods(with_faster_layers):
             x = _zeros(example_x, prepare)
             collections = dict(module.init(key, x, **flags(module, False)))
         collections.pop("intermediates", None)
@@ -204,7 +204,7 @@ def from_linen(
     def call(variables: Variables, x: PyTree, key: Key | None, method: str) -> tuple[Array, PyTree]:
         collections = {"params": variables.params, **variables.stats}
         named = method_of(module, "__call__" if method in _SPECIAL else method)
-        with linen.intercept_methods(with_matrix_products), linen.intercept_methods(as_wide):
+        with linen.intercept_methods(with_faster_layers), linen.intercept_methods(as_wide):
             # Streams that are not given fall back on "params": so every name has a key.
             outputs, stats = module.apply(
                 collections,

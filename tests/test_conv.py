@@ -275,3 +275,30 @@ def test_pool_gradients_equal_flax_where_there_are_no_ties():
                 for pool in (ours, theirs)
             ]
         np.testing.assert_allclose(*gradients, rtol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(2, 7), st.integers(2, 7))
+def test_derivatives_of_two_by_two_pools_equal_those_of_any_other(height, width):
+    x = normal(0, (3, 2, height, width, 2))
+    x = x.at[:, :, :2, :2].set(1.0)  # a tie: its gradient is shared
+    along, again = normal(1, x.shape), normal(2, x.shape)
+
+    def plain(x):
+        x = x[:, : height // 2 * 2, : width // 2 * 2]
+        return x.reshape(2, height // 2, 2, width // 2, 2, 2).max(axis=(2, 4))
+
+    def derivatives(pool, x, along, again):
+        def loss(x):
+            return jnp.sin(pool(x)).sum()
+
+        gradient = jax.grad(loss)
+        second = jax.grad(lambda x: (gradient(x) * along).sum())
+        forward = jax.jvp(pool, (x,), (along,))
+        return forward, gradient(x), second(x), jax.jvp(second, (x,), (again,))[1]
+
+    ours, theirs = (
+        jax.jit(jax.vmap(partial(derivatives, pool)))(x, along, again)
+        for pool in (partial(max_pool, window_shape=(2, 2), strides=(2, 2)), plain)
+    )
+    assert_close(ours, theirs, 1e-5)

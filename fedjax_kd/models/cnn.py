@@ -94,10 +94,11 @@ class CNN(nnx.Module):
         return self._convolved(x, len(self.convs) - 1)
 
     def _convolved(self, x: Float[Array, "B H W D"], number: int) -> Float[Array, "B h w d"]:
-        """One convolution, normalised if the layout says so, with ReLU, and the pool after it."""
+        """One convolution, normalised if the layout says so, a pool if it says so, and ReLU."""
         x = self.convs[number](x)
-        x = jax.nn.relu(self.norms[number](x) if self.normalised else x)
-        return max_pool(x, (2, 2), (2, 2)) if number in self.pooled else x
+        x = self.norms[number](x) if self.normalised else x
+        # The same as ReLU before the pool, at a quarter of the numbers.
+        return jax.nn.relu(max_pool(x, (2, 2), (2, 2)) if number in self.pooled else x)
 
     def __call__(self, x: Float[Array, "B ..."]) -> Float[Array, "B L"]:
         return self.head(self.features(x))

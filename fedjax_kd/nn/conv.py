@@ -7,12 +7,11 @@ platform (`fedjax_kd.nn.conv_lowering`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import linen
 from jax import lax
 from jaxtyping import Array
 
@@ -97,27 +96,6 @@ def conv_general_dilated(
     y = _convolved(x, kernel, window)
     back = np.argsort((names.out_spec[0], *names.out_spec[2:], names.out_spec[1]))
     return y.transpose(tuple(int(axis) for axis in back))
-
-
-def with_matrix_products(
-    call: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    options: dict[str, Any],
-    context: linen.module.InterceptorContext,
-) -> Any:
-    """Calls a Linen method, for ``linen.intercept_methods``: ordinary convolutions become ours."""
-    module = context.module
-    if (
-        isinstance(module, linen.Conv)
-        and context.method_name == "__call__"
-        and module.conv_general_dilated is None
-        and module.conv_general_dilated_cls is None
-    ):
-        own = module.clone(
-            parent=module.scope, name=None, conv_general_dilated=conv_general_dilated
-        )
-        return own(*arguments, **options)
-    return call(*arguments, **options)
 
 
 def _convolved(x: Array, kernel: Array, window: ConvWindow) -> Array:

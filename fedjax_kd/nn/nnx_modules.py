@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from fedjax_kd.core import Key, PyTree, Variables
 from fedjax_kd.nn.conv import conv_general_dilated
+from fedjax_kd.nn.dense import dot_general
 from fedjax_kd.nn.norm import GroupNorm
 from fedjax_kd.prng import cheap
 
@@ -20,6 +21,8 @@ def use_faster_layers(model: nnx.Module) -> None:
             module.conv_general_dilated is jax.lax.conv_general_dilated
         ):
             module.conv_general_dilated = conv_general_dilated
+        elif isinstance(module, nnx.Linear) and module.dot_general is jax.lax.dot_general:
+            module.dot_general = dot_general
         elif type(module) is nnx.GroupNorm:
             module.__class__ = GroupNorm  # of the same attributes
 

@@ -13,7 +13,7 @@ _ONE = {"size": 1, "stride": 1, "lhs_dilate": 1, "rhs_dilate": 1}
 
 
 def operations(module: Module, where: Computation, i: Instruction) -> int:
-    """Multiplications and additions of the products in an instruction; elementwise work is left out.
+    """Multiplications and additions of the products in an instruction; of nothing else.
 
     Taps that meet padding or inserted zeros are not counted, except in cuDNN's own calls.
     """

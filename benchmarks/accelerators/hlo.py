@@ -139,7 +139,7 @@ class Module:
     @cached_property
     def callers(self) -> dict[str, tuple[Computation, Instruction]]:
         """Where the body and the condition of each loop are used, and each called computation."""
-        found = {}
+        found: dict[str, tuple[Computation, Instruction]] = {}
         for computation in self.computations.values():
             for i in computation:
                 used = [i.attribute("body"), i.attribute("condition"), i.called, *i.branches]

@@ -66,26 +66,31 @@ def _value(
       name: of the scalar.
       started: a loop in which the number is meant that it has before the first turn.
     """
-    i = where.instructions[name]
+    i = _origin(where, name)
     if i.opcode == "constant":
         return int(i.arguments) if re.fullmatch(r"-?\d+", i.arguments.strip()) else None
-    if i.opcode in _PASSED_ON:
-        return _value(module, where, i.operands[0], started)
-    if i.opcode != "get-tuple-element":
-        return None
-    entry, source = int(i.attribute("index") or 0), where.instructions[i.operands[0]]
-    if source.opcode == "tuple":
-        return _value(module, where, source.operands[entry], started)
     above = module.callers.get(where.name)
-    if source.opcode != "parameter" or above is None or above[1].opcode != "while":
+    if i.opcode != "get-tuple-element" or above is None or above[1].opcode != "while":
         return None
     outer, loop = above
-    if loop is not started and not _is_kept(module, loop, entry):
-        return None
+    entry = int(i.attribute("index") or 0)
     start = outer.instructions[loop.operands[0]]
-    if start.opcode != "tuple":
+    is_known = loop is started or _is_kept(module, loop, entry)
+    if start.opcode != "tuple" or not is_known:
         return None
     return _value(module, outer, start.operands[entry], started)
+
+
+def _origin(where: Computation, name: str) -> Instruction:
+    """The instruction of a computation that made a value, or took it from what was handed in."""
+    i = where.instructions[name]
+    if i.opcode in _PASSED_ON:
+        return _origin(where, i.operands[0])
+    if i.opcode == "get-tuple-element":
+        source = where.instructions[i.operands[0]]
+        if source.opcode == "tuple":
+            return _origin(where, source.operands[int(i.attribute("index") or 0)])
+    return i
 
 
 def _is_kept(module: Module, loop: Instruction, entry: int) -> bool:
@@ -93,8 +98,7 @@ def _is_kept(module: Module, loop: Instruction, entry: int) -> bool:
     body = module.computations[loop.attribute("body") or ""]
     if body.root.opcode != "tuple":
         return False
-    i = body.instructions[body.root.operands[entry]]
-    while i.opcode in _PASSED_ON:
-        i = body.instructions[i.operands[0]]
-    given = i.opcode == "get-tuple-element" and i.attribute("index") == str(entry)
-    return given and body.instructions[i.operands[0]].opcode == "parameter"
+    i = _origin(body, body.root.operands[entry])
+    if i.opcode != "get-tuple-element" or i.attribute("index") != str(entry):
+        return False
+    return body.instructions[i.operands[0]].opcode == "parameter"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ def compile_block(
         compiled = lowered.compile(compiler_options=_options(target, folder, graph=graph))
         on_device = thunks.dumped(Path(folder)) if target.platform == "gpu" else frozenset()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return Compiled(s, compiled.as_text(), size, compiled.memory_analysis(), on_device)
+    return Compiled(s, compiled.as_text() or "", size, compiled.memory_analysis(), on_device)
 
 
 def _simulation(
@@ -117,9 +117,11 @@ def _moved(arguments: PyTree, s: Simulation, device: Any) -> PyTree:
     return jax.tree.map(moved, arguments, jax.eval_shape(lambda given: given, arguments))
 
 
-def _options(target: Target, folder: str, *, graph: bool) -> Mapping[str, Any] | None:
+def _options(target: Target, folder: str, *, graph: bool) -> dict[str, str | bool] | None:
     """Has a GPU's compiler tell its estimates and its launches."""
     if target.platform == "tpu":
         return None
-    asked = {"xla_gpu_enable_command_buffer": _COMMAND_BUFFER} if graph else {}
+    asked: dict[str, str | bool] = (
+        {"xla_gpu_enable_command_buffer": _COMMAND_BUFFER} if graph else {}
+    )
     return {"xla_gpu_collect_cost_model_stats": True, "xla_dump_to": folder, **asked}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from benchmarks.accelerators import costs, hlo
 from benchmarks.accelerators.checks import faults
-from benchmarks.accelerators.costs import Costs
+from benchmarks.accelerators.costs import Costs, Reader
 from benchmarks.accelerators.program import Compiled, compile_block
 from benchmarks.accelerators.targets import TARGETS
 from benchmarks.accelerators.workloads import WORKLOADS
@@ -49,15 +48,16 @@ class Result(NamedTuple):
 def look_at(cell: Cell) -> Result:
     """Compiles a cell and reads its costs; a row that says why, if that fails."""
     case, target = WORKLOADS[cell.case], TARGETS[cell.target]
-    how = {"method": cell.method, "cohort": cell.cohort, "chunk": cell.chunk}
     began = time.perf_counter()
     try:
         compiled = compile_block(
             case,
             target,
-            **how,
+            method=cell.method,
+            cohort=cell.cohort,
+            chunk=cell.chunk,
             devices=cell.devices,
-            graph=cell.graph,  # type: ignore[arg-type]
+            graph=cell.graph,
         )
     except Exception as error:
         # Whatever a compiler that was never asked before has to say: that is what is looked for.
@@ -82,10 +82,10 @@ def look_at(cell: Cell) -> Result:
 def _costs(cell: Cell, module: hlo.Module, compiled: Compiled) -> tuple[Costs | None, Costs]:
     """Of one local step of the clients that are trained at once, and of all steps of a block."""
     case, target = WORKLOADS[cell.case], TARGETS[cell.target]
-    program = costs.read(module, target, compiled.on_device)
+    program = Reader(module, target, compiled.on_device).program()
     step = costs.largest(costs.outermost(program, _CLIENT), case.steps)
     block = costs.total(program, case.steps)
-    return step, Costs(*(value / compiled.simulation.block for value in block))
+    return step, block.times(1 / compiled.simulation.block)
 
 
 def _head(cell: Cell) -> dict[str, str | int | float]:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-# What libtpu asks of a machine's surroundings, which are not there; and several may compile at once.
+# What libtpu would ask of surroundings that are not there. Several processes may compile at once.
 _TPU_SURROUNDINGS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -67,15 +67,13 @@ def devices_of(target: Target, count: int = 1) -> Sequence[Any]:
 
     Raises:
       ModuleNotFoundError: if the compiler is not installed.
-      ValueError: if this JAX initialised an accelerator before, or has another description of GPUs.
+      ValueError: if the compiler has no description of this GPU.
     """
     if not is_installed(target):
         raise ModuleNotFoundError(
             f"To compile for {target.name} needs one of {', '.join(target.packages)}: "
             "pip install -c constraints.txt -e '.[aot]', with Python 3.12 or newer."
         )
-    # Else the GPU's plugin looks for a driver, and fails.
-    jax.config.update("jax_platforms", "cpu")
     if target.platform == "tpu":
         for name, value in _TPU_SURROUNDINGS.items():
             os.environ.setdefault(name, value)

@@ -46,11 +46,13 @@ def federation_of(case: Case, clients: int, *, public: bool = False) -> Federati
 def _posed(case: Case, clients: int) -> Federation:
     """Texts, or images of which something else than a class is asked."""
     rng = np.random.default_rng(0)
+    x: np.ndarray
     rows = (clients * case.examples, *case.shape)
     if case.model in _TEXT:
-        x = y = rng.integers(0, case.classes, rows).astype(np.int32)
+        x = y = rng.integers(0, case.classes, rows, np.int32)
     else:
-        x, y = rng.integers(0, 256, rows, np.uint8), rng.integers(0, case.classes, rows[:-1])
+        x = rng.integers(0, 256, rows, np.uint8)
+        y = rng.integers(0, case.classes, rows[:-1], np.int32)
         y = y if case.model == "fcn" else y[:, 0, 0]
     problem = {"fcn": "segmentation"}.get(case.model)
     data = from_arrays(x, y, x[:10], y[:10], num_classes=case.classes, problem=problem)

@@ -17,7 +17,7 @@ def operations(module: Module, where: Computation, i: Instruction) -> int:
 
     Taps that meet padding or inserted zeros are not counted, except in cuDNN's own calls.
     """
-    if i.opcode in ("fusion", "call"):
+    if i.opcode in ("fusion", "fusion-start", "call", "async-start"):
         inner = module.computations[i.called or ""]
         return sum(operations(module, inner, each) for each in inner)
     shapes = [each.shapes[0] for each in where.operands(i)[:2] if each.shapes]

@@ -11,7 +11,7 @@ from benchmarks.accelerators.targets import Target
 # Calls of XLA's own compilers and libraries; what else a program calls is not there on the device.
 ALLOWED = {
     "tpu": re.compile(
-        r"AllocateBuffer|AssumeGatherIndicesInBound|GatherScatterIndicesBitpacked|tpu_custom_call"
+        r"AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound|GatherScatterIndicesBitpacked|tpu_custom_call"
         r"|EighTpu|Cholesky|QrDecompositionBlock|Sharding|SPMD\w+|X64\w+|TopK|ResizeNearest|Pin\w*"
     ),
     "gpu": re.compile(r"__cudnn\$\w+|__cublas\$.+|cusolver_\w+_ffi|__gpu\$.+|cub\w*sort\w*"),

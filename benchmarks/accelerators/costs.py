@@ -18,8 +18,8 @@ from benchmarks.accelerators.traffic import moved, padded_in_memory
 _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "domain"),
     *("partition-id", "replica-id", "opt-barrier", "add-dependency", "get-dimension-size"),
-    *("copy-done", "async-done", "async-update", "slice-done", "all-reduce-done"),
 }
+_WAITED_FOR = ("-done", "-update")  # ends of what an instruction "-start" has started
 _RESERVES_MEMORY = "AllocateBuffer"
 
 
@@ -150,7 +150,8 @@ class Reader:
         return int(not (alone or told))
 
     def _is_work(self, i: Instruction) -> bool:
-        if i.opcode in _FREE or i.custom_target == _RESERVES_MEMORY:
+        free = i.opcode in _FREE or i.opcode.endswith(_WAITED_FOR)
+        if free or i.custom_target == _RESERVES_MEMORY:
             return False
         scalar = all(shape.elements == 1 for shape in i.shapes)
         # A TPU computes single numbers beside its kernels.

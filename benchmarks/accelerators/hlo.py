@@ -32,11 +32,6 @@ class Shape(NamedTuple):
         return math.prod(self.dims)
 
     @property
-    def in_vector_memory(self) -> bool:
-        """Whether it lies in a TPU's own fast memory."""
-        return "S(1)" in self.layout
-
-    @property
     def bytes(self) -> int:
         """Of its numbers alone."""
         return self._bytes_of(self.dims)

@@ -78,8 +78,7 @@ def compile_block(
 def _simulation(
     case: Case, method: str, cohort: int, chunk: int | None, devices: int
 ) -> Simulation:
-    # Enough inputs that are nobody's for every method; those that need none do not look at them.
-    federation = federation_of(case, cohort, public=True)
+    federation = federation_of(case, cohort)
     return simulate(
         make(method, case, federation),
         federation,

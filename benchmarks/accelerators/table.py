@@ -33,7 +33,8 @@ class Cell(NamedTuple):
         width = "" if self.chunk is None else f", chunk {self.chunk}"
         more = f", {self.devices} devices" if self.devices > 1 else ""
         graph = ", graph" if self.graph else ""
-        return f"{self.target}, {self.method}, {self.case}, {self.cohort}{width}{more}{graph}"
+        what = f"{self.method}, {self.case}, cohort {self.cohort}"
+        return f"{self.target}, {what}{width}{more}{graph}"
 
 
 class Result(NamedTuple):

@@ -55,6 +55,7 @@ TARGETS = {
     )
 }
 MOST_DEVICES = 4
+INSTALL = "pip install -c constraints.txt -e '.[aot]', with Python 3.12 or newer."
 
 
 def is_installed(target: Target) -> bool:
@@ -70,10 +71,7 @@ def devices_of(target: Target, count: int = 1) -> Sequence[Any]:
       ValueError: if the compiler has no description of this GPU.
     """
     if not is_installed(target):
-        raise ModuleNotFoundError(
-            f"To compile for {target.name} needs one of {', '.join(target.packages)}: "
-            "pip install -c constraints.txt -e '.[aot]', with Python 3.12 or newer."
-        )
+        raise ModuleNotFoundError(f"The compiler for {target.name} is not installed: {INSTALL}")
     if target.platform == "tpu":
         for name, value in _TPU_SURROUNDINGS.items():
             os.environ.setdefault(name, value)

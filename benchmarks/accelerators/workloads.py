@@ -13,7 +13,7 @@ from fedjax_kd.data.federation import Target
 
 _TOKENS, _WORDS = 90, 500
 _TEXT, _POSED = ("char_lstm", "transformer"), ("char_lstm", "transformer", "autoencoder", "fcn")
-_PUBLIC = 256  # rows at least, for methods that distil on public inputs
+_PUBLIC = 256  # rows at least
 
 # One for each of MODELS, whose name it then has; the others are further sizes of one of them.
 WORKLOADS: Mapping[str, Case] = {
@@ -31,16 +31,15 @@ WORKLOADS: Mapping[str, Case] = {
 OF_MODELS = tuple(name for name in MODELS if name in WORKLOADS)
 
 
-def federation_of(case: Case, clients: int, *, public: bool = False) -> Federation:
+def federation_of(case: Case, clients: int) -> Federation:
     """Clients of random examples, as the network of a case expects them.
 
-    Args:
-      case: the workload.
-      clients: how many.
-      public: whether there are inputs that belong to nobody.
+    Where these are images with a class, there are more that belong to no client, for methods that
+    distil.
     """
-    made = _posed(case, clients) if case.model in _POSED else make_federation(case, clients)
-    return with_public(made, max(_PUBLIC, case.examples)) if public else made
+    if case.model in _POSED:
+        return _posed(case, clients)
+    return with_public(make_federation(case, clients), max(_PUBLIC, case.examples))
 
 
 def _posed(case: Case, clients: int) -> Federation:

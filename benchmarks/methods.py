@@ -114,7 +114,12 @@ def make(name: str, case: Case, federation: Federation) -> Algorithm:
     """A method with its default options, but for `OPTIONS`, on a network and one epoch of SGD."""
     factory = REGISTRY[name]
     build = MODELS[case.model](case.shape, case.classes, **case.options)
-    task = from_nnx(build, prepare=federation.prepare, example_x=federation.train.x[:1])
+    task = from_nnx(
+        build,
+        prepare=federation.prepare,
+        example_loss=federation.example_loss,
+        example_x=federation.train.x[:1],
+    )
     fit = local_training(client_lr=case.lr, batch_size=case.batch)
     parts = (task, fit) if _trains_locally(name) else (task,)
     options = OPTIONS[name](case) if name in OPTIONS else {}

@@ -133,20 +133,34 @@ def _finished(run: BlockFn, s: Simulation, state: State, given: BlockInputs) -> 
 
 def _run(run: BlockFn, s: Simulation, state: State, given: BlockInputs) -> Any:
     """Starts a block; the result may not be there yet."""
-    return run(state, given.resident, pools_of(s), given.placements, np.int32(given.start))
+    return run(*block_arguments(s, state, given))
 
 
 def _program(s: Simulation, state: State, given: BlockInputs) -> BlockFn:
     """The program of one block of rounds, or its counterpart in plain Python."""
     if s.engine == "python":
         return _python_block(s)
+    compiled = lower_block(s, *block_arguments(s, state, given)).compile()
+    memory.check_fits(compiled)
+    return compiled
+
+
+def block_arguments(s: Simulation, state: State, given: BlockInputs) -> tuple[Any, ...]:
+    """What a block of rounds is called with."""
+    return state, given.resident, pools_of(s), given.placements, np.int32(given.start)
+
+
+def lower_block(s: Simulation, *arguments: Any) -> jax.stages.Lowered:
+    """A block of rounds, ready to be compiled for the devices on which its arguments lie.
+
+    Args:
+      s: the simulation.
+      *arguments: as of `block_arguments`, or their shapes and shardings.
+    """
     # A compiled program takes its state in one sharding only: a block must leave it in the one in
     # which the next block expects it. Donated, it is held once and not twice.
     program = jax.jit(block_of(s), donate_argnums=0, out_shardings=everywhere(s.mesh))
-    lowered = program.lower(state, given.resident, pools_of(s), given.placements, np.int32(0))
-    compiled = lowered.compile()
-    memory.check_fits(compiled)
-    return compiled
+    return program.lower(*arguments)
 
 
 def block_of(s: Simulation) -> BlockFn:

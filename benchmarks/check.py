@@ -3,7 +3,8 @@
     python -m benchmarks.check benchmarks/results/roofline.json new.json
 
 Every ratio is better the higher it is. The check fails, and names them, if ratios of the baseline
-fell by more than the tolerance or are missing.
+fell by more than the tolerance or are missing. With ``--common`` none is missing: the new run was
+of a part.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ def main() -> None:
         default=TOLERANCE,
         help="share that a ratio may fall by (default: %(default)s)",
     )
+    options.add_argument(
+        "--common", action="store_true", help="only what the new file has: it is of a part"
+    )
     args = options.parse_args()
     baseline, new = (json.loads(file.read_text("utf-8")) for file in (args.baseline, args.new))
     if baseline["benchmark"] != new["benchmark"]:
@@ -55,8 +59,15 @@ def main() -> None:
             f"{args.baseline} is of {baseline['benchmark']} and {args.new} of "
             f"{new['benchmark']}, but two runs of one benchmark are compared: choose two such."
         )
-    fallen = failures(baseline["ratios"], new["ratios"], args.tolerance)
-    print("\n".join(fallen) or f"none of {len(baseline['ratios'])} ratios fell")
+    old = {
+        name: value
+        for name, value in baseline["ratios"].items()
+        if name in new["ratios"] or not args.common
+    }
+    if not old:
+        options.error(f"{args.new} has no ratio of {args.baseline}: run what that has.")
+    fallen = failures(old, new["ratios"], args.tolerance)
+    print("\n".join(fallen) or f"none of {len(old)} ratios fell")
     sys.exit(bool(fallen))
 
 

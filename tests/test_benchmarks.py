@@ -31,6 +31,7 @@ from benchmarks.convolution import with_lax
 from fedjax_kd import Batch, Task, federate, from_arrays, from_nnx, initial_state, simulate, train
 
 COMMANDS = (
+    "accelerators.__main__",
     "check",
     "compile",
     "convolution",
@@ -194,6 +195,15 @@ def test_check_names_what_fell_beyond_the_tolerance(tmp_path: Path, monkeypatch,
     assert (code, printed) == (1, "a: fell from 1 to 0.9\n")
 
 
+def test_check_of_a_part_looks_at_what_it_has(tmp_path: Path, monkeypatch, capsys) -> None:
+    old = result_file(tmp_path, "old.json", a=1.0, b=1.0)
+    part = result_file(tmp_path, "part.json", b=0.5)
+    other = result_file(tmp_path, "none.json", c=1.0)
+    code, printed = run(monkeypatch, capsys, "check", old, part, "--common")
+    assert (code, printed) == (1, "b: fell from 1 to 0.5\n")
+    assert run(monkeypatch, capsys, "check", old, other, "--common")[0] == 2
+
+
 def test_check_refuses_results_of_two_benchmarks(tmp_path: Path, monkeypatch, capsys) -> None:
     old = result_file(tmp_path, "old.json", a=1.0)
     other = Path(result_file(tmp_path, "other.json", a=1.0))
@@ -205,7 +215,7 @@ def test_check_refuses_results_of_two_benchmarks(tmp_path: Path, monkeypatch, ca
 def test_every_command_explains_itself(name: str, monkeypatch, capsys) -> None:
     code, printed = run(monkeypatch, capsys, name, "--help")
     assert code == 0
-    assert f"python -m benchmarks.{name}" in printed
+    assert f"python -m benchmarks.{name.removesuffix('.__main__')}" in printed
     assert name == "check" or "--json" in printed
 
 

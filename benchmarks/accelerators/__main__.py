@@ -5,7 +5,7 @@
 
 Nothing runs, so no time is measured: *roofline* is the longer of operations and bytes at the rates
 of the device's data sheet, summed over kernels, and *XLA* is the compiler's own estimate, which
-leaves out the kernels counted in the last columns. Bytes are of whole tiles on TPUs. *Host waits*
+leaves out the kernels counted as not in XLA's. Bytes are of whole tiles on TPUs. *Host waits*
 are the times that a GPU's host has to ask the device before it can go on.
 """
 
@@ -109,6 +109,7 @@ def main() -> None:
     for cell in cells(args):
         results.append(look_at(cell))
         print(f"{cell.name}: {results[-1].row['compiled']}", file=sys.stderr, flush=True)
+        jax.clear_caches()  # or programs of all cells pile up
     ratios = {name: ratio for result in results for name, ratio in result.ratios.items()}
     publish("accelerators", [result.row for result in results], ratios, args.json)
     sys.exit(not all(result.is_good for result in results))

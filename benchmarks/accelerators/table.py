@@ -63,21 +63,22 @@ def look_at(cell: Cell) -> Result:
     except Exception as error:
         # Whatever a compiler that was never asked before has to say: that is what is looked for.
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return Result(cell, _head(cell) | {"compiled": why}, _ratios(cell, None, None), False)
+        return Result(cell, _head(cell) | {"compiled": why}, {}, False)
     spent = time.perf_counter() - began
     module = hlo.parse(compiled.text)
     wrong = list(faults(module, target, compiled.memory.alias_size_in_bytes, compiled.state_bytes))
     step, round = _costs(cell, module, compiled)
     widths = sorted({width for widths in compiled.simulation.chunk for width in widths})
+    room = compiled.memory.temp_size_in_bytes / 2**20
     row = {
         **_head(cell),
         "chunk": "+".join(map(str, widths)),
         "compiled": "; ".join(wrong) or "yes",
         **_columns(step, round, widths[-1]),
-        "temp MiB": compiled.memory.temp_size_in_bytes / 2**20,
+        "temp MiB": room,
         "compile s": spent,
     }
-    return Result(cell, row, _ratios(cell, step, round), not wrong)
+    return Result(cell, row, _ratios(cell, step, round, room), not wrong)
 
 
 def _costs(cell: Cell, module: hlo.Module, compiled: Compiled) -> tuple[Costs | None, Costs]:
@@ -117,6 +118,7 @@ def _columns(step: Costs | None, round: Costs, width: int) -> dict[str, str | in
         "MiB/round": round.bytes / 2**20,
         "roofline ms/round": round.roofline_us / 1e3,
         "XLA ms/round": round.xla_us / 1e3,
+        "roofline / XLA": round.roofline_us / round.xla_us if round.xla_us else "-",
         "not in XLA's": round.unestimated,
     }
 
@@ -127,15 +129,13 @@ _OF_STEP = (
 )
 
 
-def _ratios(cell: Cell, step: Costs | None, round: Costs | None) -> dict[str, Ratio]:
-    """Nothing but what is the same whenever and wherever the same versions compile it."""
-    if round is None:
-        return {}
-    found = {
-        "1 / kernels a round": 1 / max(round.kernels, 1),
-        "1 / (1 + host waits a round)": 1 / (1 + round.waits),
-        "1 / XLA's ms a round": 1e3 / round.xla_us if round.xla_us else 0.0,
-    }
-    if step is not None:
-        found["1 / kernels a step"] = 1 / max(step.kernels, 1)
+def _ratios(cell: Cell, step: Costs | None, round: Costs, room: float) -> dict[str, Ratio]:
+    """What is the same whenever and wherever the same versions compile it.
+
+    Roofline over XLA's time is none of them: it also falls when fewer bytes are moved.
+    """
+    counted = {"kernels a round": round.kernels, "XLA's ms a round": round.xla_us / 1e3}
+    counted |= {"temp MiB": room, **({} if step is None else {"kernels a step": step.kernels})}
+    found = {f"1 / {what}": 1 / number for what, number in counted.items() if number}
+    found["1 / (1 + host waits a round)"] = 1 / (1 + round.waits)
     return {f"{cell.name}: {what}": Ratio(value) for what, value in found.items()}

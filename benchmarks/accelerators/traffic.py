@@ -11,7 +11,6 @@ Size = Callable[[Shape], int]
 
 _SLICES = ("dynamic-slice", "gather", "slice")
 _FUSIONS = ("fusion", "fusion-start")
-_TELL_RESULT_FIRST = ("copy-start", "all-reduce-start")
 _FAST = "S(1)"  # a TPU's vector memory
 
 
@@ -54,9 +53,9 @@ def _within(part: Shape, whole: Shape, size: Size) -> int:
 
 def _results(i: Instruction, operands: list[Instruction]) -> tuple[Shape, ...]:
     """What an instruction makes; one that only starts tells of its operands and state as well."""
-    if not i.opcode.endswith("-start"):
+    if not i.opcode.endswith("-start") or i.opcode == "all-reduce-start":
         return i.shapes
-    if i.opcode in _TELL_RESULT_FIRST:
+    if i.opcode == "copy-start":
         return i.shapes[:1]
     first = sum(len(operand.shapes) for operand in operands)
     return i.shapes[first : first + 1]

@@ -15,6 +15,7 @@ from commandline import command
 from fedjax_kd import cli
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.engine import compile_cache
+from fedjax_kd.nn.native import library
 from fedjax_kd.runs import folder as run_folder
 
 SMALL = ("--model", "logistic", "--num-clients", "10", "--cohort-size", "4", "--num-rounds", "4")
@@ -53,6 +54,7 @@ def test_a_run_writes_everything(compared: Path) -> None:
     assert (given["data"]["seed"], given["training"]["seed"]) == (5, 1)
     assert {"python", "jax", "flax", "optax", "fedjax_kd", "device"} <= set(given["environment"])
     summary = run_folder.read_summary(compared / "fedyogi")
+    assert given["environment"]["convolution"] == summary["convolution"] == library.description()
     assert summary["status"] == "finished"
     assert summary["best_test_accuracy"] >= summary["final_test_accuracy"] > 0.1
     assert summary["bytes_up"] == 4 * 4 * 650 * 4  # rounds, clients, parameters, bytes

@@ -193,5 +193,6 @@ def _register(code: ctypes.CDLL, file: Path) -> None:
         except RuntimeError as error:
             raise _UnusableError(
                 f"jaxlib {jax.lib.__version__} refuses {file}, which was built for version "
-                f"{_built_with(code).get('ffi')} of its interface ({error}). {_ANEW}"
+                f"{_built_with(code).get('ffi')} of its interface ({error}). {_ANEW} If it is "
+                "refused again, add --no-build-isolation: that takes the headers of this jaxlib."
             ) from error

@@ -29,6 +29,7 @@ from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Data, Round
 from fedjax_kd.data.public_inputs import Public, Stored
 from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.nn.conv_primitive import forward_p, input_p, kernel_p
 from fedjax_kd.runs.build import facts_of
 
 BASE = "fedavg"
@@ -69,12 +70,26 @@ def _cost(jaxpr: Any, turns: int) -> int:
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             total += equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+        elif equation.primitive in _KERNEL_OF:
+            total += _of_convolution(equation)
         elif name == "cond":
             total += max(inner)
         else:
             repeats = {"scan": equation.params.get("length"), "while": turns}.get(name, 1)
             total += (repeats or 1) * sum(inner)
     return total
+
+
+# Where a convolution, and each of its gradients, has the kernel among operands and result.
+_KERNEL_OF = {forward_p: 1, input_p: 1, kernel_p: 2}
+
+
+def _of_convolution(equation: Any) -> int:
+    values = [*equation.invars, *equation.outvars]
+    kernel = values.pop(_KERNEL_OF[equation.primitive]).aval.shape
+    clients = max(kernel[0], *(value.aval.shape[0] for value in values))
+    places = values[0].aval.shape[1] * math.prod(equation.params["window"].outputs)
+    return clients * places * math.prod(kernel[1:])
 
 
 def of_a_round(algorithm: Algorithm, federation: Federation, cohort: int, turns: int) -> int:

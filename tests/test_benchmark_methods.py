@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import methods
 from benchmarks.cases import CASES, make_federation
+from fedjax_kd.nn import conv_general_dilated
 
 TINY = dataclasses.replace(CASES["digits_mlp"], options={"hidden": (8,)}, rounds=1)
 
@@ -31,6 +33,18 @@ def test_products_are_counted_with_loops_and_branches() -> None:
     assert methods.cost(scanned, x, turns=7) == 3 * once
     assert methods.cost(unknown, x, turns=7) == 7 * once
     assert methods.cost(branching, x, turns=7) == 2 * once
+
+
+def test_convolutions_and_their_gradients_count_by_places_and_taps() -> None:
+    def gradients(x: jax.Array, kernel: jax.Array) -> Any:
+        y, back = jax.vjp(lambda x, k: conv_general_dilated(x, k, (1, 1), "VALID"), x, kernel)
+        return back(y)
+
+    once = 2 * (5 * 4) * (3 * 2) * 3 * 4  # images, places, taps, features
+    shapes = jnp.ones((2, 3, 7, 5)), jnp.ones((4, 3, 3, 2))
+    assert methods.cost(gradients, *shapes, turns=1) == 3 * once
+    stacked = [jnp.stack([a] * 6) for a in shapes]
+    assert methods.cost(jax.vmap(gradients), *stacked, turns=1) == 6 * 3 * once
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("fedprox", 1, 1.2), ("fedntd", 1.3, 1.6)])

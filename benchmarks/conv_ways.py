@@ -9,6 +9,8 @@ device, by turns, of one client and of several with kernels of their own. The ru
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,11 +22,10 @@ import numpy as np
 from jax import lax
 
 from benchmarks.reporting import Ratio, Row, parser, publish
-from fedjax_kd.nn.conv_lowering import WAYS, One, Ways, is_native, natively, of_each_client
+from fedjax_kd.nn.conv_lowering import WAYS, Ways, is_native, natively, of_each_client
 from fedjax_kd.nn.conv_primitive import forward_p, input_p
-from fedjax_kd.nn.conv_products import ConvWindow
+from fedjax_kd.nn.conv_products import Convolution, ConvWindow
 
-Way = Callable[[jax.Array, jax.Array, ConvWindow], jax.Array]
 _GRADIENTS = {forward_p: "forward", input_p: "by input"}
 
 
@@ -66,15 +67,15 @@ SHAPES = {
 }
 
 
-def each(one: One) -> Way:
+def each(one: Convolution) -> Convolution:
     """The same for the operands of several clients."""
     of_all = of_each_client(one)
     return lambda a, b, window: of_all(a, b, window=window)
 
 
-def ways_of(ways: Ways, shape: Shape, clients: int) -> dict[str, Way]:
+def ways_of(ways: Ways, shape: Shape, clients: int) -> dict[str, Convolution]:
     """The ways that there are here, by name."""
-    found: dict[str, Way] = {"products": each(ways.products), "lax": each(ways.lax)}
+    found: dict[str, Convolution] = {"products": each(ways.products), "lax": each(ways.lax)}
     if jax.default_backend() != "cpu":
         return found
     found["products, for CPUs"] = each(ways.on_cpu)
@@ -94,7 +95,9 @@ def operands(ways: Ways, shape: Shape, clients: int) -> list[jax.Array]:
     return [jnp.asarray(rng.normal(size=size), jnp.float32) for size in chosen]
 
 
-def looped(way: Way, given: list[jax.Array], window: ConvWindow, turns: int) -> Callable[[], Any]:
+def looped(
+    way: Convolution, given: list[jax.Array], window: ConvWindow, turns: int
+) -> Callable[[], Any]:
     """A program that computes it some times, each from what the time before left."""
 
     def again(_: Any, a: jax.Array) -> jax.Array:
@@ -117,6 +120,28 @@ def seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, fl
     return best
 
 
+def measured(
+    name: str, clients: int, ways: Ways, args: argparse.Namespace
+) -> tuple[Row, dict[str, Ratio]]:
+    """One product of one shape: its row, and the other ways against patches x product."""
+    shape = SHAPES[name]
+    work = shape.operations * clients
+    turns = max(1, int(args.operations / work))
+    found = ways_of(ways, shape, clients)
+    if args.no_lax:
+        del found["lax"]
+    given = operands(ways, shape, clients)
+    runs = {way: looped(run, given, shape.window, turns) for way, run in found.items()}
+    spent = seconds(runs, args.repeats)
+    product = _GRADIENTS.get(ways.primitive, "by kernel")
+    rates = {f"{way}, GFLOP/s": turns * work / taken / 1e9 for way, taken in spent.items()}
+    row: Row = {"shape": name, "clients": clients, "product": product, **rates}
+    slow = spent.pop("products")
+    return row, {
+        f"{name}, {clients}, {product}: {way}": Ratio(slow / taken) for way, taken in spent.items()
+    }
+
+
 def main() -> None:
     """Prints the table."""
     options = parser(__doc__)
@@ -128,26 +153,11 @@ def main() -> None:
     add("--no-lax", action="store_true", help="leave out lax, which crawls on CPUs")
     args = options.parse_args()
     rows: list[Row] = []
-    ratios = {}
-    for name in args.shape:
-        shape: Shape = SHAPES[name]
-        for clients in args.clients:
-            for ways in WAYS:
-                turns = max(1, int(args.operations / shape.operations / clients))
-                found = ways_of(ways, shape, clients)
-                if args.no_lax:
-                    del found["lax"]
-                given = operands(ways, shape, clients)
-                runs = {n: looped(way, given, shape.window, turns) for n, way in found.items()}
-                spent = seconds(runs, args.repeats)
-                product = _GRADIENTS.get(ways.primitive, "by kernel")
-                row: dict[str, Any] = {"shape": name, "clients": clients, "product": product}
-                for way, taken in spent.items():
-                    row[f"{way}, GFLOP/s"] = turns * clients * shape.operations / taken / 1e9
-                    if way != "products":
-                        ratio = spent["products"] / taken
-                        ratios[f"{name}, {clients}, {product}: {way}"] = Ratio(ratio)
-                rows.append(row)
+    ratios: dict[str, Ratio] = {}
+    for name, clients, ways in itertools.product(args.shape, args.clients, WAYS):
+        row, compared = measured(name, clients, ways, args)
+        rows.append(row)
+        ratios |= compared
     publish("conv_ways", rows, ratios, args.json)
 
 

@@ -12,16 +12,13 @@ from flax import linen, nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from vectors import normal
 
 from fedjax_kd.core import Batch
 from fedjax_kd.nn.dense import dot_general
 from fedjax_kd.task import from_linen, from_nnx
 
 NUMBERS = (((1,), (0,)), ((), ()))
-
-
-def normal(seed, shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def derivatives(product, x, kernel):
@@ -31,7 +28,7 @@ def derivatives(product, x, kernel):
         return jnp.sin(product(x, kernel, NUMBERS)).sum()
 
     gradient = jax.grad(loss, argnums=(0, 1))
-    along = (normal(7, x.shape), normal(8, kernel.shape))
+    along = (normal(*x.shape, seed=7), normal(*kernel.shape, seed=8))
 
     def part(x, kernel):
         return sum((g * t).sum() for g, t in zip(gradient(x, kernel), along, strict=True))
@@ -49,7 +46,7 @@ def derivatives(product, x, kernel):
 @given(st.integers(1, 17), st.integers(1, 5), st.integers(1, 5), st.booleans())
 def test_all_derivatives_equal_those_of_lax(rows, inputs, outputs, stacked):
     lead = (3,) if stacked else ()
-    x, kernel = normal(0, (*lead, rows, inputs)), normal(1, (*lead, inputs, outputs))
+    x, kernel = normal(*lead, rows, inputs), normal(*lead, inputs, outputs, seed=1)
     runs = [partial(derivatives, product) for product in (dot_general, lax.dot_general)]
     ours, theirs = (jax.jit(jax.vmap(run) if stacked else run)(x, kernel) for run in runs)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4), ours, theirs)
@@ -59,7 +56,7 @@ def lowered_gradient(rows, platform="cpu"):
     def loss(kernel, x):
         return jnp.sin(dot_general(x, kernel, NUMBERS)).sum()
 
-    shapes = normal(0, (4, 5)), normal(1, (rows, 4))
+    shapes = normal(4, 5), normal(rows, 4, seed=1)
     traced = jax.jit(jax.grad(loss)).trace(*shapes)
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
@@ -86,7 +83,7 @@ class Dense(linen.Module):
     ids=["linen", "nnx"],
 )
 def test_ordinary_dense_layers_of_users_have_it(task):
-    batch = Batch(normal(0, (5, 4)), jnp.zeros(5, jnp.int32), jnp.ones(5))
+    batch = Batch(normal(5, 4), jnp.zeros(5, jnp.int32), jnp.ones(5))
     variables = task.init(jax.random.key(0))
 
     def loss(params):

@@ -11,12 +11,9 @@ import numpy as np
 from flax import linen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import normal
 
 from fedjax_kd.nn import avg_pool, max_pool
-
-
-def normal(seed, shape):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 @settings(max_examples=15, deadline=None)
@@ -27,7 +24,7 @@ def normal(seed, shape):
     st.sampled_from(["VALID", "SAME"]),
 )
 def test_pools_equal_flax(sides, window, stride, padding):
-    x, rank = normal(0, (2, *sides, 3)), len(sides)
+    x, rank = normal(2, *sides, 3), len(sides)
     window, strides = (window,) * rank, None if stride is None else (stride,) * rank
     for ours, theirs in [(max_pool, linen.max_pool), (avg_pool, linen.avg_pool)]:
         with jax.numpy_dtype_promotion("standard"):
@@ -38,14 +35,14 @@ def test_pools_equal_flax(sides, window, stride, padding):
 def test_windows_apart_need_no_window_reduction():
     def jaxpr(strides):
         pool = partial(max_pool, window_shape=(2, 2), strides=strides)
-        return str(jax.make_jaxpr(jax.grad(lambda x: pool(x).sum()))(normal(0, (1, 5, 4, 1))))
+        return str(jax.make_jaxpr(jax.grad(lambda x: pool(x).sum()))(normal(1, 5, 4, 1)))
 
     assert "reduce_window" not in jaxpr((2, 2))
     assert "reduce_window" in jaxpr((1, 1))
 
 
 def test_pool_gradients_equal_flax_where_there_are_no_ties():
-    x = normal(0, (2, 5, 6, 3))
+    x = normal(2, 5, 6, 3)
     for ours, theirs in [(max_pool, linen.max_pool), (avg_pool, linen.avg_pool)]:
         with jax.numpy_dtype_promotion("standard"):
             gradients = [
@@ -58,9 +55,9 @@ def test_pool_gradients_equal_flax_where_there_are_no_ties():
 @settings(max_examples=8, deadline=None)
 @given(st.integers(2, 7), st.integers(2, 7))
 def test_derivatives_of_two_by_two_pools_equal_those_of_any_other(height, width):
-    x = normal(0, (3, 2, height, width, 2))
+    x = jnp.asarray(normal(3, 2, height, width, 2))
     x = x.at[:, :, :2, :2].set(1.0)  # a tie: its gradient is shared
-    along, again = normal(1, x.shape), normal(2, x.shape)
+    along, again = normal(*x.shape, seed=1), normal(*x.shape, seed=2)
 
     def plain(x):
         x = x[:, : height // 2 * 2, : width // 2 * 2]

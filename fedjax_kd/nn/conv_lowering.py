@@ -21,11 +21,8 @@ from jaxtyping import Array, Float
 
 from fedjax_kd.nn import conv_products
 from fedjax_kd.nn.conv_primitive import forward_p, input_p, kernel_p, result_shape
-from fedjax_kd.nn.conv_products import ConvWindow
+from fedjax_kd.nn.conv_products import Convolution, ConvWindow
 from fedjax_kd.nn.native import library
-
-One = Callable[[Array, Array, ConvWindow], Array]
-"""(operands of one client, window) -> result of that client"""
 
 _FEW = 4  # features
 
@@ -57,52 +54,33 @@ def _lax_forward(x: Array, kernel: Array, window: ConvWindow) -> Array:
     )
 
 
-def _lax_input(dy: Array, kernel: Array, window: ConvWindow) -> Array:
-    x = jax.ShapeDtypeStruct(result_shape(input_p, dy, kernel, window), dy.dtype)
-    return jax.linear_transpose(lambda x: _lax_forward(x, kernel, window), x)(dy)[0]
-
-
-def _lax_kernel(x: Array, dy: Array, window: ConvWindow) -> Array:
-    kernel = jax.ShapeDtypeStruct(result_shape(kernel_p, x, dy, window), dy.dtype)
-    return jax.linear_transpose(lambda kernel: _lax_forward(x, kernel, window), kernel)(dy)[0]
-
-
 class Ways(NamedTuple):
     """The ways to compute one of the three."""
 
     primitive: Primitive
-    products: One
-    on_cpu: One  # products where there is nothing native
-    lax: One
+    products: Convolution
+    on_cpu: Convolution  # products where there is nothing native
+    lax: Convolution
     target: str  # of XLA's foreign function interface
 
 
-WAYS = (
-    Ways(
-        forward_p,
-        conv_products.forward,
-        conv_products.forward,
-        _lax_forward,
-        "fedjax_kd_conv_forward",
-    ),
-    Ways(
-        input_p,
-        conv_products.input_gradient,
-        conv_products.input_gradient,
-        _lax_input,
-        "fedjax_kd_conv_input",
-    ),
-    Ways(
-        kernel_p,
-        conv_products.kernel_gradient,
-        conv_products.kernel_gradient_turned,
-        _lax_kernel,
-        "fedjax_kd_conv_kernel",
-    ),
-)
+def _make_ways() -> tuple[Ways, Ways, Ways]:
+    """Of the convolution, its gradient by the input, and its gradient by the kernel."""
+    plain = conv_products.forward
+    by_input, by_kernel = conv_products.input_gradient_of, conv_products.kernel_gradient_of
+    turned = conv_products.kernel_gradient_turned
+    convolution, input_gradient, kernel_gradient = library.TARGETS
+    return (
+        Ways(forward_p, plain, plain, _lax_forward, convolution),
+        Ways(input_p, by_input(plain), by_input(plain), by_input(_lax_forward), input_gradient),
+        Ways(kernel_p, by_kernel(plain), turned, by_kernel(_lax_forward), kernel_gradient),
+    )
 
 
-def of_each_client(one: One) -> Callable[..., Array]:
+WAYS = _make_ways()
+
+
+def of_each_client(one: Convolution) -> Callable[..., Array]:
     """``one`` for operands with a leading axis of clients, which is 1 where all share them."""
 
     def each(a: Array, b: Array, *, window: ConvWindow) -> Array:

@@ -24,13 +24,14 @@ def with_faster_layers(
     if isinstance(module, linen.Conv) and (
         module.conv_general_dilated is None and module.conv_general_dilated_cls is None
     ):
-        return _with(module, conv_general_dilated=conv_general_dilated)(*arguments, **options)
+        return changed(module, conv_general_dilated=conv_general_dilated)(*arguments, **options)
     if isinstance(module, linen.Dense) and (
         module.dot_general is None and module.dot_general_cls is None
     ):
-        return _with(module, dot_general=dot_general)(*arguments, **options)
+        return changed(module, dot_general=dot_general)(*arguments, **options)
     return call(*arguments, **options)
 
 
-def _with(module: linen.Module, **functions: Any) -> Callable[..., Any]:
-    return module.clone(parent=module.scope, name=None, **functions)
+def changed(module: linen.Module, **fields: Any) -> Callable[..., Any]:
+    """A bound Linen layer with other values of some fields, and the variables that it has."""
+    return module.clone(parent=module.scope, name=None, **fields)

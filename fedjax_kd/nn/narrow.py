@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd.core import Scalar, Variables
 from fedjax_kd.errors import InputError
+from fedjax_kd.nn.linen_modules import changed
 
 
 def check_separate(norms: Callable[[], Variables] | None) -> None:
@@ -105,6 +106,5 @@ def as_wide(
     ):
         features: int = module.get_variable("params", "kernel").shape[-1]
         if features != module.features:
-            own = module.clone(parent=module.scope, name=None, features=features)
-            return own(*arguments, **options)
+            return changed(module, features=features)(*arguments, **options)
     return call(*arguments, **options)

@@ -22,21 +22,8 @@ constexpr Index kMostParts = 8;             // sums of the kernel's gradient tha
 constexpr Index kBytesOfParts = 4 << 20;    // of one client
 constexpr Index kBytesAtOnce = 64 << 20;    // of the clients whose parts are made at once
 
-ffi::Error invalid(const std::string& what) {
-  return ffi::Error(ffi::ErrorCode::kInvalidArgument, "fedjax_kd convolution: " + what);
-}
-
-// Whatever goes wrong becomes an error of the program that called.
-template <typename Body>
-ffi::Error guarded(Body body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "fedjax_kd convolution: out of memory");
-  } catch (const std::exception& error) {
-    return ffi::Error(ffi::ErrorCode::kInternal,
-                      std::string("fedjax_kd convolution: ") + error.what());
-  }
+ffi::Error failure(ffi::ErrorCode code, const std::string& what) {
+  return ffi::Error(code, "fedjax_kd convolution: " + what);
 }
 
 // The shapes, which come from Python's side of this folder; an empty text if they belong together.
@@ -60,6 +47,23 @@ std::string read_shapes(Numbers x, Numbers kernel, Numbers y, Pair stride, Pair 
     if (stride[axis] < 1 || dilation[axis] < 1) return "strides and dilations must be positive";
   }
   return "";
+}
+
+// Reads the shapes and does the work; what goes wrong becomes an error of the program that called.
+template <typename Body>
+ffi::Error handled(Numbers x, Numbers kernel, Numbers y, Pair stride, Pair low, Pair dilation,
+                   int64_t groups, Body body) {
+  try {
+    Convolution c;
+    const std::string fault = read_shapes(x, kernel, y, stride, low, dilation, groups, &c);
+    if (!fault.empty()) return failure(ffi::ErrorCode::kInvalidArgument, fault);
+    body(c);
+    return ffi::Error::Success();
+  } catch (const std::bad_alloc&) {
+    return failure(ffi::ErrorCode::kResourceExhausted, "out of memory");
+  } catch (const std::exception& error) {
+    return failure(ffi::ErrorCode::kInternal, error.what());
+  }
 }
 
 Index client_at(Numbers shape, Index client) { return shape[0] == 1 ? 0 : client; }
@@ -97,26 +101,18 @@ void correlate_all(ffi::ThreadPool& pool, const Convolution& c, const Correlatio
 
 ffi::Error forward(ffi::ThreadPool pool, Pair stride, Pair low, Pair dilation, int64_t groups,
                    Floats x, Floats kernel, Made y) {
-  return guarded([&] {
-    Convolution c;
-    const std::string fault = read_shapes(x.dimensions(), kernel.dimensions(), y->dimensions(),
-                                          stride, low, dilation, groups, &c);
-    if (!fault.empty()) return invalid(fault);
-    correlate_all(pool, c, forward_plan(c), x, kernel, y);
-    return ffi::Error::Success();
-  });
+  return handled(x.dimensions(), kernel.dimensions(), y->dimensions(), stride, low, dilation,
+                 groups, [&](const Convolution& c) {
+                   correlate_all(pool, c, forward_plan(c), x, kernel, y);
+                 });
 }
 
 ffi::Error gradient_by_input(ffi::ThreadPool pool, Pair stride, Pair low, Pair dilation,
                              int64_t groups, Floats dy, Floats kernel, Made dx) {
-  return guarded([&] {
-    Convolution c;
-    const std::string fault = read_shapes(dx->dimensions(), kernel.dimensions(), dy.dimensions(),
-                                          stride, low, dilation, groups, &c);
-    if (!fault.empty()) return invalid(fault);
-    correlate_all(pool, c, input_gradient_plan(c), dy, kernel, dx);
-    return ffi::Error::Success();
-  });
+  return handled(dx->dimensions(), kernel.dimensions(), dy.dimensions(), stride, low, dilation,
+                 groups, [&](const Convolution& c) {
+                   correlate_all(pool, c, input_gradient_plan(c), dy, kernel, dx);
+                 });
 }
 
 // What the gradient by the kernel is made of: parts of the batch, summed apart and then in order,
@@ -125,7 +121,7 @@ ffi::Error gradient_by_input(ffi::ThreadPool pool, Pair stride, Pair low, Pair d
 struct KernelGradient {
   const Convolution& c;
   const Kernels& with;
-  bool by_channels = c.group_inputs() == 1 && c.group_outputs() == 1;
+  bool by_channels = c.is_depthwise();
   Frame frame = input_frame(c);
   std::vector<Index> bounds =
       by_channels ? std::vector<Index>{0, c.groups} : with.bounds(c.group_outputs());
@@ -196,55 +192,53 @@ struct KernelGradient {
   }
 };
 
+void sum_all(ffi::ThreadPool& pool, const Convolution& c, Floats x, Floats dy, Made dk) {
+  const KernelGradient gradient{c, kernels()};
+  const bool is_small = c.operations() < kSmall;
+  const Index sums_of_client = gradient.parts * gradient.size;
+  const Index at_once = std::clamp<Index>(kBytesAtOnce / (4 * std::max<Index>(1, sums_of_client)),
+                                          1, std::max<Index>(1, c.clients));
+  std::unique_ptr<float[]> sums(new float[at_once * sums_of_client]);
+  for (Index first = 0; first < c.clients; first += at_once) {
+    const Index clients = std::min(at_once, c.clients - first);
+    const Index units = gradient.units, parts = gradient.parts;
+    // Slices of the outputs where there are too few parts; where they are cut changes no sum.
+    const Index slices = std::clamp<Index>(4 * pool.num_threads() / (clients * parts), 1, units);
+    parallel(pool, clients * parts * slices, is_small, [&](Index item) {
+      const Index slice = item % slices, part = item / slices % parts;
+      const Index n = item / slices / parts, client = first + n;
+      for (Index unit = units * slice / slices; unit < units * (slice + 1) / slices; ++unit) {
+        gradient.sum(x.typed_data() + client_at(x.dimensions(), client) * c.batch * c.image(),
+                     dy.typed_data() + client_at(dy.dimensions(), client) * c.batch * c.result(),
+                     part, unit, sums.get() + n * sums_of_client + part * gradient.size);
+      }
+    });
+    parallel(pool, clients * gradient.rows, clients * sums_of_client < kSmall, [&](Index item) {
+      const Index n = item / gradient.rows;
+      gradient.sum_up(sums.get() + n * sums_of_client, item % gradient.rows,
+                      dk->typed_data() + (first + n) * c.kernel());
+    });
+  }
+}
+
 ffi::Error gradient_by_kernel(ffi::ThreadPool pool, Pair stride, Pair low, Pair dilation,
                               int64_t groups, Floats x, Floats dy, Made dk) {
-  return guarded([&] {
-    Convolution c;
-    const std::string fault = read_shapes(x.dimensions(), dk->dimensions(), dy.dimensions(), stride,
-                                          low, dilation, groups, &c);
-    if (!fault.empty()) return invalid(fault);
-    const KernelGradient gradient{c, kernels()};
-    const bool is_small = c.operations() < kSmall;
-    const Index sums_of_client = gradient.parts * gradient.size;
-    const Index at_once = std::clamp<Index>(kBytesAtOnce / (4 * std::max<Index>(1, sums_of_client)),
-                                            1, std::max<Index>(1, c.clients));
-    std::unique_ptr<float[]> sums(new float[at_once * sums_of_client]);
-    for (Index first = 0; first < c.clients; first += at_once) {
-      const Index clients = std::min(at_once, c.clients - first);
-      const Index units = gradient.units, parts = gradient.parts;
-      // Slices of the outputs where there are too few parts; where they are cut changes no sum.
-      const Index slices = std::clamp<Index>(4 * pool.num_threads() / (clients * parts), 1, units);
-      parallel(pool, clients * parts * slices, is_small, [&](Index item) {
-        const Index slice = item % slices, part = item / slices % parts;
-        const Index n = item / slices / parts, client = first + n;
-        for (Index unit = units * slice / slices; unit < units * (slice + 1) / slices; ++unit) {
-          gradient.sum(x.typed_data() + client_at(x.dimensions(), client) * c.batch * c.image(),
-                       dy.typed_data() + client_at(dy.dimensions(), client) * c.batch * c.result(),
-                       part, unit, sums.get() + n * sums_of_client + part * gradient.size);
-        }
-      });
-      parallel(pool, clients * gradient.rows, clients * sums_of_client < kSmall, [&](Index item) {
-        const Index n = item / gradient.rows;
-        gradient.sum_up(sums.get() + n * sums_of_client, item % gradient.rows,
-                        dk->typed_data() + (first + n) * c.kernel());
-      });
-    }
-    return ffi::Error::Success();
-  });
+  return handled(x.dimensions(), dk->dimensions(), dy.dimensions(), stride, low, dilation, groups,
+                 [&](const Convolution& c) { sum_all(pool, c, x, dy, dk); });
 }
 
 }  // namespace
 }  // namespace fedjax_kd
 
-#define BINDING                        \
-  ffi::Ffi::Bind()                     \
-      .Ctx<ffi::ThreadPool>()          \
-      .Attr<fedjax_kd::Pair>("stride") \
-      .Attr<fedjax_kd::Pair>("low")    \
+#define BINDING                          \
+  ffi::Ffi::Bind()                       \
+      .Ctx<ffi::ThreadPool>()            \
+      .Attr<fedjax_kd::Pair>("stride")   \
+      .Attr<fedjax_kd::Pair>("low")      \
       .Attr<fedjax_kd::Pair>("dilation") \
-      .Attr<int64_t>("groups")         \
-      .Arg<fedjax_kd::Floats>()        \
-      .Arg<fedjax_kd::Floats>()        \
+      .Attr<int64_t>("groups")           \
+      .Arg<fedjax_kd::Floats>()          \
+      .Arg<fedjax_kd::Floats>()          \
       .Ret<fedjax_kd::Floats>()
 
 extern "C" {

@@ -24,6 +24,7 @@ struct Convolution {
 
   Index group_inputs() const { return inputs / groups; }
   Index group_outputs() const { return outputs / groups; }
+  bool is_depthwise() const { return group_inputs() == 1 && group_outputs() == 1; }
   Index image() const { return height * width * inputs; }
   Index result() const { return rows * columns * outputs; }
   Index kernel() const { return kernel_rows * kernel_columns * group_inputs() * outputs; }

@@ -14,6 +14,7 @@ from fedjax_kd.engine import autotune, compile_cache, memory
 from fedjax_kd.engine.autotune import Measured
 from fedjax_kd.engine.validation import check_algorithm, lowered_update
 from fedjax_kd.local import local_training
+from fedjax_kd.nn.native import library
 
 
 @pytest.fixture
@@ -84,3 +85,13 @@ def test_the_same_program_has_the_same_name_and_others_have_others():
         program = lowered_update(algorithm, check_algorithm(algorithm, pool), pool)
         names.add(autotune.measurement_name(program, pool, about))
     assert len(names) == 3
+
+
+def test_widths_measured_with_another_convolution_are_not_taken(monkeypatch: pytest.MonkeyPatch):
+    pool, names = federation().train, set()
+    algorithm = fedavg(logistic(), local_training(batch_size=4))
+    program = lowered_update(algorithm, check_algorithm(algorithm, pool), pool)
+    for described in ("native (avx2)", "products"):
+        monkeypatch.setattr(library, "description", lambda described=described: described)
+        names.add(autotune.measurement_name(program, pool))
+    assert len(names) == 2

@@ -20,6 +20,7 @@ import jax
 
 from fedjax_kd.core import Pool
 from fedjax_kd.engine import compile_cache, memory
+from fedjax_kd.nn.native import library
 
 _LOG = logging.getLogger("fedjax_kd")
 
@@ -125,6 +126,8 @@ def measurement_name(program: jax.stages.Lowered, pool: Pool, *about: Any) -> st
     device = jax.devices()[0]
     shapes = [str(a.shape) for a in jax.tree.leaves(pool)]
     machine = [device.platform, device.device_kind, jax.__version__]
+    if device.platform == "cpu":  # the program has products in it, whatever runs
+        machine.append(library.description())
     parts = [program.as_text(), *shapes, *about, *machine]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 

@@ -50,7 +50,8 @@ def convolution() -> dict[str, str]:
 
 def faults() -> list[str]:
     """What is wrong with the compiled convolution; only where CPUs compute."""
-    return [message for message in (library.fault(),) if message and _on_cpus()]
+    fault = library.fault() if _on_cpus() else ""
+    return [fault] if fault else []
 
 
 def recorded(

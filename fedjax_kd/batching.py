@@ -8,10 +8,12 @@ keyed bijection of ``range(size)``, the swap-or-not shuffle: nothing is stored, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from fedjax_kd.core import Batch, Data, PyTree
@@ -22,7 +24,10 @@ LastBatch = Literal["partial", "drop", "wrap"]
 Carry = TypeVar("Carry")
 
 # Permutations of 4 and 5 elements pass a chi-squared test of uniformity from 12 rounds on.
-_SHUFFLE_ROUNDS, _UNROLLED = 24, 4
+_SHUFFLE_ROUNDS = 24
+# Wholly unrolled, XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its
+# value, so that the time to compile 24 of them explodes. For others they are one kernel then.
+_UNROLLED_ON_CPU = 4
 
 
 def shuffled(
@@ -52,10 +57,14 @@ def shuffled(
         coin = mix(jnp.maximum(place, partner) ^ (secret * u32(0x85EBCA6B) + turn))
         return jnp.where((coin & u32(1)).astype(bool), partner, place)
 
-    # Wholly unrolled, XLA's CPU compiler (seen in jax 0.12) copies each round into every use of its
-    # value, so that the time to compile 24 of them explodes.
-    start = jnp.broadcast_to(place, jnp.broadcast_shapes(place.shape, seed.shape))
-    place = jax.lax.fori_loop(0, _SHUFFLE_ROUNDS, swap_or_not, start, unroll=_UNROLLED)
+    def all_turns(place: Array, unroll: int) -> Array:
+        return jax.lax.fori_loop(0, _SHUFFLE_ROUNDS, swap_or_not, place, unroll=unroll)
+
+    place = jax.lax.platform_dependent(
+        jnp.broadcast_to(place, jnp.broadcast_shapes(place.shape, seed.shape)),
+        cpu=partial(all_turns, unroll=_UNROLLED_ON_CPU),
+        default=partial(all_turns, unroll=_SHUFFLE_ROUNDS),
+    )
     return place.astype(jnp.int32)
 
 
@@ -69,6 +78,27 @@ def steps_per_epochs(
         alone = (size > 0) & (size < batch_size)
         return epochs * (size // batch_size + alone.astype(size.dtype))
     return epochs * -(-size // batch_size)
+
+
+def turns(count: Callable[[Any], Any], data: Data) -> Int[Array, ""] | int:
+    """How often a loop over a client's examples turns; a number if it is the same for all clients.
+
+    Args:
+      count: examples -> turns, of NumPy's and JAX's integers alike; more examples are never fewer
+        turns.
+      data: what the client holds.
+
+    Example:
+      >>> from fedjax_kd.core import SizeRange
+      >>> data = Data.all_of(jnp.zeros(15))._replace(sizes=SizeRange(14, 15))
+      >>> turns(lambda size: -(-size // 10), data)
+      2
+    """
+    if data.sizes is not None:
+        least, most = (int(count(np.int64(n))) for n in (data.sizes.smallest, data.sizes.largest))
+        if least == most:
+            return least
+    return count(data.size)
 
 
 def draw(
@@ -123,7 +153,7 @@ def over_rows(
         mask = (positions < data.size).astype(jnp.float32)
         return add(carry, data.take(positions % jnp.maximum(data.size, 1), mask), i)
 
-    return jax.lax.fori_loop(0, -(-data.size // at_once), piece, start)
+    return jax.lax.fori_loop(0, turns(lambda size: -(-size // at_once), data), piece, start)
 
 
 @checks_options

@@ -49,18 +49,53 @@ class Batch(NamedTuple):
     mask: Float[Array, " B"]
 
 
-class Data(NamedTuple):
-    """What ONE client may train on: a window on a pool of examples that all clients share.
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class SizeRange:
+    """How many examples a client has at least and at most, known before anything is traced.
 
-    Nothing is padded: the client's examples are pool rows ``rows[start : start + size]``.
+    Slots without a client do not count: what is computed for them is thrown away.
     """
 
+    smallest: int
+    largest: int
+
+    @classmethod
+    def of(cls, sizes: NDArray[np.int64]) -> SizeRange:
+        """The range of some clients' numbers of examples ``[C]``.
+
+        Example:
+          >>> SizeRange.of(np.array([3, 2, 5]))
+          SizeRange(smallest=2, largest=5)
+        """
+        return cls(int(sizes.min()), int(sizes.max()))
+
+    def up_to(self, most: int) -> SizeRange:
+        """The range where no client keeps more than ``most``."""
+        return SizeRange(min(self.smallest, most), min(self.largest, most))
+
+
+class _DataFields(NamedTuple):
     x: PyTree  # [M, ...]
     y: PyTree  # [M, ...]
     rows: Int[Array, " R"]
     start: Int[Array, ""]
     size: Int[Array, ""]
     client: Int[Array, ""] | int = -1  # its number; -1 if these are no client's
+    sizes: SizeRange | None = None  # which ``size`` may have, if loops are to be of known length
+
+
+class Data(_DataFields):
+    """What ONE client may train on: a window on a pool of examples that all clients share.
+
+    Nothing is padded: the client's examples are pool rows ``rows[start : start + size]``.
+    """
+
+    __slots__ = ()
+
+    def _replace(self, **changes: Any) -> Data:
+        # Another size need not lie in the range that is known of the old one.
+        return super()._replace(**({"sizes": None} if "size" in changes else {}) | changes)
 
     @classmethod
     def all_of(cls, x: PyTree, y: PyTree = ()) -> Data:

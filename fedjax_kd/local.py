@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs
+from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs, turns
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.errors import InputError, InputTypeError, warn
 from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
@@ -257,7 +257,10 @@ def local_training(
         lr = learning_rate(round)
         key_order, key_steps = jax.random.split(key)
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
-        count = length(data.size, data.client, round.number)
+        # A function of the user's may look at the round, which is traced.
+        known = data._replace(sizes=None) if callable(steps) else data
+        number = turns(lambda size: length(size, data.client, round.number), known)
+        count = jnp.asarray(number, jnp.int32)
 
         def step(i: Array, carry: tuple) -> tuple:
             model, opt_state, losses = carry
@@ -272,7 +275,7 @@ def local_training(
             return Variables(params, stats), opt_state, losses + loss.astype(jnp.float32)
 
         start = (model, optimiser(lr).init(model.params), jnp.zeros((), jnp.float32))
-        model, _, losses = jax.lax.fori_loop(0, count, step, start)
+        model, _, losses = jax.lax.fori_loop(0, number, step, start)
         loss = losses / jnp.maximum(count, 1).astype(losses.dtype)
         # Falling from 1 to `lr_end`, S rates add up to (S (1 + lr_end) + 1 - lr_end) / 2.
         rates = count.astype(lr.dtype)

@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 
 from fedjax_kd import losses
-from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Round, State, Variables
+from fedjax_kd.backends import Backend, backend_of
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, Round, SizeRange, State, Variables
 from fedjax_kd.data.dataset import Dataset, from_arrays
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.data.public_inputs import Public, Stored
@@ -23,6 +24,7 @@ from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
 from fedjax_kd.engine.schedule import lay_out
 from fedjax_kd.task import LastBlock, Task, from_nnx
 
+CPU = backend_of("cpu")
 FEATURES, CLASSES = 4, 3
 SIZES = (7, 0, 1, 5, 12, 3)  # of the ragged federation: an empty client, and one with one example
 COHORTS = ((0, 4, 2), (1, 5, 3), (4, 3, 0))
@@ -146,6 +148,7 @@ def rounds(
     state: State | None = None,
     public: Any = None,
     run: RoundFn | None = None,
+    backend: Backend = CPU,
 ) -> Iterator[tuple[State, Report]]:
     """Rounds with the given cohorts, through one compiled round (or the debug engine)."""
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
@@ -154,13 +157,14 @@ def rounds(
     devices = 1 if mesh is None else mesh.size
     members = [np.flatnonzero(group == g) for g in range(len(groups))]
     most, widths = places or max(map(len, cohorts)), (chunk,) if isinstance(chunk, int) else chunk
-    chunks = [requested_chunks(widths, -(-min(most, len(m)) // devices)) for m in members]
+    chunks = [requested_chunks(CPU, widths, -(-min(most, len(m)) // devices)) for m in members]
     layout = lay_out(
         members, len(sizes), most, chunks, work=[a.work for a in groups], devices=devices
     )
     if run is None and debug:
-        run = make_debug_round(groups, layout)
-    run = run or jax.jit(make_round(groups, layout, mesh=mesh))
+        run = make_debug_round(groups, layout, CPU)
+    known = SizeRange.of(sizes) if backend.fixed_loops else None
+    run = run or jax.jit(make_round(groups, layout, backend, sizes=known, mesh=mesh))
     state = start(groups, group) if state is None else state
     for number, ids in enumerate(cohorts):
         who = np.asarray(ids, np.int64)

@@ -12,7 +12,8 @@ from federations import federation, logistic
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.engine import autotune, compile_cache, memory
 from fedjax_kd.engine.autotune import Measured
-from fedjax_kd.engine.validation import check_algorithm, lowered_update
+from fedjax_kd.engine.client_program import client_program
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import local_training
 from fedjax_kd.nn.native import library
 
@@ -82,7 +83,7 @@ def test_the_same_program_has_the_same_name_and_others_have_others():
     pool, names = federation().train, set()
     for batch_size, about in ((4, 1), (4, 1), (5, 1), (4, 2)):
         algorithm = fedavg(logistic(), local_training(batch_size=batch_size))
-        program = lowered_update(algorithm, check_algorithm(algorithm, pool), pool)
+        program = client_program(algorithm, check_algorithm(algorithm, pool), pool).lowered
         names.add(autotune.measurement_name(program, pool, about))
     assert len(names) == 3
 
@@ -90,7 +91,7 @@ def test_the_same_program_has_the_same_name_and_others_have_others():
 def test_widths_measured_with_another_convolution_are_not_taken(monkeypatch: pytest.MonkeyPatch):
     pool, names = federation().train, set()
     algorithm = fedavg(logistic(), local_training(batch_size=4))
-    program = lowered_update(algorithm, check_algorithm(algorithm, pool), pool)
+    program = client_program(algorithm, check_algorithm(algorithm, pool), pool).lowered
     for described in ("native (avx2)", "products"):
         monkeypatch.setattr(library, "description", lambda described=described: described)
         names.add(autotune.measurement_name(program, pool))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from federations import federation, logistic
+from federations import CPU, federation, logistic
 
 from fedjax_kd.algorithms import fedavg
+from fedjax_kd.backends import backend_of
 from fedjax_kd.engine import chunk_width, compile_cache, memory
 from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.schedule import Chunks
@@ -23,7 +23,7 @@ def workload(**local: Any) -> Workload:
     """Six clients of a logistic regression."""
     algorithm, pool = fedavg(logistic(), local_training(**local)), federation().train
     types = check_algorithm(algorithm, pool)
-    return Workload(algorithm, types, pool, None, [[3.0, 2.0, 2.0, 1.0]], rounds=10)
+    return Workload(algorithm, types, pool, None, [[3.0, 2.0, 2.0, 1.0]], 10, CPU)
 
 
 def test_measuring_gives_seconds_at_growing_widths():
@@ -101,10 +101,11 @@ def test_ragged_cohorts_get_narrow_chunks_too_and_even_ones_do_not():
     assert len(chunk_width.cheapest(costs, ragged, most=1).widths) == 1
 
 
-def test_an_accelerator_is_filled(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert max(chunk_width.assumed_costs(1e9, 1000)) == 250
-    assert chunk_width.cheapest(chunk_width.assumed_costs(1e9, 200), [[5.0] * 200]).widths == (200,)
+def test_an_accelerator_is_filled():
+    gpu = backend_of("gpu")
+    assert max(chunk_width.assumed_costs(gpu, 256, 1000)) == 250
+    costs = chunk_width.assumed_costs(gpu, 256, 200)
+    assert chunk_width.cheapest(costs, [[5.0] * 200]).widths == (200,)
 
 
 def test_narrower_chunks_end_at_one():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import COHORTS, federation, gap, in_round, play, public, rounds, start
+from federations import COHORTS, CPU, federation, gap, in_round, play, public, rounds, start
 from method_records import RECORDS, limit_is_numeric
 from methods import FIT, each_method, make, model, numeric, takes_fit
 
@@ -56,9 +56,9 @@ METHODS = each_method(list(REGISTRY))
 def one_round(algorithm: Algorithm) -> RoundFn:
     """The round of small cohorts in one chunk, to be compiled by the caller."""
     clients = federation().num_clients
-    chunks = [requested_chunks((PLACES,), PLACES)]
+    chunks = [requested_chunks(CPU, (PLACES,), PLACES)]
     layout = lay_out([range(clients)], clients, PLACES, chunks, work=[algorithm.work])
-    return make_round([algorithm], layout)
+    return make_round([algorithm], layout, CPU)
 
 
 def slots() -> tuple[Placement]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import FEATURES, federation, gap, logistic, normed, play, start, task_of
+from federations import CPU, FEATURES, federation, gap, logistic, normed, play, start, task_of
 from teachers import SHORT, labelled, stored
 
 from fedjax_kd import batching, tree
@@ -51,9 +51,9 @@ def grouped_round() -> Any:
 
     def run(eta: Any, *args: Any) -> Any:
         groups = feddf_groups(TASKS, FIT, eta=eta, best=False, **SHORT)
-        members, chunks = [np.arange(3), np.arange(3, 6)], [requested_chunks((3,), 3)] * 2
+        members, chunks = [np.arange(3), np.arange(3, 6)], [requested_chunks(CPU, (3,), 3)] * 2
         layout = lay_out(members, 6, 4, chunks, work=[a.work for a in groups])
-        return make_round(groups, layout)(*args)
+        return make_round(groups, layout, CPU)(*args)
 
     return jax.jit(run)
 

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # as a whole, also from each other, but not in a circle.
 LAYERS = (
     "errors",
-    "core options prng",
+    "backends core options prng",
     "tree batching",
     "nn",
     "losses models",
@@ -37,7 +37,7 @@ LAYERS = (
 )
 HEIGHT = {unit: height for height, line in enumerate(LAYERS) for unit in line.split()}
 BELOW_METHODS = {
-    *("errors", "core", "options", "prng", "tree", "batching", "nn", "losses"),
+    *("errors", "backends", "core", "options", "prng", "tree", "batching", "nn", "losses"),
     *("metrics", "problems", "data", "local", "task", "components"),
 }
 MAY_IMPORT = {"algorithms": BELOW_METHODS | {"wrappers"}, "wrappers": BELOW_METHODS | {"engine"}}

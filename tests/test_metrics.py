@@ -134,7 +134,7 @@ def test_spread_over_clients():
 def test_evaluation_goes_over_every_row_and_client():
     data, task = federation(), logistic()
     model = task.init(jax.random.key(0))
-    found = measuring.measure_rows(lambda x: task.apply(model, x)[0], OF_CLASSES, data.train)
+    found = measuring.measure_rows(lambda x: task.apply(model, x)[0], OF_CLASSES, data.train, 25)
     clients = measuring.measure_clients(OF_CLASSES, *found, data.train, max(SIZES))
     assert clients["accuracy"][1].tolist() == list(SIZES)
     logits = np.asarray(task.apply(model, data.train.x)[0])

@@ -130,7 +130,7 @@ def test_ranks_are_those_among_a_clients_own_rows() -> None:
     """As scikit-learn has them of each client alone, whatever its size."""
     data = federation((5, 0, 4, 1, 3))
     predict, measures = lambda x: x[:, :3], {"auc": metrics.auc, "accuracy": metrics.accuracy}
-    found = measuring.measure_rows(predict, measures, data.train)
+    found = measuring.measure_rows(predict, measures, data.train, 25)
     clients = measuring.measure_clients(measures, *found, data.train, 5)
     for number in range(data.num_clients):
         own: Data = data.train.of(jnp.int32(number))

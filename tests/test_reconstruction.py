@@ -84,7 +84,7 @@ def test_floats_are_their_own_targets() -> None:
 
 def test_tallies_are_mean_squared_errors(digits: Federation) -> None:
     pool, guess = digits.client_test, 0.25
-    found = measure_rows(lambda x: jnp.full(x.shape, guess), OF_PIXELS, pool)
+    found = measure_rows(lambda x: jnp.full(x.shape, guess), OF_PIXELS, pool, 25)
     errors = ((np.asarray(pool.x, float)[pool.rows] / 255 - guess) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(found[0]["loss"][0], errors, rtol=1e-5)
     assert metrics.summary(OF_PIXELS, measure_all(OF_PIXELS, *found, pool)) == {
@@ -130,7 +130,7 @@ def test_clients_own_models_are_tallied_too(digits: Federation) -> None:
     personal = evaluate_personal(simulation, simulation.key("evaluate"), state, pools)
     algorithm = simulation.groups[0]
     measures, own = simulation.measures(algorithm), digits.client_test
-    rows = measure_rows(lambda x: algorithm.predict(state.server, (), x), measures, own)
+    rows = measure_rows(lambda x: algorithm.predict(state.server, (), x), measures, own, 25)
     shared = measure_clients(measures, *rows, own, simulation.test_capacity)
     np.testing.assert_allclose(personal["loss"][0], shared["loss"][0], rtol=1e-5)
     assert personal.keys() == {"loss"}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedjax_kd.backends import backend_of
 from fedjax_kd.data import sampling
 from fedjax_kd.engine import chunk_width, schedule
 from fedjax_kd.engine.schedule import Chunks, Layout, lay_out
@@ -163,7 +164,7 @@ def test_a_ragged_federation_wastes_little():
     examples = np.maximum(np.rint(100 * rng.lognormal(0, 1.5, 2000)), 1).astype(int)
     steps = -(-examples // 20)
     cohorts = [np.sort(rng.choice(steps, 100, replace=False))[::-1].tolist() for _ in range(20)]
-    chunks = chunk_width.cheapest(chunk_width.assumed_costs(1e6, 100), cohorts)
+    chunks = chunk_width.cheapest(chunk_width.assumed_costs(backend_of("cpu"), 32, 100), cohorts)
     each = Chunks(chunks.widths, chunks.widths)
     computed = sum(schedule.cost(w, each, schedule.plan(w, chunks)) for w in cohorts)
     assert len(chunks.widths) > 1

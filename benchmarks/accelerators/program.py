@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -19,14 +17,15 @@ from benchmarks.accelerators.workloads import federation_of
 from benchmarks.cases import Case
 from benchmarks.methods import make
 from fedjax_kd import initial_state, simulate
+from fedjax_kd.backends import Backend, backend_of
 from fedjax_kd.core import PyTree
+from fedjax_kd.engine import simulation
 from fedjax_kd.engine.block_inputs import draw_inputs, largest_window
 from fedjax_kd.engine.blocks import block_arguments, lower_block
 from fedjax_kd.engine.mesh import AXIS, everywhere, make_mesh
 from fedjax_kd.engine.simulation import Simulation
 
 _RUN = 10  # blocks of the run that is pretended: too short for anything to be measured
-_COMMAND_BUFFER = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
 
 
 class Compiled(NamedTuple):
@@ -61,15 +60,16 @@ def compile_block(
       graph: whether GPUs are asked to take loops into command buffers.
     """
     described = devices_of(target, devices)
-    with _lowering_for(target):
+    backend = dataclasses.replace(backend_of(target.platform), loops_in_graphs=graph)
+    with mock.patch.object(simulation, "backend_here", return_value=backend):
         s = _simulation(case, method, cohort, chunk, devices)
-        state = jax.eval_shape(lambda: initial_state(s))
-        arguments = block_arguments(s, state, draw_inputs(s, 0, largest_window(s, 0)))
-        if s.mesh is not None:
-            s = dataclasses.replace(s, mesh=mesh_of(described, AXIS))
-        lowered = lower_block(s, *_moved(arguments, s, described[0]))
+    state = jax.eval_shape(lambda: initial_state(s))
+    arguments = block_arguments(s, state, draw_inputs(s, 0, largest_window(s, 0)))
+    if s.mesh is not None:
+        s = dataclasses.replace(s, mesh=mesh_of(described, AXIS))
+    lowered = lower_block(s, *_moved(arguments, s, described[0]))
     with tempfile.TemporaryDirectory() as folder:
-        compiled = lowered.compile(compiler_options=_options(target, folder, graph=graph))
+        compiled = lowered.compile(compiler_options=_options(s.backend, folder))
         on_device = thunks.dumped(Path(folder)) if target.platform == "gpu" else frozenset()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return Compiled(s, compiled.as_text() or "", size, compiled.memory_analysis(), on_device)
@@ -90,16 +90,6 @@ def _simulation(
     )
 
 
-@contextmanager
-def _lowering_for(target: Target) -> Iterator[None]:
-    """Has choices made for a platform on the host, the width of chunks say, made for the target's.
-
-    Those inside a program are made when it is lowered, for the devices of its arguments.
-    """
-    with mock.patch.object(jax, "default_backend", return_value=target.platform):
-        yield
-
-
 def _moved(arguments: PyTree, s: Simulation, device: Any) -> PyTree:
     """Shapes of arguments, as if they lay on described devices as they lie on this machine's."""
     alone = SingleDeviceSharding(device)
@@ -116,11 +106,9 @@ def _moved(arguments: PyTree, s: Simulation, device: Any) -> PyTree:
     return jax.tree.map(moved, arguments, jax.eval_shape(lambda given: given, arguments))
 
 
-def _options(target: Target, folder: str, *, graph: bool) -> dict[str, str | bool] | None:
+def _options(backend: Backend, folder: str) -> dict[str, str | bool] | None:
     """Has a GPU's compiler tell its estimates and its launches."""
-    if target.platform == "tpu":
+    if backend.platform == "tpu":
         return None
-    asked: dict[str, str | bool] = (
-        {"xla_gpu_enable_command_buffer": _COMMAND_BUFFER} if graph else {}
-    )
-    return {"xla_gpu_collect_cost_model_stats": True, "xla_dump_to": folder, **asked}
+    own = backend.compiler_options or {}
+    return {"xla_gpu_collect_cost_model_stats": True, "xla_dump_to": folder, **own}

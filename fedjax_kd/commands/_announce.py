@@ -69,7 +69,7 @@ def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:
     if not many:
         console.print(told, markup=False)
         return
-    whole = sum(operations(f, list(f.members), study.num_rounds)[1] for f in families)
+    whole = sum(operations(f, list(f.members), study.num_rounds) for f in families)
     seconds = whole / _speed()
     console.print(
         f"Warning: {told}: about {whole:.1e} operations, at least {_duration(seconds)} on this "

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses
+from fedjax_kd.batching import turns
 from fedjax_kd.core import Batch, Data, Key, PyTree, Scalar, Variables
 from fedjax_kd.losses.mutual import MutualVariant
 from fedjax_kd.losses.objectives import Objective
@@ -54,7 +55,8 @@ def own_examples(data: Data, capacity: int) -> Data:
     numbers = jnp.arange(capacity, dtype=jnp.int32)
     own = data.take(numbers % jnp.maximum(data.size, 1), jnp.ones(capacity, jnp.float32))
     size = jnp.minimum(data.size, capacity)
-    return Data(own.x, own.y, numbers, jnp.int32(0), size, data.client)
+    sizes = data.sizes and data.sizes.up_to(capacity)
+    return Data(own.x, own.y, numbers, jnp.int32(0), size, data.client, sizes)
 
 
 def exchange(both: Both, model: Variables, own: Data) -> Exchange:
@@ -74,7 +76,8 @@ def exchange(both: Both, model: Variables, own: Data) -> Exchange:
 
     _, shapes = jax.eval_shape(look, jnp.int32(0))
     empty = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape[1:]), s.dtype), shapes)
-    features, logits, labels = jax.lax.fori_loop(0, -(-own.size // at_once), piece, empty)
+    pieces = turns(lambda size: -(-size // at_once), own)
+    features, logits, labels = jax.lax.fori_loop(0, pieces, piece, empty)
     return Exchange(features, logits, labels, own.size)
 
 

@@ -24,15 +24,6 @@ from fedjax_kd.nn.native import library
 
 _LOG = logging.getLogger("fedjax_kd")
 
-# Runs of fewer operations than this take seconds, in which there is nothing to win by measuring.
-_SHORT_RUN, _SHORT_ACCELERATED_RUN = {"cpu": 1e13}, 1e15
-
-# 2 CPU cores, jax 0.10: 32 clients at once against one after another gave 1.24 times
-# the examples/s at 1e6 operations a step (logistic regression), 1.05 at 2e7 (MLP 200-200) and 0.52
-# at 3e8 (a small CNN).
-_TINY_STEP, _LANES_OF_TINY_STEPS = 1e7, 32
-_ACCELERATED_LANES = 256  # no accelerator was measured: it is filled
-
 # Timings of one width scatter by a few per cent. A curve that is worse by more has turned, and a
 # wider program would only take longer to compile.
 _WORSE = 1.1
@@ -91,28 +82,6 @@ def least_seconds(
         jax.block_until_ready(function(*given))
         spent.append(time.perf_counter() - began)
     return min(spent)
-
-
-def operations_of(program: jax.stages.Lowered) -> float:
-    """Operations of a program; 0 where the backend does not count them."""
-    return float((program.cost_analysis() or {}).get("flops", 0.0))
-
-
-def is_worth_measuring(operations: float) -> bool:
-    """Whether a run of so many operations takes much longer than a measurement."""
-    return operations >= _SHORT_RUN.get(jax.default_backend(), _SHORT_ACCELERATED_RUN)
-
-
-def lanes_by_rule(step_operations: float, *, of_large_steps: int) -> int:
-    """Local trainings at once without a measurement: an accelerator is filled, a CPU is not.
-
-    Args:
-      step_operations: operations of one local step.
-      of_large_steps: lanes on a CPU whose steps are large enough to keep its cores busy.
-    """
-    if jax.default_backend() != "cpu":
-        return _ACCELERATED_LANES
-    return _LANES_OF_TINY_STEPS if step_operations < _TINY_STEP else of_large_steps
 
 
 def measurement_name(program: jax.stages.Lowered, pool: Pool, *about: Any) -> str:

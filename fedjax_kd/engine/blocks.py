@@ -23,6 +23,7 @@ from fedjax_kd.engine.block_inputs import BlockInputs, draw_inputs, largest_wind
 from fedjax_kd.engine.debug import make_debug_round
 from fedjax_kd.engine.evaluation import Evaluation, Pools, evaluation_of, pools_of
 from fedjax_kd.engine.mesh import everywhere, replicate
+from fedjax_kd.engine.packing import Packed, pack_leaves, unpack_leaves
 from fedjax_kd.engine.prefetch import prefetched
 from fedjax_kd.engine.round import Report, Resident, make_round
 from fedjax_kd.engine.simulation import Simulation, with_chunks
@@ -140,7 +141,8 @@ def _program(s: Simulation, state: State, given: BlockInputs) -> BlockFn:
     """The program of one block of rounds, or its counterpart in plain Python."""
     if s.engine == "python":
         return _python_block(s)
-    compiled = lower_block(s, *block_arguments(s, state, given)).compile()
+    lowered = lower_block(s, *block_arguments(s, state, given))
+    compiled = lowered.compile(compiler_options=s.backend.compiler_options)
     memory.check_fits(compiled)
     return compiled
 
@@ -168,19 +170,24 @@ def block_of(s: Simulation) -> BlockFn:
 
     The algorithms and the seed of the simulation may be traced: then a block is a function of them.
     """
-    one_round, key = make_round(s.groups, s.layout, mesh=s.mesh), s.key("rounds")
-    evaluate = evaluation_of(s) if s.block > s.eval_every else None
+    one_round = make_round(s.groups, s.layout, s.backend, sizes=s.sizes, mesh=s.mesh)
+    key, evaluate = s.key("rounds"), evaluation_of(s) if s.block > s.eval_every else None
 
     def block(
         state: State, resident: Resident, pools: Pools, placements: Any, start: Array
     ) -> tuple[State, tuple[Report, Evaluation | None]]:
-        def one(state: State, now: tuple[Array, Any]) -> tuple[State, Report]:
+        def one(state: State, now: tuple[Array, Any]) -> tuple[State, Packed]:
             number, placements = now
-            return one_round(jax.random.fold_in(key, number), state, resident, placements, number)
+            own_key = jax.random.fold_in(key, number)
+            state, report = one_round(own_key, state, resident, placements, number)
+            return state, pack_leaves(report)
 
         def several(state: State, now: Any) -> tuple[State, tuple[Report, Evaluation | None]]:
             state, reports = jax.lax.scan(one, state, now)
-            return state, (reports, None if evaluate is None else evaluate(state, pools))
+            return state, (
+                unpack_leaves(reports),
+                None if evaluate is None else evaluate(state, pools),
+            )
 
         now = (start + jnp.arange(s.block, dtype=jnp.int32), placements)
         if evaluate is None:
@@ -196,8 +203,8 @@ def block_of(s: Simulation) -> BlockFn:
 
 def _python_block(s: Simulation) -> BlockFn:
     """The same block for the debug engine: a loop over rounds."""
-    one_round, key = make_debug_round(s.groups, s.layout), s.key("rounds")
-    evaluate = evaluation_of(s) if s.block > s.eval_every else None
+    one_round = make_debug_round(s.groups, s.layout, s.backend)
+    key, evaluate = s.key("rounds"), evaluation_of(s) if s.block > s.eval_every else None
 
     def block(state: State, resident: Resident, pools: Pools, placements: Any, start: Array) -> Any:
         reports, seen = [], []

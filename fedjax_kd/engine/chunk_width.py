@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_kd.core import Algorithm, Pool, PyTree, Round
+from fedjax_kd.backends import Backend
+from fedjax_kd.core import Algorithm, Pool, PyTree, Round, SizeRange
 from fedjax_kd.engine import autotune, memory, schedule
 from fedjax_kd.engine.autotune import Measured
+from fedjax_kd.engine.client_program import client_program
 from fedjax_kd.engine.clients import RoundInputs, run_cohort
 from fedjax_kd.engine.schedule import Chunks, Placement
-from fedjax_kd.engine.validation import Types, lowered_update
+from fedjax_kd.engine.validation import Types
 
 Costs = Mapping[int, float]
 """Width of a chunk -> what one local step of the whole chunk costs, in any unit."""
@@ -38,10 +40,6 @@ _TAXES = ((0.0, _GAIN), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0))
 # Runs of fewer operations than this are over before a second width has paid for its compilation.
 _TINY_RUN = 1e11
 
-# What starting a step costs, in units of what a lane of it costs. 2 CPU cores, jax 0.10: 64 clients
-# of an MLP 64-64-10 took the time of 26. No accelerator was measured: launches are taken for dear.
-_OVERHEAD, _LAUNCH = 1.5, 100.0
-
 _STEPS, _REPEATS, _TURNS, _WIDEST = 3, 3, 16, 4096
 _PROBE, _LARGEST_PROBE = 1e10, 1e12  # operations of one repeat: aimed at, and at most
 
@@ -55,6 +53,7 @@ class Workload(NamedTuple):
     public: PyTree
     cohorts: Sequence[Sequence[float]]  # work of a device's clients in some rounds, descending
     rounds: int  # of the whole run
+    backend: Backend
 
     @property
     def largest(self) -> int:
@@ -68,13 +67,15 @@ def choose_chunks(workload: Workload) -> Chunks:
     Long runs are worth a measurement, which is remembered beside the compilation cache; others
     follow a rule.
     """
-    program = lowered_update(workload.algorithm, workload.types, workload.pool, workload.public)
-    flops = autotune.operations_of(program)
+    backend = workload.backend
+    program = client_program(workload.algorithm, workload.types, workload.pool, workload.public)
+    flops = program.operations
     steps = sum(map(sum, workload.cohorts)) / max(len(workload.cohorts), 1) * workload.rounds
-    costs = assumed_costs(flops, workload.largest)
+    widest = backend.lanes(flops, convolutional=program.convolutional)
+    costs = assumed_costs(backend, widest, workload.largest)
     # Several processes must choose alike, and each would measure something else.
-    if autotune.is_worth_measuring(flops * steps) and jax.process_count() == 1:
-        name = autotune.measurement_name(program, workload.pool, workload.largest)
+    if flops * steps >= backend.long_run and jax.process_count() == 1:
+        name = autotune.measurement_name(program.lowered, workload.pool, workload.largest)
         costs = autotune.remembered_costs(name, partial(measure_costs, workload, flops)) or costs
     return cheapest(costs, workload.cohorts, most=1 if flops * steps < _TINY_RUN else _MOST_WIDTHS)
 
@@ -136,16 +137,15 @@ def _spent(chunks: Chunks, costs: Costs, cohorts: Sequence[Sequence[float]]) -> 
     return sum(schedule.cost(w, counted, schedule.plan(w, chunks)) for w in cohorts)
 
 
-def assumed_costs(flops: float, clients: int) -> Costs:
-    """What a step costs by rule: an accelerator is filled, a CPU only by tiny steps.
+def assumed_costs(backend: Backend, widest: int, clients: int) -> Costs:
+    """What a step costs by rule.
 
     Args:
-      flops: operations of one client's step.
+      backend: that runs it.
+      widest: clients at once, at most.
       clients: of the largest cohort.
     """
-    widest = autotune.lanes_by_rule(flops, of_large_steps=1)
-    overhead = _OVERHEAD if jax.default_backend() == "cpu" else _LAUNCH
-    return {width: overhead + width for width in ladder(clients, widest)}
+    return {width: backend.step_overhead + width for width in ladder(clients, widest)}
 
 
 def ladder(clients: int, widest: int) -> list[int]:
@@ -159,16 +159,17 @@ def ladder(clients: int, widest: int) -> list[int]:
     return [w for w in (2**n for n in range(top.bit_length())) if w < top] + [top]
 
 
-def requested_chunks(widths: Sequence[int], clients: int) -> Chunks:
+def requested_chunks(backend: Backend, widths: Sequence[int], clients: int) -> Chunks:
     """The widths that the user asked for, none wider than the largest cohort needs.
 
     Example:
-      >>> requested_chunks([32], clients=50).widths
+      >>> from fedjax_kd.backends import backend_of
+      >>> requested_chunks(backend_of("cpu"), [32], clients=50).widths
       (25,)
     """
     if len(widths) == 1 and widths[0] >= 1:
         widths = (schedule.even_width(max(clients, 1), widths[0]),)
-    return Chunks(tuple(widths), tuple(_OVERHEAD + width for width in widths))
+    return Chunks(tuple(widths), tuple(backend.step_overhead + width for width in widths))
 
 
 def narrower(chunks: Chunks) -> Chunks:
@@ -213,6 +214,14 @@ def _short_clients(workload: Workload) -> np.ndarray:
     return np.minimum(sizes, some[work <= max(_STEPS, work[0])][-1])
 
 
+def _known(workload: Workload, sizes: np.ndarray) -> SizeRange | None:
+    """The sizes of clients that were cut down, if loops over the whole ones have a known length."""
+    whole = SizeRange.of(np.asarray(workload.pool.sizes, np.int64))
+    work = workload.algorithm.work(np.array([whole.smallest, whole.largest]), np.zeros(2, int), 0)
+    alike = len(set(np.asarray(work).tolist())) == 1
+    return SizeRange.of(sizes) if workload.backend.fixed_loops and alike else None
+
+
 def _probe(workload: Workload, sizes: np.ndarray, width: int, turns: int) -> tuple[float, int]:
     """Seconds that one chunk of the clients with most examples takes, and the bytes it needs.
 
@@ -231,7 +240,7 @@ def _probe(workload: Workload, sizes: np.ndarray, width: int, turns: int) -> tup
     def phase(server: PyTree, clients: PyTree, pool: Pool, public: PyTree, slots: jax.Array) -> Any:
         there = jnp.ones(width * turns, jnp.float32)
         round = Round(jnp.int32(0), slots, there, jnp.zeros_like(there), len(sizes), public)
-        inputs = RoundInputs(key, server, pool, round)
+        inputs = RoundInputs(key, server, pool, round, workload.backend, _known(workload, sizes))
         return run_cohort(
             algorithm, (width,), inputs, clients, Placement(slots, jnp.ones(1, jnp.int32))
         )

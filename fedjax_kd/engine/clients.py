@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fedjax_kd import tree
+from fedjax_kd.backends import Backend
 from fedjax_kd.core import (
     Algorithm,
     Client,
@@ -27,6 +28,7 @@ from fedjax_kd.core import (
     PyTree,
     Round,
     Server,
+    SizeRange,
     Wire,
     mean,
 )
@@ -54,6 +56,8 @@ class RoundInputs(NamedTuple):
     server: Server
     pool: Pool | Window
     round: Round
+    backend: Backend
+    sizes: SizeRange | None = None  # of all clients; None if loops may be of any length
 
 
 class CohortResult(NamedTuple):
@@ -101,7 +105,7 @@ def run_cohort(
     split, whole = PartitionSpec(AXIS), PartitionSpec()
     # A window holds the clients of its own device alone.
     given = RoundInputs._make(
-        (whole, whole, split if isinstance(inputs.pool, Window) else whole, whole)
+        (whole, whole, split if isinstance(inputs.pool, Window) else whole, whole, whole, whole)
     )
     sums = jax.tree.map(lambda r: split if r.stacked else whole, algorithm.aggregate)
     # check_vma: with replication tracking, gradients by the replicated model would be summed over
@@ -151,8 +155,10 @@ def _run_chunk(
     one = partial(run_client, algorithm, inputs)
     if len(slots) == 1:  # not a vmap over one: loops keep their scalar conditions
         lone = one(*jax.tree.map(lambda a: a[0], (clients, slots)))
-        return reduce_results(algorithm, jax.tree.map(lambda a: a[None], lone), clients)
-    return reduce_results(algorithm, jax.vmap(one)(clients, slots), clients)
+        results = jax.tree.map(lambda a: a[None], lone)
+    else:
+        results = jax.vmap(one)(clients, slots)
+    return reduce_results(algorithm, inputs.backend, results, clients)
 
 
 def _empty_result(
@@ -204,7 +210,7 @@ def run_client(
     algorithm: Algorithm, inputs: RoundInputs, client: Client, number: Int[Array, ""]
 ) -> ClientResult:
     """One client's round."""
-    data = inputs.pool.of(number)
+    data = inputs.pool.of(number)._replace(sizes=inputs.sizes)
     message = algorithm.broadcast(inputs.server, number, inputs.round)
     key = jax.random.fold_in(inputs.key, number)
     upload, new = algorithm.client_update(key, message, client, data, inputs.round)
@@ -221,7 +227,9 @@ def _bytes_if(condition: Array, count: Any) -> Array | None:
     return None if count is None else jnp.where(condition, count, 0)
 
 
-def reduce_results(algorithm: Algorithm, results: ClientResult, before: Client) -> CohortResult:
+def reduce_results(
+    algorithm: Algorithm, backend: Backend, results: ClientResult, before: Client
+) -> CohortResult:
     """Reduces results whose leaves have a leading client axis.
 
     An upload that is not finite, or of a client without data, counts for nothing and leaves the
@@ -234,6 +242,8 @@ def reduce_results(algorithm: Algorithm, results: ClientResult, before: Client) 
         clean = results._replace(message=_or_zero(used, results.message))
         return _reduced(algorithm, clean, before, used)
 
+    if backend.fixed_loops:
+        return each()
     # A sum is finite only if every upload in it is: looking at each upload would cost another pass
     # over all messages, so it is done in the rare round whose sums are not finite.
     result = _reduced(algorithm, results, before, results.present)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fedjax_kd.backends import Backend
 from fedjax_kd.core import Algorithm, Client, Key, State
 from fedjax_kd.engine.clients import CohortResult, RoundInputs, reduce_results, run_client
 from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
@@ -24,7 +25,7 @@ class StageError(RuntimeError):
     """An error inside a function of an algorithm; what was raised there is its ``__cause__``."""
 
 
-def make_debug_round(groups: Sequence[Algorithm], layout: Layout) -> RoundFn:
+def make_debug_round(groups: Sequence[Algorithm], layout: Layout, backend: Backend) -> RoundFn:
     """The counterpart of `fedjax_kd.engine.round.make_round`, with the same results up to rounding.
 
     Raises:
@@ -39,7 +40,7 @@ def make_debug_round(groups: Sequence[Algorithm], layout: Layout) -> RoundFn:
             a._replace(server_update=_named(a.server_update, where, "server_update"))
             for a in groups
         ]
-        run = make_round(staged, layout, run=_run_in_python)
+        run = make_round(staged, layout, backend, run=_run_in_python)
         with jax.disable_jit():
             return run(key, state, resident, placements, number)
 
@@ -60,9 +61,8 @@ def _run_in_python(
         staged = _staged(algorithm, f"round {int(inputs.round.number)}, client {number}")
         own = jax.tree.map(lambda a, place=place: a[place], clients)
         results.append(run_client(staged, inputs, own, jnp.int32(number)))
-    return reduce_results(
-        algorithm, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results), clients
-    )
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    return reduce_results(algorithm, inputs.backend, stacked, clients)
 
 
 def _staged(algorithm: Algorithm, where: str) -> Algorithm:

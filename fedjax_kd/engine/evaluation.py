@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 from numpy.typing import NDArray
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Client, Key, Pool, PyTree, Server, State, keep
+from fedjax_kd.core import Algorithm, Client, Key, Pool, PyTree, Server, SizeRange, State, keep
 from fedjax_kd.engine.measuring import (
     Measures,
     Predict,
@@ -99,6 +99,7 @@ def personal_sums(
     pools: tuple[Pool, Pool],
     *,
     measures: Measures,
+    sizes: SizeRange | None,
     capacity: int,
     at_once: int,
 ) -> Tally:
@@ -111,6 +112,7 @@ def personal_sums(
       numbers: the clients' numbers.
       pools: training and test rows of the whole population.
       measures: what is measured.
+      sizes: how many training rows a client has, if loops are to be of known length.
       capacity: the most test rows of a client.
       at_once: clients that are evaluated together; as many as in training are fastest here too.
     """
@@ -120,7 +122,8 @@ def personal_sums(
     def one(who: tuple[Client, Array]) -> Tally:
         client, number = who
         own_key = jax.random.fold_in(key, number)
-        client = algorithm.personalise(own_key, server, client, train.of(number))
+        data = train.of(number)._replace(sizes=sizes)
+        client = algorithm.personalise(own_key, server, client, data)
         predict = partial(algorithm.predict, server, client)
         return measure_own(predict, measures, test.of(number), capacity)
 
@@ -148,6 +151,7 @@ def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, 
             jnp.asarray(own, jnp.int32),
             pools,
             measures=s.measures(group),
+            sizes=s.sizes,
             capacity=s.test_capacity,
             at_once=width,
         )
@@ -192,6 +196,7 @@ class _Seen(NamedTuple):
 def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
     """The evaluation of a state on all test rows, to be jitted."""
     federation, key = s.federation, s.key("evaluate")
+    measure = partial(measure_rows, at_once=s.backend.rows_at_once)
     own = federation.client_test
     test_is_dealt = own is not None and own.x is federation.test.x
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), federation.test.x)
@@ -201,18 +206,18 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
 
     def under(algorithm: Algorithm, state: State, pools: Pools) -> _Seen:
         predict, measures = shared_model(algorithm, key, state.server), s.measures(algorithm)
-        rows, outputs = found = measure_rows(predict, measures, pools.test)
+        rows, outputs = found = measure(predict, measures, pools.test)
         whole, classes = measure_all(measures, *found, pools.test), None
         if s.per_class:
             classes = by_class(rows, pools.test, federation.num_classes)
         held, theirs, validation, clients = pools.validation, pools.client_test, None, None
         if held is not None:
-            validation = measure_all(measures, *measure_rows(predict, measures, held), held)
+            validation = measure_all(measures, *measure(predict, measures, held), held)
         if theirs is not None:
             if test_is_dealt:
                 rows, outputs = jax.tree.map(lambda a: a[theirs.rows], found)
             else:
-                rows, outputs = measure_rows(predict, measures, theirs)
+                rows, outputs = measure(predict, measures, theirs)
             clients = measure_clients(measures, rows, outputs, theirs, s.test_capacity)
         return _Seen(whole, validation, clients, classes)
 

@@ -23,9 +23,6 @@ Predict = Callable[[PyTree], Array]
 Measures = Mapping[str, Metric]
 """What is measured, by name."""
 
-# The patches of more rows leave a CPU's cache: 10,000 images through the EMNIST CNN took 2 s at 25
-# rows, 6.7 s from 100 on (2 cores). An accelerator wants to be filled.
-_ROWS_AT_ONCE, _ROWS_AT_ONCE_ON_CPU = 500, 25
 _CLIENT_BATCH = 50
 
 
@@ -71,13 +68,14 @@ def of_all(measures: Measures) -> Measures:
     return {name: metric for name, metric in measures.items() if metric.of_all}
 
 
-def measure_rows(predict: Predict, measures: Measures, pool: Pool) -> tuple[Tally, Array | None]:
+def measure_rows(
+    predict: Predict, measures: Measures, pool: Pool, at_once: int
+) -> tuple[Tally, Array | None]:
     """Sums of each entry of ``pool.rows``, leaves ``[R, ...]``, by the metrics of single rows.
 
-    And the outputs ``[R, ...]``, if another metric needs them.
+    And the outputs ``[R, ...]``, if another metric needs them; ``at_once`` entries in a batch.
     """
     everyone = Data(pool.x, pool.y, pool.rows, jnp.int32(0), jnp.int32(len(pool.rows)))
-    at_once = _ROWS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else _ROWS_AT_ONCE
     batches = -(-len(pool.rows) // at_once)
 
     def one_batch(i: Array) -> tuple[Tally, Array | None]:

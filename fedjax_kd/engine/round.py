@@ -13,7 +13,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Client, Key, Metrics, Pool, PyTree, Round, State, Wire, mean
+from fedjax_kd.backends import Backend
+from fedjax_kd.core import (
+    Algorithm,
+    Client,
+    Key,
+    Metrics,
+    Pool,
+    PyTree,
+    Round,
+    SizeRange,
+    State,
+    Wire,
+    mean,
+)
 from fedjax_kd.data.window import Window
 from fedjax_kd.engine import aggregation
 from fedjax_kd.engine.clients import CohortResult, RoundInputs, RunCohort, run_cohort
@@ -43,7 +56,9 @@ RoundFn = Callable[[Key, State, Resident, Sequence[Placement], Array], tuple[Sta
 def make_round(
     groups: Sequence[Algorithm],
     layout: Layout,
+    backend: Backend,
     *,
+    sizes: SizeRange | None = None,
     mesh: Mesh | None = None,
     run: RunCohort | None = None,
 ) -> RoundFn:
@@ -52,6 +67,8 @@ def make_round(
     Args:
       groups: an algorithm a group of clients; the server functions of the first are used.
       layout: how cohorts are placed, from `fedjax_kd.engine.schedule.lay_out`.
+      backend: what the devices want.
+      sizes: the clients' numbers of examples, if loops are to be of known length.
       mesh: devices to divide the cohort over, along the axis ``clients``.
       run: how a group's clients are run; the default is `run_cohort` on ``mesh``.
 
@@ -79,7 +96,7 @@ def make_round(
         expected = (asked < layout.population).astype(jnp.float32)
         unknown = jnp.zeros_like(expected)
         round = Round(number, asked, expected, unknown, layout.population, resident.public)
-        inputs = RoundInputs(key_clients, state.server, resident.pool, round)
+        inputs = RoundInputs(key_clients, state.server, resident.pool, round, backend, sizes)
         cohorts = [group_result(g, inputs, state.clients[g], p) for g, p in enumerate(placements)]
         return _close_round(groups, key_server, inputs, cohorts)
 

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from fedjax_kd.core import Algorithm, JudgedBy, Key, State
+from fedjax_kd.backends import Backend, backend_here
+from fedjax_kd.core import Algorithm, JudgedBy, Key, SizeRange, State
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
@@ -55,6 +56,8 @@ class Simulation:
     mesh: Mesh | None
     engine: Engine
     block: int  # rounds in one dispatch
+    backend: Backend
+    sizes: SizeRange | None  # of clients' training examples, if loops are to be of known length
     per_class: bool = False
     metrics: Measures = field(default_factory=dict)  # beside those of the problem
     test_capacity: int = 0  # test rows of the client that has the most
@@ -164,6 +167,7 @@ def simulate(
     extra = own_metrics(metrics or {}, federation)
     check_problem(groups, federation, extra, per_class=per_class)
     mesh = None if engine == "python" else mesh
+    backend = backend_here(mesh)
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
@@ -189,6 +193,8 @@ def simulate(
         mesh=mesh,
         engine=engine,
         block=_block(rounds_per_dispatch, eval_every),
+        backend=backend,
+        sizes=SizeRange.of(federation.sizes) if backend.fixed_loops else None,
         per_class=per_class,
         metrics=extra,
         test_capacity=most_rows(federation.client_test),
@@ -206,7 +212,10 @@ def _chunks_of(s: Simulation, chunk: int | Sequence[int] | None) -> tuple[Chunks
     """The chunks of each group: as asked for, or chosen."""
     if chunk is not None:
         widths = (chunk,) if isinstance(chunk, int) else tuple(chunk)
-        return tuple(chunk_width.requested_chunks(widths, clients) for clients in s.layout.capacity)
+        return tuple(
+            chunk_width.requested_chunks(s.backend, widths, clients)
+            for clients in s.layout.capacity
+        )
     numbers = range(min(_SAMPLED, s.num_rounds))
     cohorts = [s.cohort(n).ids for n in numbers]
     sizes = [s.federation.sizes_of(ids) for ids in cohorts]
@@ -221,6 +230,7 @@ def _chunks_of(s: Simulation, chunk: int | Sequence[int] | None) -> tuple[Chunks
             s.federation.public,
             [work.tolist() for (_, work), *_ in dealt],
             s.num_rounds,
+            s.backend,
         )
 
     return tuple(chunk_width.choose_chunks(workload(group)) for group in range(len(s.groups)))
@@ -264,7 +274,7 @@ def _warn(s: Simulation, cohort_size: int) -> None:
     """Warns of what runs and is seldom meant."""
     meeting = s.groups, s.types, s.federation, s.sampler, cohort_size, s.num_rounds, s.judged_by
     sharp_edges.warn_of(Combination(*meeting))
-    if jax.default_backend() == "cpu":
+    if s.backend.platform == "cpu":
         library.is_available()  # warns, or raises
 
 

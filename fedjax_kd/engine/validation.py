@@ -13,7 +13,6 @@ from fedjax_kd.core import Algorithm, Message, Pool, PyTree, Reducer, Round, Sta
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.engine import aggregation
 from fedjax_kd.errors import InputTypeError
-from fedjax_kd.nn.conv_lowering import as_products
 
 _PLACES = 2  # of the cohort on which types are checked
 
@@ -98,20 +97,6 @@ def newcomers_outputs(algorithm: Algorithm, x: PyTree) -> PyTree:
     server = _run("server_init", algorithm.server_init, key)
     client = _run("client_init", algorithm.client_init, key, server)
     return _run("predict", algorithm.predict, server, client, x)
-
-
-def lowered_update(
-    algorithm: Algorithm, types: Types, pool: Pool, public: PyTree = None
-) -> jax.stages.Lowered:
-    """The program of ``client_update`` before it is compiled.
-
-    Its ``cost_analysis()`` counts the body of a loop once, whatever the number of its turns: so
-    about the operations of one local step. Convolutions are products in it, which are counted.
-    """
-    key, _, data, round, in_round = abstract_round(pool, public)
-    update = jax.jit(in_round(algorithm.client_update))
-    with as_products():
-        return update.lower(key, types.message, types.client, data, round)
 
 
 def abstract_round(

@@ -28,6 +28,7 @@ from flax import linen, nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from fedjax_kd.backends import backend_here
 from fedjax_kd.core import Key, PyTree, Variables
 from fedjax_kd.errors import warn
 from fedjax_kd.options import check_choice
@@ -73,7 +74,7 @@ def with_precision(call: Call, precision: Precision | None) -> Call:
     check_choice("precision", precision, Precision, advice)
     if precision != "bfloat16":
         return _with_products(call, precision)
-    if jax.default_backend() == "cpu":
+    if backend_here().platform == "cpu":
         warn(
             "precision is bfloat16 on a CPU, where XLA rounds long sums after every addition: "
             "gradients of the biases of convolutions are off by several per cent, and nothing is "

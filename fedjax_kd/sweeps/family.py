@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt32
 
-from fedjax_kd.core import Algorithm, Pool, PyTree, Scalar
+from fedjax_kd.core import Algorithm, Pool, PyTree, Scalar, SizeRange
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.block_inputs import BlockInputs
 from fedjax_kd.engine.evaluation import Pools, pools_of
@@ -105,8 +105,20 @@ def family_of(
         return replace(s, federation=changed)
 
     most = max(s.test_capacity for s in simulations.values())
-    alike = {seed: replace(ready(seed, s), test_capacity=most) for seed, s in simulations.items()}
+    sizes = _of_all([s.sizes for s in simulations.values()])
+    alike = {
+        seed: replace(ready(seed, s), test_capacity=most, sizes=sizes)
+        for seed, s in simulations.items()
+    }
     return Family(make, members, alike, mesh)
+
+
+def _of_all(ranges: Sequence[SizeRange | None]) -> SizeRange | None:
+    """The range of the clients of all seeds."""
+    known = [each for each in ranges if each is not None]
+    if not known:
+        return None
+    return SizeRange(min(r.smallest for r in known), max(r.largest for r in known))
 
 
 def sharing(first: Federation, other: Federation) -> Federation:

@@ -54,7 +54,8 @@ def compiled(family: Family, tile: Tile, given: Given, placements: Any) -> Progr
     state = start(point)
     evaluate = program(_evaluate, "point", "state", "given").lower(point, state, given).compile()
     block = program(_block, "point", "state", "given", "placements", "number", donate_argnums=1)
-    run = block.lower(point, state, given, placements, np.int32(0)).compile()
+    lowered = block.lower(point, state, given, placements, np.int32(0))
+    run = lowered.compile(compiler_options=family.first.backend.compiler_options)
     memory.check_fits(run)
     return Programs(start, evaluate, run)
 

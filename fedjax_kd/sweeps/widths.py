@@ -12,14 +12,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from fedjax_kd.engine import autotune, chunk_width, schedule
 from fedjax_kd.engine.autotune import Measured
 from fedjax_kd.engine.block_inputs import draw_inputs
+from fedjax_kd.engine.client_program import ClientProgram, client_program
 from fedjax_kd.engine.simulation import Simulation
-from fedjax_kd.engine.validation import lowered_update
 from fedjax_kd.sweeps.family import Family, given_of, placements_of, point_of
 from fedjax_kd.sweeps.program import compiled
 from fedjax_kd.sweeps.tiles import Width, tiles
@@ -32,22 +31,27 @@ _LANES = 4
 _MOST_LANES, _REPEATS = 4096, 2
 
 
-def operations(family: Family, live: Collection[int], rounds: int) -> tuple[float, float]:
-    """Operations of one local step, and about those of all points in so many rounds."""
+def operations(family: Family, live: Collection[int], rounds: int) -> float:
+    """About the operations of all points in so many rounds."""
+    return _operations(family, _client_program(family), live, rounds)
+
+
+def _operations(
+    family: Family, program: ClientProgram, live: Collection[int], rounds: int
+) -> float:
     s = family.first
     federation = s.federation
-    flops = autotune.operations_of(_client_program(family))
     some = range(min(rounds, 8))
     asked = [(s.cohort(n).ids, n) for n in some]
     steps_of = s.layout.work[0]
     work = [np.asarray(steps_of(federation.sizes_of(ids), ids, n)).sum() for ids, n in asked]
-    return flops, flops * float(np.mean(work)) * rounds * len(live)
+    return program.operations * float(np.mean(work)) * rounds * len(live)
 
 
-def _client_program(family: Family) -> jax.stages.Lowered:
+def _client_program(family: Family) -> ClientProgram:
     """The program of one client of one point, not compiled."""
     s = family.first
-    return lowered_update(s.groups[0], s.types[0], s.federation.train, s.federation.public)
+    return client_program(s.groups[0], s.types[0], s.federation.train, s.federation.public)
 
 
 def choose_width(family: Family, live: Collection[int], rounds: int) -> Width:
@@ -58,15 +62,16 @@ def choose_width(family: Family, live: Collection[int], rounds: int) -> Width:
       live: those that are left.
       rounds: that are still to be trained.
     """
-    flops, whole = operations(family, live, rounds)
-    if autotune.is_worth_measuring(whole):
-        s, points = family.first, sorted(map(len, family.rows(live).values()))
+    s, program = family.first, _client_program(family)
+    if _operations(family, program, live, rounds) >= s.backend.long_run:
+        points = sorted(map(len, family.rows(live).values()))
         about = ("sweep", s.layout.capacity, points)
-        name = autotune.measurement_name(_client_program(family), s.federation.train, *about)
+        name = autotune.measurement_name(program.lowered, s.federation.train, *about)
         costs = autotune.remembered_costs(name, partial(measure_widths, family, live))
         if costs:
             return of_lanes(family, live, min(costs, key=lambda n: costs[n]))
-    return of_lanes(family, live, autotune.lanes_by_rule(flops, of_large_steps=_LANES))
+    lanes = s.backend.lanes(program.operations, convolutional=program.convolutional)
+    return of_lanes(family, live, max(lanes, _LANES))
 
 
 def of_lanes(family: Family, live: Collection[int], lanes: int) -> Width:
@@ -83,12 +88,12 @@ def measure_widths(family: Family, live: Collection[int]) -> dict[int, float]:
     """Seconds of a round of one point by lanes, until more of them stop to pay or to fit."""
 
     def growing() -> Iterator[int]:
-        factor, lanes = (2 if jax.default_backend() == "cpu" else 4), 1
+        lanes = 1
         while lanes <= _MOST_LANES:
             yield lanes
             if of_lanes(family, live, lanes).lanes < lanes:  # all that is left runs at once
                 return
-            lanes *= factor
+            lanes *= family.first.backend.sweep_growth
 
     def probe(lanes: int) -> Measured:
         width = of_lanes(family, live, lanes)
@@ -101,7 +106,7 @@ def measure_widths(family: Family, live: Collection[int]) -> dict[int, float]:
 
 def with_width(s: Simulation, width: Width) -> Simulation:
     """The simulation in chunks of so many clients."""
-    chunks = chunk_width.requested_chunks((width.clients,), s.layout.capacity[0])
+    chunks = chunk_width.requested_chunks(s.backend, (width.clients,), s.layout.capacity[0])
     return replace(s, layout=s.layout.cut([chunks]))
 
 

@@ -257,8 +257,7 @@ def local_training(
         lr = learning_rate(round)
         key_order, key_steps = jax.random.split(key)
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
-        # A function of the user's may look at the round, which is traced.
-        known = data._replace(sizes=None) if callable(steps) else data
+        known = data._replace(sizes=None) if callable(steps) else data  # which asks for the round
         number = turns(lambda size: length(size, data.client, round.number), known)
         count = jnp.asarray(number, jnp.int32)
 

@@ -40,7 +40,7 @@ commands:
 Every command explains itself: `fedjax-kd run --help`, `fedjax-kd run fedadam --help`.
 Start with `fedjax-kd run`. FEDJAX_KD_CACHE=off keeps no compiled programs, {TRACEBACK}=1 shows
 where an error came from, FEDJAX_KD_DATA names the data folder, FEDJAX_KD_CONVOLUTION=products
-convolves by matrix products on CPUs."""
+convolves by matrix products on CPUs, FEDJAX_KD_COMMAND_BUFFER=loops runs loops in GPUs' graphs."""
 
 
 _GO_ON = "A run that had begun goes on with `fedjax-kd resume RUN`."

@@ -99,9 +99,9 @@ def personal_sums(
     pools: tuple[Pool, Pool],
     *,
     measures: Measures,
-    sizes: SizeRange | None,
     capacity: int,
     at_once: int,
+    sizes: SizeRange | None = None,
 ) -> Tally:
     """Each client's test rows under its own model, leaves ``[C, ...]``.
 
@@ -112,9 +112,9 @@ def personal_sums(
       numbers: the clients' numbers.
       pools: training and test rows of the whole population.
       measures: what is measured.
-      sizes: how many training rows a client has, if loops are to be of known length.
       capacity: the most test rows of a client.
       at_once: clients that are evaluated together; as many as in training are fastest here too.
+      sizes: how many training rows a client has, if loops are to be of known length.
     """
     server, clients = state
     train, test = pools
@@ -151,9 +151,9 @@ def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, 
             jnp.asarray(own, jnp.int32),
             pools,
             measures=s.measures(group),
-            sizes=s.sizes,
             capacity=s.test_capacity,
             at_once=width,
+            sizes=s.sizes,
         )
         for group, clients, own, width in each
     ]

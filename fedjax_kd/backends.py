@@ -7,6 +7,7 @@ inside of a traced function is settled when its program is lowered (`jax.lax.pla
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ class Backend:
         replaced by both of their sides, at the price of work for slots without a client.
       conv_lanes: local trainings at once by rule, of steps with convolutions.
       other_lanes: the same of steps without.
-      tiny_lanes: the same of tiny steps.
+      tiny_bytes: the same of tiny steps: as many as receive so many bytes, 256 at most.
       step_overhead: what starting a local step costs, in units of what a lane of it costs.
       long_run: operations of a run from which on it pays to measure how many lanes are best.
       rows_at_once: rows of a test set that are evaluated together.
@@ -45,28 +46,29 @@ class Backend:
     fixed_loops: bool
     conv_lanes: int
     other_lanes: int
-    tiny_lanes: int
+    tiny_bytes: float
     step_overhead: float
     long_run: float
     rows_at_once: int
     sweep_growth: int
     loops_in_graphs: bool = False
 
-    def lanes(self, operations: float, *, convolutional: bool) -> int:
+    def lanes(self, operations: float, num_bytes: int, *, convolutional: bool) -> int:
         """Local trainings at once without a measurement.
 
         Args:
           operations: of one local step.
-          convolutional: whether it has convolutions.
+          num_bytes: of the message that a client receives, which is mostly a model.
+          convolutional: whether a step has convolutions.
 
         Example:
-          >>> backend_of("cpu").lanes(1e5, convolutional=False)
-          32
-          >>> backend_of("tpu").lanes(1e9, convolutional=True)
+          >>> backend_of("cpu").lanes(1e5, 40_000, convolutional=False)
+          52
+          >>> backend_of("tpu").lanes(1e9, 40_000, convolutional=True)
           1
         """
         if operations < _TINY_STEP:
-            return self.tiny_lanes
+            return int(max(min(self.tiny_bytes / max(num_bytes, 1), _MOST_LANES), 1))
         return self.conv_lanes if convolutional else self.other_lanes
 
     @property
@@ -75,20 +77,20 @@ class Backend:
         return {"xla_gpu_enable_command_buffer": _WITH_LOOPS} if self.loops_in_graphs else None
 
 
-_TINY_STEP = 1e7  # operations
+_TINY_STEP, _MOST_LANES = 1e7, 256  # operations; clients
 
-# 2 CPU cores, jax 0.10: 32 clients at once against one after another gave 1.24 times the examples/s
-# at 1e6 operations a step (logistic regression), 1.05 at 2e7 (MLP 200-200) and 0.52 at 3e8 (a small
-# CNN); 64 clients of an MLP 64-64-10 took the time of 26. Loops of known length gained nothing on
-# the digits MLP. Runs of 1e13 operations take seconds, in which there is nothing to win. The
-# activations of many rows leave the cache: 10,000 images through the EMNIST CNN took 2 s at 25
-# rows, 6.7 s from 100 on.
+# 2 CPU cores, jax 0.10: 32 clients at once against one after another gave 1.05 times the examples/s
+# at 2e7 operations a step (MLP 200-200) and 0.52 at 3e8 (a small CNN). Of 256 clients, logistic
+# regression (31 kB) was fastest at 64 at once, the digits MLP (19 kB) at 128 and 256, by 2.9 of one
+# by one; 64 of these took the time of 26. Loops of known length gained nothing on the latter. Runs
+# of 1e13 operations take seconds, in which there is nothing to win. The activations of many rows
+# leave the cache: 10,000 images through the EMNIST CNN took 2 s at 25 rows, 6.7 s from 100 on.
 _CPU = Backend(
     "cpu",
     fixed_loops=False,
     conv_lanes=1,
     other_lanes=1,
-    tiny_lanes=32,
+    tiny_bytes=2**21,
     step_overhead=1.5,
     long_run=1e13,
     rows_at_once=25,
@@ -102,8 +104,8 @@ _GPU = Backend(
     "gpu",
     fixed_loops=True,
     conv_lanes=32,
-    other_lanes=256,
-    tiny_lanes=256,
+    other_lanes=_MOST_LANES,
+    tiny_bytes=math.inf,
     step_overhead=100.0,
     long_run=1e15,
     rows_at_once=500,

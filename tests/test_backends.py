@@ -122,9 +122,11 @@ def test_rules_by_kind_of_device_and_network():
     tiny, large = 1e5, 1e9
     for platform, conv, other in (("cpu", 1, 1), ("gpu", 32, 256), ("tpu", 1, 256)):
         backend = backend_of(platform)
-        assert backend.lanes(large, convolutional=True) == conv
-        assert backend.lanes(large, convolutional=False) == other
-        assert backend.lanes(tiny, convolutional=True) >= 32
+        assert backend.lanes(large, 10**6, convolutional=True) == conv
+        assert backend.lanes(large, 10**6, convolutional=False) == other
+        assert backend.lanes(tiny, 10, convolutional=True) == 256
+    sizes = (19_000, 31_000, 10**8)
+    assert [CPU.lanes(tiny, n, convolutional=False) for n in sizes] == [110, 67, 1]
     unknown = backend_of("cerebras")
     assert unknown.platform == "cerebras"
     assert unknown.fixed_loops

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +147,35 @@ def test_clients_in_one_call_get_the_bits_that_each_gets_alone(drawn):
         alone = natively(*(a[client : client + 1] for a in (x, kernel, dy)), window)
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_array_equal(a[client], b[0])
+
+
+DIGEST = """
+import hashlib, os, sys
+os.sched_setaffinity(0, [int(n) for n in sys.argv[1].split(",")])
+import jax, numpy as np
+from test_native_convolution import natively, operands, window_of
+shapes = ((20, 32, 62, (28, 28)), (3, 1, 32, (28, 28)), (1, 64, 64, (8, 8)))
+found = hashlib.sha256()
+for batch, inputs, outputs, size in shapes:
+    window = window_of(size, (3, 3))
+    for result in natively(*operands(batch, inputs, outputs, window, clients=2), window):
+        found.update(np.asarray(result).tobytes())
+print(found.hexdigest())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be limited here")
+def test_bits_are_the_same_on_one_core_and_on_all():
+    everywhere = sorted(os.sched_getaffinity(0))
+    if len(everywhere) == 1:
+        pytest.skip("there is one core")
+
+    def digest(cores):
+        command = [sys.executable, "-c", DIGEST, ",".join(map(str, cores))]
+        folder = Path(__file__).parent
+        return subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
+
+    assert digest(everywhere[:1]) == digest(everywhere)
 
 
 WINDOW = window_of((9, 8), (3, 3), strides=(1, 2), pads=((1, 1), (0, 1)))

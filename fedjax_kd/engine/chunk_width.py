@@ -71,8 +71,7 @@ def choose_chunks(workload: Workload) -> Chunks:
     program = client_program(workload.algorithm, workload.types, workload.pool, workload.public)
     flops = program.operations
     steps = sum(map(sum, workload.cohorts)) / max(len(workload.cohorts), 1) * workload.rounds
-    widest = backend.lanes(flops, convolutional=program.convolutional)
-    costs = assumed_costs(backend, widest, workload.largest)
+    costs = assumed_costs(backend, program.lanes(backend), workload.largest)
     # Several processes must choose alike, and each would measure something else.
     if flops * steps >= backend.long_run and jax.process_count() == 1:
         name = autotune.measurement_name(program.lowered, workload.pool, workload.largest)

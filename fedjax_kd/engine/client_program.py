@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import jaxprs_in_params
 
+from fedjax_kd import tree
+from fedjax_kd.backends import Backend
 from fedjax_kd.core import Algorithm, Pool, PyTree
 from fedjax_kd.engine.validation import Types, abstract_round
 from fedjax_kd.nn.conv_lowering import as_products
@@ -21,7 +23,12 @@ class ClientProgram(NamedTuple):
 
     lowered: jax.stages.Lowered
     operations: float  # about those of one local step; 0 where the backend does not count them
+    num_bytes: int  # of the message that a client receives
     convolutional: bool
+
+    def lanes(self, backend: Backend) -> int:
+        """Local trainings at once without a measurement."""
+        return backend.lanes(self.operations, self.num_bytes, convolutional=self.convolutional)
 
 
 def client_program(
@@ -38,7 +45,7 @@ def client_program(
         lowered = traced.lower()
     operations = float((lowered.cost_analysis() or {}).get("flops", 0.0))
     convolutional = not _CONVOLUTIONS.isdisjoint(_primitives(traced.jaxpr.jaxpr))
-    return ClientProgram(lowered, operations, convolutional)
+    return ClientProgram(lowered, operations, tree.num_bytes(types.message), convolutional)
 
 
 def _primitives(jaxpr: Any) -> Iterator[str]:

@@ -70,8 +70,7 @@ def choose_width(family: Family, live: Collection[int], rounds: int) -> Width:
         costs = autotune.remembered_costs(name, partial(measure_widths, family, live))
         if costs:
             return of_lanes(family, live, min(costs, key=lambda n: costs[n]))
-    lanes = s.backend.lanes(program.operations, convolutional=program.convolutional)
-    return of_lanes(family, live, max(lanes, _LANES))
+    return of_lanes(family, live, max(program.lanes(s.backend), _LANES))
 
 
 def of_lanes(family: Family, live: Collection[int], lanes: int) -> Width:

@@ -71,6 +71,14 @@ METHODS: Mapping[str, Arguments] = {
     "perfedavg": {"method_alpha": 0.05, "client_lr": 0.05},
     "pfedhn": {},
     "pfedhn_pc": {},
+    "fedsam": {},
+    "fedasam": {},
+    "mofedsam": {},
+    "fedspeed": {},
+    "fedgamma": {"client_lr": 0.05},
+    "fedlesam": {},
+    "fedlesam_s": {"client_lr": 0.05},
+    "fedlesam_d": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -82,7 +90,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      28
+      36
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -9,24 +9,32 @@ from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedalign import fedalign
+from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
+from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
+from fedjax_kd.algorithms.fedlesam import fedlesam
+from fedjax_kd.algorithms.fedlesam_d import fedlesam_d
+from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
+from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
+from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.localkd import localkd
+from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
@@ -63,6 +71,14 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedgkt": fedgkt,
     "fedgen": fedgen,
     "ccvr": ccvr,
+    "fedsam": fedsam,
+    "fedasam": fedasam,
+    "mofedsam": mofedsam,
+    "fedspeed": fedspeed,
+    "fedgamma": fedgamma,
+    "fedlesam": fedlesam,
+    "fedlesam_s": fedlesam_s,
+    "fedlesam_d": fedlesam_d,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

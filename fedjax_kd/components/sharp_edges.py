@@ -67,17 +67,25 @@ def checked_too(algorithm: Algorithm, edge: Callable[[Plan], str | None]) -> Cal
 
 def option_two_wants_sgd(given: Arguments) -> str | None:
     """SCAFFOLD's control variates with a step that is not learning rate times gradient."""
-    local = _local(given)
-    opt, momentum = local.get("client_opt", "sgd"), local.get("client_momentum")
-    plain = opt == "sgd" or opt is optax.sgd
-    if given["option"] != "II" or (plain and _is_nothing(momentum)):
+    what = _other_than_sgd(given)
+    if given["option"] != "II" or what is None:
         return None
-    what = f"client_opt {_name(opt)}" if not plain else f"client_momentum {_value(momentum)}"
     return (
         f"SCAFFOLD's option II takes a client's change over the sum of its learning rates for a "
         f"gradient, but with {what} its steps are longer or shorter than that: the control "
         "variates are off, and the loss may grow without bound. Train with plain SGD, or take "
         "option='I'."
+    )
+
+
+def momentum_wants_sgd(given: Arguments) -> str | None:
+    """MoFedSAM's direction with a step that is not learning rate times gradient."""
+    what = _other_than_sgd(given)
+    if what is None:
+        return None
+    return (
+        "MoFedSAM takes the clients' change over the sum of their learning rates for a gradient, "
+        f"but with {what} their steps are longer or shorter than that: train with plain SGD."
     )
 
 
@@ -160,6 +168,15 @@ def first_moment_is_left_out(given: Arguments) -> str | None:
 def _local(given: Arguments) -> Mapping[str, Any]:
     """The options of local training; empty if it was not made by `local_training`."""
     return getattr(given["fit"], "options", None) or {}
+
+
+def _other_than_sgd(given: Arguments) -> str | None:
+    """What makes local steps another length than learning rate times gradient."""
+    local = _local(given)
+    opt, momentum = local.get("client_opt", "sgd"), local.get("client_momentum")
+    if opt != "sgd" and opt is not optax.sgd:
+        return f"client_opt {_name(opt)}"
+    return None if _is_nothing(momentum) else f"client_momentum {_value(momentum)}"
 
 
 def _is_nothing(number: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fedjax_kd import tree
-from fedjax_kd.components.sharpness import shifted, unit
+from fedjax_kd.components.sharpness import direction_of, shifted
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.task import Task
@@ -37,7 +37,7 @@ def back_along_the_way(
         key: Key, received: Any, client: Remembered, data: Data, round: Round
     ) -> tuple[Upload, Remembered]:
         model = _model_in(received)
-        back = tree.scale(rho, unit(tree.sub(client.model.params, model.params)))
+        back = tree.scale(rho, direction_of(tree.sub(client.model.params, model.params)))
         there = method(task._replace(loss=shifted(task.loss, back)), fit, **options)
         upload, own = there.client_update(key, received, client.own, data, round)
         return upload, Remembered(own, model)

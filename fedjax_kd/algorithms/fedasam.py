@@ -35,7 +35,8 @@ def fedasam(
       eta: unit of a weight that is 0, >= 0; the paper uses 0.2 for CIFAR-10.
 
     Departs from the paper: its averaging of the server's models (SWA) is not part of the method
-    here. Running statistics are of the pass at w, in the authors' code of both.
+    here. Running statistics are of the pass at w, in the authors' code of both. With
+    ``batch_size=0`` each 64 examples of a client have a point q of their own.
     Source: Caldarola, Caputo, Ciccone, ECCV 2022, arXiv:2203.11834; Kwon, Kim, Park, Choi, ICML
     2021, arXiv:2102.11600.
     """

@@ -33,8 +33,8 @@ def fedgamma(task: Task, fit: Fit, *, rho: Scalar = 0.01, **options: Any) -> Alg
     Raises:
       ValueError: if ``option`` or ``weighting`` is unknown.
 
-    Departs from the paper: nothing known. FL-Simulator divides every client's change by the steps
-    of its first client, and not by the client's own.
+    Departs from the paper: with ``batch_size=0`` each 64 examples of a client have their own q.
+    FL-Simulator divides every client's change by the steps of the first client.
     Source: Dai, Yang, Sun, Shen, Tian, Wang, Zhang, IEEE TNNLS 2023.
     """
     return scaffold(task._replace(loss=uphill(task.loss, sharp_ascent(rho))), fit, **options)

@@ -31,7 +31,8 @@ def fedsam(task: Task, fit: Fit, *, rho: Scalar = 0.1, **options: Any) -> Algori
       rho: distance of the point q in the space of all parameters, >= 0; the papers use 0.01 to 0.5.
 
     Departs from the paper: clients vote by their examples, unless ``weighting="uniform"``. Running
-    statistics are of the pass at w; in the code of Caldarola et al. of both.
+    statistics are of the pass at w; in the code of Caldarola et al. of both. With ``batch_size=0``
+    each 64 examples of a client have a point q of their own.
     Source: Qu, Li, Duan, Liu, Tang, Lu, ICML 2022, arXiv:2206.02618; Caldarola, Caputo, Ciccone,
     ECCV 2022, arXiv:2203.11834.
     """

@@ -52,7 +52,7 @@ def fedspeed(
     Raises:
       ValueError: if ``variant`` is unknown.
 
-    Departs from the paper: nothing known.
+    Departs from the paper: with ``batch_size=0`` each 64 examples of a client have their own q.
     Source: Sun, Shen, Huang, Ding, Tao, ICLR 2023, arXiv:2302.10429.
     """
     check_choice("variant", variant, SpeedVariant)

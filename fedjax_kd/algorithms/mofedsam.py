@@ -60,7 +60,7 @@ def mofedsam(
       weighting: how clients vote; uniformly in the paper.
 
     Departs from the paper: D divides by the mean of the clients' own steps, of which all take
-    equally many there.
+    equally many there. With ``batch_size=0`` each 64 examples of a client have their own q.
     Source: Qu, Li, Duan, Liu, Tang, Lu, ICML 2022, arXiv:2206.02618.
     """
     base, change_by = (

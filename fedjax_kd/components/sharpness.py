@@ -36,7 +36,7 @@ def sharp_ascent(rho: Scalar) -> Ascent:
       >>> sharp_ascent(0.5)(None, jnp.array([3.0, -4.0])).round(3)
       Array([ 0.3, -0.4], dtype=float32)
     """
-    return lambda params, slope: tree.scale(rho, unit(slope))
+    return lambda params, slope: tree.scale(rho, direction_of(slope))
 
 
 def adaptive_ascent(rho: Scalar, eta: Scalar) -> Ascent:
@@ -57,17 +57,17 @@ def adaptive_ascent(rho: Scalar, eta: Scalar) -> Ascent:
 
     def ascent(params: PyTree, slope: PyTree) -> PyTree:
         sizes = jax.tree_util.tree_map_with_path(size, params)
-        uphill = unit(jax.tree.map(jnp.multiply, sizes, slope))
+        uphill = direction_of(jax.tree.map(jnp.multiply, sizes, slope))
         return tree.scale(rho, jax.tree.map(jnp.multiply, sizes, uphill))
 
     return ascent
 
 
-def unit(a: PyTree) -> PyTree:
+def direction_of(a: PyTree) -> PyTree:
     """The tree over its norm; zeros stay zeros.
 
     Example:
-      >>> unit({"w": jnp.zeros(2)})
+      >>> direction_of({"w": jnp.zeros(2)})
       {'w': Array([0., 0.], dtype=float32)}
     """
     norm = jnp.sqrt(tree.sq_norm(a))

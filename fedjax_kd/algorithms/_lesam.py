@@ -28,7 +28,7 @@ def back_along_the_way(
       method: a factory of an algorithm of task and fit.
       task: the model and its loss.
       fit: local training, from `fedjax_kd.local.local_training`.
-      rho: the distance, >= 0.
+      rho: the distance.
       **options: of the method.
     """
     base = method(task, fit, **options)

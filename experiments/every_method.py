@@ -74,7 +74,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedsam": {},
     "fedasam": {},
     "mofedsam": {},
-    "fedspeed": {},
+    "fedspeed": {"variant": "code"},
     "fedgamma": {"client_lr": 0.05},
     "fedlesam": {},
     "fedlesam_s": {"client_lr": 0.05},

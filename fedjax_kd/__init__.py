@@ -44,6 +44,7 @@ from fedjax_kd.data import sampling as cohort
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.engine.early_stopping import Patience, Stop
+from fedjax_kd.engine.finetuning import with_finetuning
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.local import local_training
@@ -136,6 +137,7 @@ __all__ = [
     "uniform_mean",
     "with_ccvr",
     "with_ema",
+    "with_finetuning",
     "with_krum",
     "with_median",
     "with_privacy",

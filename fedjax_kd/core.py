@@ -270,6 +270,9 @@ class Algorithm(NamedTuple):
     # Once, when a simulation is built: raises `fedjax_kd.errors.InputError` if it makes no sense,
     # and warns (`fedjax_kd.errors.warn`) if it is seldom meant. Wrappers call that of the inside.
     check: Callable[[Plan], None] = no_check
+    # how each client trains what predictions read, on its own examples, for a further evaluation:
+    # a `fedjax_kd.local.Fit`; None for no such evaluation
+    finetune: Any = None
 
 
 class State(NamedTuple):

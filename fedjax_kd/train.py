@@ -24,6 +24,7 @@ from fedjax_kd.engine.mesh import replicate
 from fedjax_kd.engine.round import Report
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.engine.validation import Types
+from fedjax_kd.metrics import Tally
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
@@ -158,7 +159,7 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
     for prefix, sums in (("test", seen.test), ("validation", seen.validation)):
         if sums is not None:
             row |= {f"{prefix}_{k}": v for k, v in metrics.summary(measures, sums).items()}
-    for prefix, sums in (("client", seen.clients), ("personal", seen.personal)):
+    for prefix, sums in _over_clients(seen).items():
         if sums is not None:
             values = measures[headline].value(sums[headline])
             rising = measures[headline].larger_is_better
@@ -172,6 +173,11 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
     row[f"{metrics.JUDGED}{headline}"] = row[s.judged_column]
     return row
+
+
+def _over_clients(seen: Evaluation) -> dict[str, Tally | None]:
+    """What an evaluation tells of each client, by the prefix of its columns."""
+    return {"client": seen.clients, "personal": seen.personal, "finetuned": seen.finetuned}
 
 
 def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:

@@ -39,6 +39,11 @@ def check_clients(
 ) -> None:
     """Raises ValueError, or warns, if the algorithms do not suit their clients."""
     _check_memory(types, members)
+    if federation.client_test is None and any(a.finetune is not None for a in groups):
+        raise InputError(
+            "Fine-tuned evaluation needs test rows of each client, but clients that are streamed "
+            "from a store have none: leave out finetune, or take a data set in memory."
+        )
     for algorithm, clients in zip(groups, members, strict=True):
         sizes = federation.sizes_of(np.asarray(clients))
         algorithm.check(Plan(federation.train.x, sizes, clients, *how_many))

@@ -38,6 +38,7 @@ from fedjax_kd.data import (
     ShardPartitioner,
     from_arrays,
     load,
+    long_tailed,
     set_apart,
 )
 from fedjax_kd.data import sampling as cohort
@@ -118,6 +119,7 @@ __all__ = [
     "load",
     "load_run",
     "local_training",
+    "long_tailed",
     "losses",
     "make_mesh",
     "mean",

@@ -25,6 +25,7 @@ from fedjax_kd.engine.round import Report
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.engine.validation import Types
 from fedjax_kd.metrics import Tally
+from fedjax_kd.metrics.metric import mean_known
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
@@ -166,8 +167,11 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
             spread = metrics.over_clients(values, larger_is_better=rising)
             row |= {f"{prefix}_{headline}_{k}": v for k, v in spread.items()}
     if seen.classes is not None:
-        each = np.asarray(metrics.class_accuracy(seen.classes)).tolist()
-        row |= {f"class_{label}_accuracy": value for label, value in enumerate(each)}
+        each = np.asarray(metrics.class_accuracy(seen.classes), np.float64)
+        for tier, classes in s.tiers.items():
+            row[f"{tier}_accuracy"] = float(mean_known(each[list(classes)]))
+        if s.per_class:
+            row |= {f"class_{label}_accuracy": a for label, a in enumerate(each.tolist())}
     for g in range(0 if seen.groups is None else len(s.groups)):
         of_group = metrics.summary(measures, jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}

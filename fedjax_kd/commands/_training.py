@@ -239,6 +239,7 @@ def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
     last, judged = evaluated[-1], f"{metrics.JUDGED}{s.federation.problem.headline}"
     told = [f"test_{s.federation.problem.headline}", "test_loss", s.judged_column]
     told += _before_and_after(last, s.federation.problem.headline)
+    told += [f"{tier}_accuracy" for tier in s.tiers]
     number = best_round(evaluated)
     best = next((row for row in evaluated if row["round"] == number), evaluated[0])
     return {

@@ -216,7 +216,7 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         predict, measures = shared_model(algorithm, key, state.server), s.measures(algorithm)
         rows, outputs = found = measure(predict, measures, pools.test)
         whole, classes = measure_all(measures, *found, pools.test), None
-        if s.per_class:
+        if s.tells_classes:
             classes = by_class(rows, pools.test, federation.num_classes)
         held, theirs, validation, clients = pools.validation, pools.client_test, None, None
         if held is not None:
@@ -246,7 +246,7 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
             personal,
             finetuned,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *test) if len(test) > 1 else None,
-            mean_of_groups(classes, members) if s.per_class else None,
+            mean_of_groups(classes, members) if s.tells_classes else None,
         )
 
     return evaluate

@@ -77,7 +77,8 @@ def tuned(algorithm: Algorithm, score: Callable[[Array, PyTree], Array] | None) 
         return whole(fitted.model.params)
 
     return algorithm._replace(
-        personalise=personalise, predict=lambda server, both, x: algorithm.predict(*both, x)
+        personalise=personalise,
+        predict=lambda server, both, x: algorithm.predict(both[0], both[1], x),
     )
 
 
@@ -90,7 +91,7 @@ def _first() -> Round:
 def _trained(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> list[bool]:
     """Of each leaf of server and client, whether it is a float that predictions read."""
     few = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), x)
-    read = tree.reads(lambda both, x: algorithm.predict(*both, x), (server, client), few)
+    read = tree.reads(lambda both, x: algorithm.predict(both[0], both[1], x), (server, client), few)
     paths = jax.tree_util.tree_leaves_with_path((server, client))
     return [
         used and jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and not _is_statistic(path)

@@ -19,7 +19,7 @@ _ROWS = 3  # a number that no usual axis has by chance
 
 
 def check_problem(
-    groups: Sequence[Algorithm], federation: Federation, extra: Measures, *, per_class: bool
+    groups: Sequence[Algorithm], federation: Federation, extra: Measures, by_class: str
 ) -> None:
     """Checks that algorithms fit the problem that a federation poses.
 
@@ -27,17 +27,17 @@ def check_problem(
       groups: one algorithm for each group of clients.
       federation: whose targets are asked for.
       extra: metrics beside those of the problem.
-      per_class: whether classes are to be told apart.
+      by_class: the option that tells classes apart, or "".
 
     Raises:
       TypeError: if a model gives no array of floats.
-      ValueError: if a method or ``per_class`` needs classes which are not there, or outputs have
+      ValueError: if a method or ``by_class`` needs classes which are not there, or outputs have
         another shape than the problem asks for or a metric can take.
     """
     problem = federation.problem
-    if per_class and not (problem.one_class_each and "accuracy" in problem.measures):
+    if by_class and not (problem.one_class_each and "accuracy" in problem.measures):
         raise InputError(
-            f"per_class needs one class an example, but the targets of {federation.name} are "
+            f"{by_class} needs one class an example, but the targets of {federation.name} are "
             f"{problem.says}: leave it out."
         )
     for group in groups:

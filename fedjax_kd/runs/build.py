@@ -83,6 +83,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     sampler = sampling.sampler_named(
         chosen.pop("sampling"), federation.sizes, chosen["cohort_size"], config.files
     )
+    chosen["tiers"] |= config.data.imbalance_factor is not None
     return simulate(
         algorithms,
         federation,

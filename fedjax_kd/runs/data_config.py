@@ -10,6 +10,7 @@ from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store, set_apart
 from fedjax_kd.data.dataset import posed_as
 from fedjax_kd.data.federation import Federation, Target, federate, streamed
 from fedjax_kd.data.inputs import Standardise
+from fedjax_kd.data.long_tail import ImbalanceProfile, long_tailed
 from fedjax_kd.data.rows import Partitioner
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import REQUIRED, Option, check_options, checks_options, named, options
@@ -52,6 +53,9 @@ class DataConfig:
         the method trains.
       public_size: how many of a hold-out or another data set, >= 1; a tenth of the training rows,
         or all, if not given.
+      imbalance_factor: thin out the training rows of later classes, > 0: the smallest class over
+        the largest, or the largest over the smallest, if above 1; as they are if not given.
+      imbalance_profile: how the sizes of classes fall: "exponential", or in one "step" halfway.
       validation_fraction: share of the training rows that the server keeps to validate with, in
         [0, 1).
     """
@@ -69,6 +73,8 @@ class DataConfig:
     standardise: Standardise = "auto"
     public: str | None = None
     public_size: int | None = None
+    imbalance_factor: float | None = None
+    imbalance_profile: ImbalanceProfile = "exponential"
     validation_fraction: float = 0.0
 
 
@@ -130,6 +136,11 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
                 f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
                 "targets: take target 'label', or a data set."
             )
+        if data.imbalance_factor is not None:
+            raise InputError(
+                f"imbalance_factor is {data.imbalance_factor}, but the client store {data.dataset} "
+                "is divided already: leave it out, or take a data set."
+            )
         return None, streamed(open_store(data.dataset), standardise=data.standardise)
     if data.target == "input" and data.problem not in (None, RECONSTRUCTION.name):
         raise InputError(
@@ -146,6 +157,9 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
             "'label', or no public inputs."
         )
     fraction, seed = data.client_test_fraction, data.seed or 0
+    if data.imbalance_factor is not None:
+        profile = data.imbalance_profile
+        dataset = long_tailed(dataset, data.imbalance_factor, profile=profile, seed=seed)
     dataset, public = set_apart(
         dataset,
         public=data.public,

@@ -64,7 +64,9 @@ from fedjax_kd.wrappers import (
     with_ccvr,
     with_ema,
     with_krum,
+    with_loss_sampling,
     with_median,
+    with_power_of_choice,
     with_privacy,
     with_top_k,
 )
@@ -141,7 +143,9 @@ __all__ = [
     "with_ema",
     "with_finetuning",
     "with_krum",
+    "with_loss_sampling",
     "with_median",
+    "with_power_of_choice",
     "with_privacy",
     "with_top_k",
 ]

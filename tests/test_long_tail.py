@@ -99,7 +99,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="imbalance_factor is 0.*, but must be > 0"):
+    with pytest.raises(ValueError, match=r"imbalance_factor is 0.*, but must be > 0"):
         long_tailed(balanced(2, 2), 0.0)
     with pytest.raises(ValueError, match="profile is 'cliff'"):
         long_tailed(balanced(2, 2), 0.5, profile="cliff")

@@ -32,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "top_k": {"keep": 0.3},
     "privacy": {"clip": 0.5, "noise": 0.1},
     "krum": {"select": 2},
+    "power_of_choice": {"clients": 2},
+    "loss_sampling": {"clients": 2, "losses": "model"},  # with the last ones, they travel too
     "ccvr": {"after": 1, "virtual": 4, "head_epochs": 1, "head_batch": 6},
 }
 # What these cannot do to a method, and say when they are built.

@@ -1,7 +1,8 @@
 """Who takes part in which round, decided on the host ahead of a block of rounds.
 
 Every draw depends on ``(seed, round number)`` alone, so that a resumed run and a run compared with
-it meet the same cohorts.
+it meet the same cohorts. What depends on losses is decided on the device, among the clients that
+were drawn here: `fedjax_kd.wrappers.choice`.
 """
 
 from __future__ import annotations

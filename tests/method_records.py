@@ -8,6 +8,7 @@ import jax
 from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
+from records_evaluation import EVALUATION
 
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedper
 from fedjax_kd.core import Algorithm
@@ -218,6 +219,7 @@ RECORDS: dict[str, Record] = {
         options={"after": 2, "virtual": 4, "head_epochs": 2, "head_batch": 6},
         neutral={"tukey": 1.0},
     ),
+    **EVALUATION,
 }
 
 

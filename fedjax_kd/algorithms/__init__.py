@@ -22,6 +22,7 @@ from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
 from fedjax_kd.algorithms.fedntd import fedntd
+from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsgd import fedsgd
@@ -63,6 +64,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedgkt": fedgkt,
     "fedgen": fedgen,
     "ccvr": ccvr,
+    "fedpav": fedpav,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

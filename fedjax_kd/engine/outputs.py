@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.measuring import Measures, measures_of
 from fedjax_kd.engine.validation import newcomers_outputs
 from fedjax_kd.errors import InputError, InputTypeError
+from fedjax_kd.metrics import sums_of
 from fedjax_kd.problems import trailing
 
 _ROWS = 3  # a number that no usual axis has by chance
@@ -76,7 +78,7 @@ def _check_outputs(algorithm: Algorithm, federation: Federation, measures: Measu
     for name, metric in measures.items():
         mask = jax.ShapeDtypeStruct((_ROWS,), jnp.float32)
         try:
-            jax.eval_shape(metric.sums, outputs, y, mask)
+            jax.eval_shape(partial(sums_of, {name: metric}), outputs, y, mask)
         except Exception as error:
             raise InputError(
                 f"The metric {name} cannot be computed from outputs {_shown(outputs)} and targets "

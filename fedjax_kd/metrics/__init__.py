@@ -5,8 +5,10 @@ from fedjax_kd.metrics.fairness import over_clients
 from fedjax_kd.metrics.forgetting import ClassTally, class_accuracy, forgetting, weight_divergence
 from fedjax_kd.metrics.metric import (
     Metric,
+    Sighting,
     Tally,
     as_metric,
+    labels_of,
     mean_of,
     ratio,
     summary,
@@ -25,7 +27,7 @@ from fedjax_kd.metrics.of_classes import (
 from fedjax_kd.metrics.of_labels import label_accuracy, label_auc, label_f1, mean_average_precision
 from fedjax_kd.metrics.of_regions import dice, iou, mean_iou
 from fedjax_kd.metrics.of_values import mae, r2
-from fedjax_kd.metrics.ranking import rank_1, retrieval_map
+from fedjax_kd.metrics.ranking import rank_1, rank_5, rank_10, retrieval_map
 from fedjax_kd.metrics.registry import METRICS, rises
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "METRICS",
     "ClassTally",
     "Metric",
+    "Sighting",
     "Tally",
     "accuracy",
     "as_metric",
@@ -48,6 +51,7 @@ __all__ = [
     "label_accuracy",
     "label_auc",
     "label_f1",
+    "labels_of",
     "macro_f1",
     "mae",
     "mean_average_precision",
@@ -57,6 +61,8 @@ __all__ = [
     "over_clients",
     "r2",
     "rank_1",
+    "rank_5",
+    "rank_10",
     "ratio",
     "retrieval_map",
     "rises",

@@ -71,6 +71,7 @@ METHODS: Mapping[str, Arguments] = {
     "perfedavg": {"method_alpha": 0.05, "client_lr": 0.05},
     "pfedhn": {},
     "pfedhn_pc": {},
+    "fedpav": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -82,7 +83,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      28
+      29
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

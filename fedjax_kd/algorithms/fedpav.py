@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jaxtyping import Array
@@ -14,7 +14,7 @@ from fedjax_kd.components import feature_distillation as features
 from fedjax_kd.components.model_parts import combine
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Scalar, Upload, Variables, stack
 from fedjax_kd.local import Fit
-from fedjax_kd.options import extends
+from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 
@@ -23,7 +23,7 @@ def fedpav(
     task: Task,
     fit: Fit,
     *,
-    weighting: Literal["examples", "uniform", "distance"] = "examples",
+    weighting: features.FeatureVotes = "examples",
     distil_every: int = 0,
     distil_steps: int = 50,
     distil_lr: Scalar = 5e-4,
@@ -60,11 +60,11 @@ def fedpav(
     Raises:
       MissingError: if it is to distil, but there are no public inputs.
 
-    Departs from the paper: distances are of logits, as in the authors' code. All is in evaluation
-    mode, where the code leaves teachers in training mode; statistics of normalisation are averaged,
-    where it keeps those of one client.
+    Departs from the paper: distances are of logits, as in the authors' code, in evaluation mode, as
+    are teachers; statistics of normalisation are averaged, where the code keeps one client's.
     Source: Zhuang, Wen, Zhang, Gan, Yin, Zhou, Zhang, Yi, ACM MM 2020, arXiv:2008.11560.
     """
+    check_choice("weighting", weighting, features.FeatureVotes)
     votes = "uniform" if weighting == "distance" else weighting
     base = fedper(task, fit, weighting=votes, **options)
     how = features.FeatureDistillation(distil_steps, distil_lr, distil_batch, normalise, "FedPAV")
@@ -97,4 +97,4 @@ def fedpav(
     made = base._replace(client_update=client_update) if weighting == "distance" else base
     if distil_every:
         made = made._replace(server_update=server_update, aggregate=stack)
-    return made if predicts == "logits" else features.predicting_features(made, described)
+    return features.predicting(made, predicts, described)

@@ -14,8 +14,10 @@ from fedjax_kd.batching import draw
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Variables
 from fedjax_kd.data.public_inputs import inputs_of
 from fedjax_kd.losses import feature_cosine, feature_mse, masked_mean, normalised
+from fedjax_kd.options import check_choice
 from fedjax_kd.task import Task
 
+FeatureVotes = Literal["examples", "uniform", "distance"]
 Predicts = Literal["logits", "features"]
 
 _BATCH = 32  # examples that stand for those of a client which trains on all at once
@@ -88,13 +90,22 @@ def some_of(key: Key, data: Data, count: int) -> Batch:
 def output_distance(task: Task, models: tuple[Variables, Variables], batch: Batch) -> Array:
     """The mean over a batch of one minus the cosine between two models' logits."""
     before, after = (task.apply(model, batch.x)[0] for model in models)
-    return masked_mean(feature_cosine(after, before), batch.mask)
+    # Rounding may make a cosine larger than 1, but a vote must not be negative.
+    return jnp.maximum(masked_mean(feature_cosine(after, before), batch.mask), 0)
 
 
-def predicting_features(algorithm: Algorithm, features: Callable[..., Array]) -> Algorithm:
-    """The algorithm whose evaluation looks at ``features(server, client, x)``, without a loss."""
+def predicting(
+    algorithm: Algorithm, predicts: Predicts, features: Callable[..., Array]
+) -> Algorithm:
+    """The algorithm, evaluated by its logits or by ``features(server, client, x)``, without a loss.
+
+    Features are of the body, which the server has, so that it is judged.
+    """
+    check_choice("predicts", predicts, Predicts)
+    if predicts == "logits":
+        return algorithm
 
     def no_loss(outputs: Array, y: PyTree) -> Array:
         return jnp.full(len(outputs), jnp.nan, outputs.dtype)
 
-    return algorithm._replace(predict=features, score=no_loss)
+    return algorithm._replace(predict=features, score=no_loss, judged_by="server")

@@ -17,7 +17,7 @@ from fedjax_kd.algorithms import fedavg, scaffold
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import federate
-from fedjax_kd.engine.choice import largest
+from fedjax_kd.engine.choice import of_largest
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import initial_state, simulate
 from fedjax_kd.local import local_training
@@ -58,15 +58,15 @@ def test_the_largest_of_the_candidates():
     known = golden("server_rules")
     candidates = known["in_poc_candidates"]
     losses = jnp.asarray(known["in_poc_losses"][candidates])
-    stays = largest(losses, jnp.arange(len(candidates)), int(known["in_poc_m"]))
+    stays = of_largest(losses, jnp.arange(len(candidates)), int(known["in_poc_m"]))
     assert set(candidates[np.asarray(stays)]) == set(known["out_poc_selected"].tolist())
 
 
 def test_equal_scores_and_what_is_no_number():
     scores = jnp.array([1.0, 2.0, 2.0, jnp.nan, -jnp.inf, 2.0])
-    assert np.flatnonzero(largest(scores, jnp.array([0, 9, 3, 0, 0, 1]), 2)).tolist() == [2, 5]
-    assert np.flatnonzero(largest(scores, jnp.arange(6), 4)).tolist() == [0, 1, 2, 5]
-    assert largest(scores, jnp.arange(6), 9).all()
+    assert np.flatnonzero(of_largest(scores, jnp.array([0, 9, 3, 0, 0, 1]), 2)).tolist() == [2, 5]
+    assert np.flatnonzero(of_largest(scores, jnp.arange(6), 4)).tolist() == [0, 1, 2, 5]
+    assert of_largest(scores, jnp.arange(6), 9).all()
 
 
 @pytest.mark.parametrize("method", [fedavg, scaffold])
@@ -167,7 +167,7 @@ def test_odds_by_losses():
                 algorithm.choice.score(jax.random.fold_in(key, n), server, jnp.int32(n), (), ())
                 for n in range(2)
             ]
-            return largest(jnp.stack(scores), jnp.arange(2), 1)[0]
+            return of_largest(jnp.stack(scores), jnp.arange(2), 1)[0]
 
         drawn = jax.vmap(first)(jax.random.split(jax.random.key(1), 4000))
         assert float(drawn.mean()) == pytest.approx(expected, abs=0.03)

@@ -133,7 +133,9 @@ def test_bad_input():
         with_finetuning(fedavg(logistic(), FIT_4), 5)
     streamed = replace(federation(), client_test=None)
     with pytest.raises(ValueError, match="needs test rows of each client"):
-        simulate(with_finetuning(fedavg(logistic(), FIT_4), STEPS), streamed, num_rounds=1)
+        simulate(
+            with_finetuning(fedavg(logistic(), FIT_4), STEPS), streamed, num_rounds=1, cohort_size=2
+        )
     with pytest.raises(ValueError, match=r"finetune_lr is 0\.1, but nothing is fine-tuned"):
         build(Config("fedavg", training=TrainingConfig(finetune_lr=0.1)))
     with pytest.raises(ValueError, match="finetune is 0, but must be >= 1"):

@@ -41,7 +41,7 @@ def choose(
     # An empty slot's number, which no client has, gives a key that no client uses.
     key = jax.random.fold_in(inputs.key, inputs.round.population)
     ties = jax.vmap(lambda number: jax.random.bits(jax.random.fold_in(key, number)))
-    stays = largest(scores, ties(inputs.round.cohort), choice.clients)
+    stays = of_largest(scores, ties(inputs.round.cohort), choice.clients)
     after, first = [], 0
     for placement in placements:
         own = stays[first : first + len(placement.slots)]
@@ -53,13 +53,13 @@ def choose(
     return after
 
 
-def largest(scores: Float[Array, " K"], ties: Array, count: int) -> Bool[Array, " K"]:
+def of_largest(scores: Float[Array, " K"], ties: Array, count: int) -> Bool[Array, " K"]:
     """Which are the ``count`` largest scores; of equal ones those of the least ``ties``.
 
     NaN counts as -inf. What is -inf may stay if there is nothing better.
 
     Example:
-      >>> largest(jnp.array([1.0, 3.0, 3.0, jnp.nan]), jnp.arange(4), 2)
+      >>> of_largest(jnp.array([1.0, 3.0, 3.0, jnp.nan]), jnp.arange(4), 2)
       Array([False,  True,  True, False], dtype=bool)
     """
     order = jnp.lexsort((ties, -jnp.where(jnp.isnan(scores), -jnp.inf, scores)))

@@ -27,7 +27,7 @@ from fedjax_kd.engine.measuring import (
 from fedjax_kd.engine.mesh import everywhere
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.engine.validation import check_state
-from fedjax_kd.metrics import ClassTally, Tally, labels_of
+from fedjax_kd.metrics import ClassTally, Tally, identities_of
 
 _Tree = TypeVar("_Tree", Tally, ClassTally)
 
@@ -66,7 +66,7 @@ def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
 
 def by_class(rows: Tally, pool: Pool, num_classes: int) -> ClassTally:
     """Labels and right answers of a pool's entries, one label each, added up class by class."""
-    own = jax.nn.one_hot(labels_of(targets_at(pool, pool.rows)), num_classes, dtype=jnp.float32)
+    own = jax.nn.one_hot(identities_of(targets_at(pool, pool.rows)), num_classes, dtype=jnp.float32)
     right, counted = rows["accuracy"]
     return ClassTally(counted @ own, right @ own)
 

@@ -21,7 +21,12 @@ _ROWS = 3  # a number that no usual axis has by chance
 
 
 def check_problem(
-    groups: Sequence[Algorithm], federation: Federation, extra: Measures, by_class: str
+    groups: Sequence[Algorithm],
+    federation: Federation,
+    extra: Measures,
+    *,
+    per_class: bool,
+    tiers: bool,
 ) -> None:
     """Checks that algorithms fit the problem that a federation poses.
 
@@ -29,17 +34,18 @@ def check_problem(
       groups: one algorithm for each group of clients.
       federation: whose targets are asked for.
       extra: metrics beside those of the problem.
-      by_class: the option that tells classes apart, or "".
+      per_class: whether classes are to be told apart.
+      tiers: whether head, middle and tail are.
 
     Raises:
       TypeError: if a model gives no array of floats.
-      ValueError: if a method or ``by_class`` needs classes which are not there, or outputs have
+      ValueError: if a method, ``per_class`` or ``tiers`` needs classes which are not there, or outputs have
         another shape than the problem asks for or a metric can take.
     """
     problem = federation.problem
-    if by_class and not (problem.one_class_each and "accuracy" in problem.measures):
+    if (per_class or tiers) and not (problem.one_class_each and "accuracy" in problem.measures):
         raise InputError(
-            f"{by_class} needs one class an example, but the targets of {federation.name} are "
+            f"{'per_class' if per_class else 'tiers'} needs one class an example, but the targets of {federation.name} are "
             f"{problem.says}: leave it out."
         )
     for group in groups:

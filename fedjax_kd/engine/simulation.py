@@ -173,8 +173,7 @@ def simulate(
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
     check_choice("engine", engine, Engine)
     extra = own_metrics(metrics or {}, federation)
-    by_class = "per_class" if per_class else "tiers" if tiers else ""
-    check_problem(groups, federation, extra, by_class)
+    check_problem(groups, federation, extra, per_class=per_class, tiers=tiers)
     mesh = None if engine == "python" else mesh
     backend = backend_here(mesh)
     population = federation.num_clients

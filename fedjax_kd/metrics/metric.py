@@ -34,11 +34,11 @@ class Sighting(NamedTuple):
     query: Array | None = None  # 1 where a row is looked for, 0 where it may be found; None: both
 
 
-def labels_of(y: PyTree) -> PyTree:
+def identities_of(y: PyTree) -> PyTree:
     """Targets as losses know them.
 
     Example:
-      >>> labels_of(Sighting(jnp.array([3]), jnp.array([0]))), labels_of(jnp.array([3]))
+      >>> identities_of(Sighting(jnp.array([3]), jnp.array([0]))), identities_of(jnp.array([3]))
       (Array([3], dtype=int32), Array([3], dtype=int32))
     """
     return y.identity if isinstance(y, Sighting) else y
@@ -140,7 +140,7 @@ def sums_of(
     found: dict[Any, PyTree] = {}
     for metric in metrics.values():  # several may have the same sums, which are costly of ranks
         if metric.sums not in found:
-            targets = y if metric.of_sightings else labels_of(y)
+            targets = y if metric.of_sightings else identities_of(y)
             found[metric.sums] = metric.sums(outputs, targets, mask)
     return {name: found[metric.sums] for name, metric in metrics.items()}
 

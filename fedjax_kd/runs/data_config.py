@@ -131,35 +131,9 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
       ValueError: if the data cannot be read, or not be divided as asked.
     """
     if data.partition == STORED:
-        if data.target != "label":
-            raise InputError(
-                f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
-                "targets: take target 'label', or a data set."
-            )
-        if data.imbalance_factor is not None:
-            raise InputError(
-                f"imbalance_factor is {data.imbalance_factor}, but the client store {data.dataset} "
-                "is divided already: leave it out, or take a data set."
-            )
-        return None, streamed(open_store(data.dataset), standardise=data.standardise)
-    if data.target == "input" and data.problem not in (None, RECONSTRUCTION.name):
-        raise InputError(
-            f"target is 'input' and problem {data.problem!r}, but inputs that are targets are "
-            "problem 'reconstruction': give one of both."
-        )
-    divide = partitioner(data)
-    dataset = load(data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel)
-    if data.target == "input":
-        dataset = posed_as(dataset, RECONSTRUCTION)
-    if dataset.problem is RECONSTRUCTION and data.public is not None:
-        raise InputError(
-            f"public is {data.public!r}, but methods that use public inputs classify: take target "
-            "'label', or no public inputs."
-        )
+        return None, _stored(data)
+    divide, dataset = partitioner(data), _dataset_of(data)
     fraction, seed = data.client_test_fraction, data.seed or 0
-    if data.imbalance_factor is not None:
-        profile = data.imbalance_profile
-        dataset = long_tailed(dataset, data.imbalance_factor, profile=profile, seed=seed)
     dataset, public = set_apart(
         dataset,
         public=data.public,
@@ -176,3 +150,39 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
         seed=seed,
         standardise=data.standardise,
     )
+
+
+def _stored(data: DataConfig) -> Federation:
+    """The clients of a store, which are as they are."""
+    if data.target != "label":
+        raise InputError(
+            f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
+            "targets: take target 'label', or a data set."
+        )
+    if data.imbalance_factor is not None:
+        raise InputError(
+            f"imbalance_factor is {data.imbalance_factor}, but the client store {data.dataset} is "
+            "divided already: leave it out, or take a data set."
+        )
+    return streamed(open_store(data.dataset), standardise=data.standardise)
+
+
+def _dataset_of(data: DataConfig) -> Dataset:
+    """The data set of a run, before it is divided."""
+    if data.target == "input" and data.problem not in (None, RECONSTRUCTION.name):
+        raise InputError(
+            f"target is 'input' and problem {data.problem!r}, but inputs that are targets are "
+            "problem 'reconstruction': give one of both."
+        )
+    dataset = load(data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel)
+    if data.target == "input":
+        dataset = posed_as(dataset, RECONSTRUCTION)
+    if dataset.problem is RECONSTRUCTION and data.public is not None:
+        raise InputError(
+            f"public is {data.public!r}, but methods that use public inputs classify: take target "
+            "'label', or no public inputs."
+        )
+    if data.imbalance_factor is None:
+        return dataset
+    how = {"profile": data.imbalance_profile, "seed": data.seed or 0}
+    return long_tailed(dataset, data.imbalance_factor, **how)

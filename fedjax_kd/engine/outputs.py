@@ -39,14 +39,14 @@ def check_problem(
 
     Raises:
       TypeError: if a model gives no array of floats.
-      ValueError: if a method, ``per_class`` or ``tiers`` needs classes which are not there, or outputs have
-        another shape than the problem asks for or a metric can take.
+      ValueError: if a method, ``per_class`` or ``tiers`` needs classes which are not there, or
+        outputs have another shape than the problem asks for or a metric can take.
     """
     problem = federation.problem
     if (per_class or tiers) and not (problem.one_class_each and "accuracy" in problem.measures):
         raise InputError(
-            f"{'per_class' if per_class else 'tiers'} needs one class an example, but the targets of {federation.name} are "
-            f"{problem.says}: leave it out."
+            f"{'per_class' if per_class else 'tiers'} needs one class an example, but the targets "
+            f"of {federation.name} are {problem.says}: leave it out."
         )
     for group in groups:
         _check_needs(group, federation)

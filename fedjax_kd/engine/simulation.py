@@ -175,7 +175,7 @@ def simulate(
     extra = own_metrics(metrics or {}, federation)
     check_problem(groups, federation, extra, per_class=per_class, tiers=tiers)
     mesh = None if engine == "python" else mesh
-    backend = backend_here(mesh)
+    backend, devices = backend_here(mesh), 1 if mesh is None else mesh.shape[AXIS]
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
@@ -185,12 +185,7 @@ def simulate(
         groups=groups,
         federation=_placed(federation, mesh),
         layout=schedule.lay_out(
-            members,
-            population,
-            cohort_size,
-            (),
-            work=[a.work for a in groups],
-            devices=1 if mesh is None else mesh.shape[AXIS],
+            members, population, cohort_size, (), work=[a.work for a in groups], devices=devices
         ),
         sampler=sampler or sampling.uniform(population, cohort_size),
         types=types,

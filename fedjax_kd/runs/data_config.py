@@ -184,5 +184,5 @@ def _dataset_of(data: DataConfig) -> Dataset:
         )
     if data.imbalance_factor is None:
         return dataset
-    how = {"profile": data.imbalance_profile, "seed": data.seed or 0}
-    return long_tailed(dataset, data.imbalance_factor, **how)
+    profile, seed = data.imbalance_profile, data.seed or 0
+    return long_tailed(dataset, data.imbalance_factor, profile=profile, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +15,11 @@ from methods import model
 from vectors import golden
 
 from fedjax_kd.algorithms import fedavg, scaffold
+from fedjax_kd.backends import backend_of
 from fedjax_kd.core import Algorithm
 from fedjax_kd.data import sampling
-from fedjax_kd.data.federation import federate
+from fedjax_kd.data.federation import federate, streamed
+from fedjax_kd.data.writer import write_store
 from fedjax_kd.engine.choice import of_largest
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import initial_state, simulate
@@ -110,7 +113,15 @@ def test_last_losses_are_those_of_the_rounds_before():
 
 @pytest.mark.parametrize("losses", ["model", "last"])
 @pytest.mark.parametrize(
-    "how", [{"chunk": 1}, {"chunk": (1, 2)}, {"mesh": make_mesh(2)}, {"debug": True}], ids=str
+    "how",
+    [
+        {"chunk": 1},
+        {"chunk": (1, 2)},
+        {"mesh": make_mesh(2)},
+        {"debug": True},
+        {"backend": backend_of("gpu"), "chunk": 2},
+    ],
+    ids=str,
 )
 def test_chunks_and_devices_change_nothing(losses: Any, how: dict[str, Any]):
     asked = [ALL, (5, 4, 3, 0), (0, 2, 3)]
@@ -119,6 +130,13 @@ def test_chunks_and_devices_change_nothing(losses: Any, how: dict[str, Any]):
     other, its = play(algorithm, federation().train, asked, **how)
     assert gap(finite(one), finite(other)) < 1e-5
     assert gap([r.used for r in reports], [r.used for r in its]) == 0
+
+
+@pytest.mark.parametrize(("chunk", "slots"), [(1, 2), (2, 2), (3, 3)])
+def test_nobody_computes_for_those_who_do_not_train(chunk: int, slots: int):
+    _, (report,) = play(power(2, "last"), federation().train, [ALL], chunk=chunk)
+    assert len(report.wire[0].down) == slots
+    assert float(report.used.sum()) == 2
 
 
 def test_a_resumed_run_chooses_the_same():
@@ -199,3 +217,21 @@ def test_bad_input(make: Any):
     mute = make(base()._replace(client_update=silent), federation(), losses="last", clients=2)
     with pytest.raises((ValueError, TypeError), match="report no training loss"):
         simulate(mute, federation(), num_rounds=1, cohort_size=3)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_streamed_clients(devices: int, tmp_path: Path):
+    pool, pairs = federation().train, []
+    for start, size in zip(np.asarray(pool.starts), SIZES, strict=True):
+        rows = np.asarray(pool.rows)[start : start + size]
+        pairs.append((np.asarray(pool.x)[rows], np.asarray(pool.y)[rows]))
+    made = write_store(tmp_path / "s", pairs, name="s", num_classes=3, test=pairs[4])
+    data = streamed(made, standardise="none")
+    how = {"num_rounds": 3, "cohort_size": 5, "chunk": 1 if devices == 2 else 2}
+    mesh = make_mesh(2) if devices == 2 else None
+    finals = []
+    for where, on in ((data, mesh), (federation(), None)):
+        algorithm = with_power_of_choice(base(), where, clients=2)
+        s = simulate(algorithm, where, mesh=on, **how)
+        finals.append(list(blocks(s, initial_state(s)))[-1].state)
+    assert gap(*finals) < 1e-5

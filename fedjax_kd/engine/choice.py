@@ -24,17 +24,22 @@ _AT_ONCE = 50  # clients whose scores are computed together
 
 
 def choose(
-    choice: Choice, inputs: RoundInputs, placements: Sequence[Placement], mesh: Mesh | None
+    choice: Choice,
+    inputs: RoundInputs,
+    placements: Sequence[Placement],
+    widths: Sequence[Sequence[int]],
+    mesh: Mesh | None,
 ) -> list[Placement]:
     """The placements, without the clients that do not take part.
 
-    On one device those who stay move to the front of their group, so that the chunks after them
-    have nothing to do.
+    On one device those who stay move to the front of their group, and the chunks after them are
+    left out: where loops have a known length, an empty slot costs as much as a client.
 
     Args:
       choice: of the first group's algorithm, by whose server all are scored.
       inputs: of the round, its cohort those who were asked.
       placements: of each group.
+      widths: of each group's chunks.
       mesh: devices over which the slots are divided.
     """
     scores = _scores(choice, inputs, mesh)
@@ -43,14 +48,28 @@ def choose(
     ties = jax.vmap(lambda number: jax.random.bits(jax.random.fold_in(key, number)))
     stays = of_largest(scores, ties(inputs.round.cohort), choice.clients)
     after, first = [], 0
-    for placement in placements:
+    for g, placement in enumerate(placements):
         own = stays[first : first + len(placement.slots)]
         slots = jnp.where(own, placement.slots, jnp.int32(inputs.round.population))
+        first += len(placement.slots)
         if mesh is None:
             slots = slots[jnp.argsort(~own, stable=True)]
-        after.append(placement._replace(slots=slots))
-        first += len(placement.slots)
+            after.append(_cut(Placement(slots, placement.chunks), widths[g], choice.clients))
+        else:
+            after.append(placement._replace(slots=slots))
     return after
+
+
+def _cut(placement: Placement, widths: Sequence[int], clients: int) -> Placement:
+    """As many chunks as the first ``clients`` slots need, since the others are empty."""
+    slots, chunks = placement
+    if len(widths) == 1:
+        return Placement(slots[: -(-clients // widths[0]) * widths[0]], chunks)
+    left, counts = jnp.int32(clients), []
+    for n, width in enumerate(widths):
+        counts.append(jnp.clip(-(-left // width), 0, chunks[n]))
+        left -= counts[-1] * width
+    return Placement(slots, jnp.stack(counts))
 
 
 def of_largest(scores: Float[Array, " K"], ties: Array, count: int) -> Bool[Array, " K"]:

@@ -99,7 +99,8 @@ def make_round(
         round = Round(number, asked, expected, unknown, layout.population, resident.public)
         inputs = RoundInputs(key_clients, state.server, resident.pool, round, backend, sizes)
         if groups[0].choice is not None:
-            placements = choose(groups[0].choice, inputs, placements, mesh)
+            widths = [chunks.widths for chunks in layout.chunks]
+            placements = choose(groups[0].choice, inputs, placements, widths, mesh)
             inputs = inputs._replace(round=_asking(round, placements))
         cohorts = [group_result(g, inputs, state.clients[g], p) for g, p in enumerate(placements)]
         return _close_round(groups, key_server, inputs, cohorts)

@@ -118,10 +118,10 @@ def test_last_losses_are_those_of_the_rounds_before():
         {"chunk": 1},
         {"chunk": (1, 2)},
         {"mesh": make_mesh(2)},
-        {"debug": True},
+        pytest.param({"debug": True}, marks=pytest.mark.thorough),
         {"backend": backend_of("gpu"), "chunk": 2},
     ],
-    ids=str,
+    ids=["chunks", "widths", "mesh", "debug", "gpu"],
 )
 def test_chunks_and_devices_change_nothing(losses: Any, how: dict[str, Any]):
     asked = [ALL, (5, 4, 3, 0), (0, 2, 3)]

@@ -199,6 +199,15 @@ def test_wrappers_around_it_and_inside():
     assert gap(state.server.base.base, other.server.base.base) < 1e-6
 
 
+def test_groups_are_chosen_together():
+    groups = [power(2), power(2)]
+    halves = {"group_of": [0, 0, 0, 1, 1, 1]}
+    one, (report,) = play(groups, federation().train, [ALL], **halves)
+    other, _ = play(power(2), federation().train, [ALL])
+    assert gap(one.server, other.server) < 1e-6
+    assert float(report.used.sum()) == 2
+
+
 @pytest.mark.parametrize("make", [with_power_of_choice, with_loss_sampling])
 def test_bad_input(make: Any):
     with pytest.raises(ValueError, match="clients is 0, but must be >= 1"):
@@ -209,6 +218,11 @@ def test_bad_input(make: Any):
         make(make(base(), federation()), federation())
     with pytest.raises(ValueError, match=r"clients is 4, but cohort_size=3 asks fewer"):
         simulate(make(base(), federation(), clients=4), federation(), num_rounds=1, cohort_size=3)
+
+    groups = [make(base(), federation(), clients=2, losses="model"), base()]
+    with pytest.raises(ValueError, match="put the same wrapper around each"):
+        halves = np.array([0, 0, 0, 1, 1, 1])
+        simulate(groups, federation(), num_rounds=1, cohort_size=3, group_of=halves)
 
     def silent(*args: Any) -> Any:
         upload, client = base().client_update(*args)

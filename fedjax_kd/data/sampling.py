@@ -126,8 +126,8 @@ def sampler_named(
     except (OSError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
             f"sampling is {sampling!r}, but must be 'uniform', 'examples', or a JSON file with a "
-            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error}). By losses: "
-            "the wrappers power_of_choice and loss_sampling."
+            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error}). By "
+            "losses it goes with the wrappers power_of_choice and loss_sampling."
         ) from error
 
 

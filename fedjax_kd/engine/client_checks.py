@@ -47,6 +47,11 @@ def check_clients(
             "Fine-tuned evaluation needs test rows of each client, but clients that are streamed "
             "from a store have none: leave out finetune, or take a data set in memory."
         )
+    if len({a.choice and a.choice.clients for a in groups}) > 1:
+        raise InputError(
+            "Some groups of clients are chosen by their losses and others not, or in other numbers, "
+            "but all of a cohort are chosen together: put the same wrapper around each."
+        )
     for algorithm, clients in zip(groups, members, strict=True):
         sizes = federation.sizes_of(np.asarray(clients))
         algorithm.check(Plan(federation.train.x, sizes, clients, *how_many))

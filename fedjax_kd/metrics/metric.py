@@ -139,10 +139,10 @@ def sums_of(
     """What each row adds to the sums of several metrics, leaves ``[B, ...]``."""
     found: dict[Any, PyTree] = {}
     for metric in metrics.values():  # several may have the same sums, which are costly of ranks
-        if metric.sums not in found:
+        if (metric.sums, metric.of_sightings) not in found:
             targets = y if metric.of_sightings else identities_of(y)
-            found[metric.sums] = metric.sums(outputs, targets, mask)
-    return {name: found[metric.sums] for name, metric in metrics.items()}
+            found[metric.sums, metric.of_sightings] = metric.sums(outputs, targets, mask)
+    return {name: found[metric.sums, metric.of_sightings] for name, metric in metrics.items()}
 
 
 def total_of(rows: PyTree) -> PyTree:

@@ -220,8 +220,8 @@ def test_bad_input(make: Any):
         simulate(make(base(), federation(), clients=4), federation(), num_rounds=1, cohort_size=3)
 
     groups = [make(base(), federation(), clients=2, losses="model"), base()]
+    halves = np.array([0, 0, 0, 1, 1, 1])
     with pytest.raises(ValueError, match="put the same wrapper around each"):
-        halves = np.array([0, 0, 0, 1, 1, 1])
         simulate(groups, federation(), num_rounds=1, cohort_size=3, group_of=halves)
 
     def silent(*args: Any) -> Any:

@@ -49,8 +49,8 @@ def check_clients(
         )
     if len({a.choice and a.choice.clients for a in groups}) > 1:
         raise InputError(
-            "Some groups of clients are chosen by their losses and others not, or in other numbers, "
-            "but all of a cohort are chosen together: put the same wrapper around each."
+            "Some groups of clients are chosen by their losses and others not, or other numbers of "
+            "them, but a cohort is chosen as a whole: put the same wrapper around each."
         )
     for algorithm, clients in zip(groups, members, strict=True):
         sizes = federation.sizes_of(np.asarray(clients))

@@ -79,6 +79,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedlesam": {},
     "fedlesam_s": {"client_lr": 0.05},
     "fedlesam_d": {},
+    "fedpav": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -90,7 +91,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      36
+      37
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

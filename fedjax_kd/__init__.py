@@ -38,12 +38,14 @@ from fedjax_kd.data import (
     ShardPartitioner,
     from_arrays,
     load,
+    long_tailed,
     set_apart,
 )
 from fedjax_kd.data import sampling as cohort
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
 from fedjax_kd.engine.early_stopping import Patience, Stop
+from fedjax_kd.engine.finetuning import with_finetuning
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.local import local_training
@@ -62,7 +64,9 @@ from fedjax_kd.wrappers import (
     with_ccvr,
     with_ema,
     with_krum,
+    with_loss_sampling,
     with_median,
+    with_power_of_choice,
     with_privacy,
     with_top_k,
 )
@@ -117,6 +121,7 @@ __all__ = [
     "load",
     "load_run",
     "local_training",
+    "long_tailed",
     "losses",
     "make_mesh",
     "mean",
@@ -136,8 +141,11 @@ __all__ = [
     "uniform_mean",
     "with_ccvr",
     "with_ema",
+    "with_finetuning",
     "with_krum",
+    "with_loss_sampling",
     "with_median",
+    "with_power_of_choice",
     "with_privacy",
     "with_top_k",
 ]

@@ -234,6 +234,14 @@ def no_check(plan: Plan) -> None:
     del plan
 
 
+class Choice(NamedTuple):
+    """How many of the clients that were asked take part, and which: those of the largest scores."""
+
+    clients: int
+    # (key, server, client number, its data, round) -> the score of ONE client that was asked
+    score: Callable[[Key, Server, Array, Data, Round], Array]
+
+
 class Algorithm(NamedTuple):
     """A federated algorithm: pure functions of one client, and declarations.
 
@@ -270,6 +278,10 @@ class Algorithm(NamedTuple):
     # Once, when a simulation is built: raises `fedjax_kd.errors.InputError` if it makes no sense,
     # and warns (`fedjax_kd.errors.warn`) if it is seldom meant. Wrappers call that of the inside.
     check: Callable[[Plan], None] = no_check
+    # how each client trains what predictions read, on its own examples, for a further evaluation:
+    # a `fedjax_kd.local.Fit`; None for no such evaluation
+    finetune: Any = None
+    choice: Choice | None = None  # who of those that the sampler asked takes part; None for all
 
 
 class State(NamedTuple):

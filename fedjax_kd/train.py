@@ -24,6 +24,8 @@ from fedjax_kd.engine.mesh import replicate
 from fedjax_kd.engine.round import Report
 from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
 from fedjax_kd.engine.validation import Types
+from fedjax_kd.metrics import Tally
+from fedjax_kd.metrics.metric import mean_known
 
 Row = dict[str, float]
 """What is known of one round, by column name; evaluations fill further columns in some rounds."""
@@ -158,20 +160,28 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
     for prefix, sums in (("test", seen.test), ("validation", seen.validation)):
         if sums is not None:
             row |= {f"{prefix}_{k}": v for k, v in metrics.summary(measures, sums).items()}
-    for prefix, sums in (("client", seen.clients), ("personal", seen.personal)):
+    for prefix, sums in _over_clients(seen).items():
         if sums is not None:
             values = measures[headline].value(sums[headline])
             rising = measures[headline].larger_is_better
             spread = metrics.over_clients(values, larger_is_better=rising)
             row |= {f"{prefix}_{headline}_{k}": v for k, v in spread.items()}
     if seen.classes is not None:
-        each = np.asarray(metrics.class_accuracy(seen.classes)).tolist()
-        row |= {f"class_{label}_accuracy": value for label, value in enumerate(each)}
+        each = np.asarray(metrics.class_accuracy(seen.classes), np.float64)
+        for tier, classes in s.tiers.items():
+            row[f"{tier}_accuracy"] = float(mean_known(each[list(classes)]))
+        if s.per_class:
+            row |= {f"class_{label}_accuracy": a for label, a in enumerate(each.tolist())}
     for g in range(0 if seen.groups is None else len(s.groups)):
         of_group = metrics.summary(measures, jax.tree.map(lambda a, g=g: a[g], seen.groups))
         row |= {f"group_{g}_{k}": v for k, v in of_group.items()}
     row[f"{metrics.JUDGED}{headline}"] = row[s.judged_column]
     return row
+
+
+def _over_clients(seen: Evaluation) -> dict[str, Tally | None]:
+    """What an evaluation tells of each client, by the prefix of its columns."""
+    return {"client": seen.clients, "personal": seen.personal, "finetuned": seen.finetuned}
 
 
 def class_accuracies(rows: Sequence[Row]) -> NDArray[np.float64]:

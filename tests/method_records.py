@@ -8,6 +8,7 @@ import jax
 from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
+from records_evaluation import EVALUATION
 from records_sharpness import SHARPNESS
 
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedper
@@ -220,6 +221,7 @@ RECORDS: dict[str, Record] = {
         neutral={"tukey": 1.0},
     ),
     **SHARPNESS,
+    **EVALUATION,
 }
 
 

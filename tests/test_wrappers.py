@@ -32,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "top_k": {"keep": 0.3},
     "privacy": {"clip": 0.5, "noise": 0.1},
     "krum": {"select": 2},
+    "power_of_choice": {"clients": 2},
+    "loss_sampling": {"clients": 2, "losses": "model"},  # with the last ones, they travel too
     "ccvr": {"after": 1, "virtual": 4, "head_epochs": 1, "head_batch": 6},
 }
 # What these cannot do to a method, and say when they are built.
@@ -40,7 +42,7 @@ REFUSED = {
     ("ema", "fedmd"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
-        for name in ("fedper", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt")
+        for name in ("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt")
     },
 }
 HEADLESS = "`features` uses every value|does not know the shape|does not give logits of features"

@@ -27,6 +27,7 @@ from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
 from fedjax_kd.algorithms.fedntd import fedntd
+from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsam import fedsam
@@ -79,6 +80,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedlesam": fedlesam,
     "fedlesam_s": fedlesam_s,
     "fedlesam_d": fedlesam_d,
+    "fedpav": fedpav,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

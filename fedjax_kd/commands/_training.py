@@ -237,7 +237,9 @@ def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
     if classes.size and len(classes) > 1:
         forgotten = float(metrics.forgetting(jnp.asarray(classes, jnp.float32)))
     last, judged = evaluated[-1], f"{metrics.JUDGED}{s.federation.problem.headline}"
-    told = (f"test_{s.federation.problem.headline}", "test_loss", s.judged_column)
+    told = [f"test_{s.federation.problem.headline}", "test_loss", s.judged_column]
+    told += _before_and_after(last, s.federation.problem.headline)
+    told += [f"{tier}_accuracy" for tier in s.tiers]
     number = best_round(evaluated)
     best = next((row for row in evaluated if row["round"] == number), evaluated[0])
     return {
@@ -246,6 +248,12 @@ def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
         "best_round": int(best["round"]),
         **({} if forgotten is None else {"final_forgetting": forgotten}),
     }
+
+
+def _before_and_after(row: Row, headline: str) -> list[str]:
+    """The columns of clients' models before and after steps of their own, if these were taken."""
+    before, own, after = (f"{of}_{headline}_mean" for of in ("client", "personal", "finetuned"))
+    return [own if own in row else before, after] if after in row else []
 
 
 def _waste(rows: Sequence[Row]) -> float | None:

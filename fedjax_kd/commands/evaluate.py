@@ -28,7 +28,8 @@ from fedjax_kd.train import evaluation_row
 HELP = """Evaluates the newest or best checkpoint of a run on all test rows, and client by client.
 
 Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under
-the global model and, if the method has such, under its own.
+the global model and, if the method has such, under its own; of a run with --finetune also after
+steps of its own.
 
 A run that still goes on may be evaluated. Data that have changed since are refused.
 
@@ -99,6 +100,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
         "test_examples": np.asarray(own.sizes),
         **_results("", simulation, seen.clients),
         **({} if seen.personal is None else _results("personal_", simulation, seen.personal)),
+        **({} if seen.finetuned is None else _results("finetuned_", simulation, seen.finetuned)),
     }
     text = io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")

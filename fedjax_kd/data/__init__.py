@@ -2,6 +2,7 @@
 
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.dataset import Dataset, Examples, from_arrays
+from fedjax_kd.data.long_tail import long_tailed
 from fedjax_kd.data.partition import (
     PARTITIONERS,
     DirichletPartitioner,
@@ -47,6 +48,7 @@ __all__ = [
     "from_arrays",
     "is_store",
     "load",
+    "long_tailed",
     "make_window",
     "open_store",
     "pack",

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from fedjax_kd.core import PyTree
 from fedjax_kd.data import checks
-from fedjax_kd.data.arrays import as_arrays, by_name, count_rows, types_shown
+from fedjax_kd.data.arrays import as_arrays, by_name, count_rows, take_rows, types_shown
 from fedjax_kd.data.numbering import check_numbering, renumbered
 from fedjax_kd.errors import InputError
 from fedjax_kd.problems import CLASSIFICATION, Problem, problem_named, problem_of
@@ -35,6 +36,11 @@ class Examples(NamedTuple):
     def num_rows(self) -> int:
         """N."""
         return count_rows(self.x)
+
+    def at(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of the rows."""
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return Examples(take_rows(self.x, rows), take_rows(self.y, rows), columns)
 
 
 @dataclass(frozen=True, repr=False)

@@ -24,6 +24,7 @@ from fedjax_kd.data.partition import client_test_split
 from fedjax_kd.data.pixels import stretched_pixels
 from fedjax_kd.data.public_inputs import Public
 from fedjax_kd.data.rows import Parts
+from fedjax_kd.data.sightings import sighted
 from fedjax_kd.data.split import Split, parts_of
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.errors import InputError
@@ -167,12 +168,13 @@ def federate(
     check_choice("standardise", standardise, Standardise)
     parts = parts_of(partitioner, dataset)
     dataset = _ready(dataset, target, standardise)
-    test = _owned(_pool(dataset.test, dataset.problem), [np.arange(dataset.test.num_rows)])
+    test = sighted(_pool(dataset.test, dataset.problem), dataset.test, dataset.problem)
+    test = _owned(test, [np.arange(dataset.test.num_rows)])
     train = _pool(dataset.train, dataset.problem)
     if client_test_fraction != 0:
         parts, held_out = client_test_split(list(parts), client_test_fraction, seed)
+        client_test = _owned(sighted(train, dataset.train, dataset.problem), held_out)
         train = _owned(train, parts)
-        client_test = _owned(train, held_out)
     else:
         train = _owned(train, parts)
         client_test = _owned(test, deal_test(dataset, parts, seed))

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
-from numpy.typing import NDArray
 
 from fedjax_kd.core import Data, Key, PyTree
 from fedjax_kd.data.arrays import take_rows, types_shown
@@ -102,7 +101,7 @@ def hold_out(dataset: Dataset, rows: int, seed: int) -> tuple[Dataset, Examples]
         )
     order = np.random.default_rng([seed, 2]).permutation(count)
     taken, left = np.sort(order[:rows]), np.sort(order[rows:])
-    return replace(dataset, train=_some(dataset.train, left)), _some(dataset.train, taken)
+    return replace(dataset, train=dataset.train.at(left)), dataset.train.at(taken)
 
 
 def _elsewhere(
@@ -172,8 +171,3 @@ def _of_another(dataset: Dataset, name: str, size: int | None, data_dir: Any, se
 
 def _stored(x: PyTree, y: PyTree = ()) -> Stored:
     return Stored(*jax.tree.map(jnp.asarray, (x, y)))
-
-
-def _some(examples: Examples, rows: NDArray[np.int64]) -> Examples:
-    columns = {name: values[rows] for name, values in examples.columns.items()}
-    return Examples(take_rows(examples.x, rows), take_rows(examples.y, rows), columns)

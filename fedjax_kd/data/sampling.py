@@ -1,7 +1,8 @@
 """Who takes part in which round, decided on the host ahead of a block of rounds.
 
 Every draw depends on ``(seed, round number)`` alone, so that a resumed run and a run compared with
-it meet the same cohorts.
+it meet the same cohorts. What depends on losses is decided on the device, among the clients that
+were drawn here: `fedjax_kd.wrappers.choice`.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def sampler_named(
     except (OSError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
             f"sampling is {sampling!r}, but must be 'uniform', 'examples', or a JSON file with a "
-            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error})."
+            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error}). By "
+            "losses it goes with the wrappers power_of_choice and loss_sampling."
         ) from error
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedjax_kd import tree
 from fedjax_kd.core import Algorithm, Client, Key, Pool, PyTree, Server, SizeRange, State, keep
+from fedjax_kd.engine.finetuning import tuned
 from fedjax_kd.engine.measuring import (
     Measures,
     Predict,
@@ -26,7 +27,7 @@ from fedjax_kd.engine.measuring import (
 from fedjax_kd.engine.mesh import everywhere
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.engine.validation import check_state
-from fedjax_kd.metrics import ClassTally, Tally
+from fedjax_kd.metrics import ClassTally, Tally, identities_of
 
 _Tree = TypeVar("_Tree", Tally, ClassTally)
 
@@ -52,6 +53,7 @@ class Evaluation(NamedTuple):
     validation: Tally | None  # the same over the server's validation rows, if it has any
     clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
     personal: Tally | None  # under each client's own model, if it can differ
+    finetuned: Tally | None  # the same after steps of its own, if the method asks for them
     groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
     classes: ClassTally | None  # of the test set, leaves ``[L]``; None if not asked for
 
@@ -64,7 +66,7 @@ def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
 
 def by_class(rows: Tally, pool: Pool, num_classes: int) -> ClassTally:
     """Labels and right answers of a pool's entries, one label each, added up class by class."""
-    own = jax.nn.one_hot(targets_at(pool, pool.rows), num_classes, dtype=jnp.float32)
+    own = jax.nn.one_hot(identities_of(targets_at(pool, pool.rows)), num_classes, dtype=jnp.float32)
     right, counted = rows["accuracy"]
     return ClassTally(counted @ own, right @ own)
 
@@ -139,10 +141,16 @@ def has_personal_model(algorithm: Algorithm, server: Server, client: Client, x: 
     return any(jax.tree.leaves(read))
 
 
-def evaluate_personal(s: Simulation, key: Key, state: State, pools: tuple[Pool, Pool]) -> Tally:
+def evaluate_personal(
+    s: Simulation,
+    groups: Sequence[Algorithm],
+    key: Key,
+    state: State,
+    pools: tuple[Pool, Pool],
+) -> Tally:
     """`personal_sums` of all groups, in the order of the clients' numbers."""
     members = s.layout.members
-    each = zip(s.groups, state.clients, members, map(max, s.chunk), strict=True)
+    each = zip(groups, state.clients, members, map(max, s.chunk), strict=True)
     parts = [
         personal_sums(
             group,
@@ -208,7 +216,7 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         predict, measures = shared_model(algorithm, key, state.server), s.measures(algorithm)
         rows, outputs = found = measure(predict, measures, pools.test)
         whole, classes = measure_all(measures, *found, pools.test), None
-        if s.per_class:
+        if s.tells_classes:
             classes = by_class(rows, pools.test, federation.num_classes)
         held, theirs, validation, clients = pools.validation, pools.client_test, None, None
         if held is not None:
@@ -225,16 +233,20 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         members, theirs = s.layout.members, pools.client_test
         seen = [under(algorithm, state, pools) for algorithm in s.groups]
         test, validation, clients, classes = zip(*seen, strict=True)
-        personal = None
+        personal, finetuned = None, None
         if own_models and theirs is not None:
-            personal = evaluate_personal(s, key, state, (pools.train, theirs))
+            personal = evaluate_personal(s, s.groups, key, state, (pools.train, theirs))
+        if theirs is not None and any(a.finetune is not None for a in s.groups):
+            after = [tuned(a, a.score or federation.problem.score) for a in s.groups]
+            finetuned = evaluate_personal(s, after, key, state, (pools.train, theirs))
         return Evaluation(
             mean_of_groups(test, members),
             None if pools.validation is None else mean_of_groups(validation, members),
             None if theirs is None else each_of_its_group(clients, members),
             personal,
+            finetuned,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *test) if len(test) > 1 else None,
-            mean_of_groups(classes, members) if s.per_class else None,
+            mean_of_groups(classes, members) if s.tells_classes else None,
         )
 
     return evaluate

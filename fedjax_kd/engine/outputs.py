@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,13 +14,19 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.measuring import Measures, measures_of
 from fedjax_kd.engine.validation import newcomers_outputs
 from fedjax_kd.errors import InputError, InputTypeError
+from fedjax_kd.metrics import sums_of
 from fedjax_kd.problems import trailing
 
 _ROWS = 3  # a number that no usual axis has by chance
 
 
 def check_problem(
-    groups: Sequence[Algorithm], federation: Federation, extra: Measures, *, per_class: bool
+    groups: Sequence[Algorithm],
+    federation: Federation,
+    extra: Measures,
+    *,
+    per_class: bool,
+    tiers: bool,
 ) -> None:
     """Checks that algorithms fit the problem that a federation poses.
 
@@ -28,17 +35,18 @@ def check_problem(
       federation: whose targets are asked for.
       extra: metrics beside those of the problem.
       per_class: whether classes are to be told apart.
+      tiers: whether head, middle and tail are.
 
     Raises:
       TypeError: if a model gives no array of floats.
-      ValueError: if a method or ``per_class`` needs classes which are not there, or outputs have
-        another shape than the problem asks for or a metric can take.
+      ValueError: if a method, ``per_class`` or ``tiers`` needs classes which are not there, or
+        outputs have another shape than the problem asks for or a metric can take.
     """
     problem = federation.problem
-    if per_class and not (problem.one_class_each and "accuracy" in problem.measures):
+    if (per_class or tiers) and not (problem.one_class_each and "accuracy" in problem.measures):
         raise InputError(
-            f"per_class needs one class an example, but the targets of {federation.name} are "
-            f"{problem.says}: leave it out."
+            f"{'per_class' if per_class else 'tiers'} needs one class an example, but the targets "
+            f"of {federation.name} are {problem.says}: leave it out."
         )
     for group in groups:
         _check_needs(group, federation)
@@ -76,7 +84,7 @@ def _check_outputs(algorithm: Algorithm, federation: Federation, measures: Measu
     for name, metric in measures.items():
         mask = jax.ShapeDtypeStruct((_ROWS,), jnp.float32)
         try:
-            jax.eval_shape(metric.sums, outputs, y, mask)
+            jax.eval_shape(partial(sums_of, {name: metric}), outputs, y, mask)
         except Exception as error:
             raise InputError(
                 f"The metric {name} cannot be computed from outputs {_shown(outputs)} and targets "

@@ -29,6 +29,7 @@ from fedjax_kd.core import (
 )
 from fedjax_kd.data.window import Window
 from fedjax_kd.engine import aggregation
+from fedjax_kd.engine.choice import choose
 from fedjax_kd.engine.clients import CohortResult, RoundInputs, RunCohort, run_cohort
 from fedjax_kd.engine.schedule import Layout, Placement
 
@@ -97,10 +98,20 @@ def make_round(
         unknown = jnp.zeros_like(expected)
         round = Round(number, asked, expected, unknown, layout.population, resident.public)
         inputs = RoundInputs(key_clients, state.server, resident.pool, round, backend, sizes)
+        if groups[0].choice is not None:
+            widths = [chunks.widths for chunks in layout.chunks]
+            placements = choose(groups[0].choice, inputs, placements, widths, mesh)
+            inputs = inputs._replace(round=_asking(round, placements))
         cohorts = [group_result(g, inputs, state.clients[g], p) for g, p in enumerate(placements)]
         return _close_round(groups, key_server, inputs, cohorts)
 
     return round_fn
+
+
+def _asking(round: Round, placements: Sequence[Placement]) -> Round:
+    """The round with the clients that these slots hold."""
+    asked = jnp.concatenate([placement.slots for placement in placements])
+    return round._replace(cohort=asked, present=(asked < round.population).astype(jnp.float32))
 
 
 def _close_round(

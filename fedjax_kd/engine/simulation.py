@@ -20,7 +20,7 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.data.sampling import Ids
 from fedjax_kd.engine import chunk_width, compile_cache, schedule, sharp_edges
 from fedjax_kd.engine.chunk_width import Workload
-from fedjax_kd.engine.client_checks import check_clients
+from fedjax_kd.engine.client_checks import check_clients, class_tiers, members_of
 from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
 from fedjax_kd.engine.outputs import check_problem
@@ -59,12 +59,18 @@ class Simulation:
     backend: Backend
     sizes: SizeRange | None  # of clients' training examples, if loops are to be of known length
     per_class: bool = False
+    tiers: Mapping[str, Sequence[int]] = field(default_factory=dict)  # classes of head to tail
     metrics: Measures = field(default_factory=dict)  # beside those of the problem
     test_capacity: int = 0  # test rows of the client that has the most
 
     def measures(self, algorithm: Algorithm) -> Measures:
         """What an evaluation of these clients tells: the loss, and the metrics of the problem."""
         return measures_of(algorithm, self.federation, self.metrics)
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether evaluation tells classes apart."""
+        return self.per_class or bool(self.tiers)
 
     def cohort(self, number: int) -> sampling.Cohort:
         """Who takes part in a round; the same whenever it is asked."""
@@ -125,6 +131,7 @@ def simulate(
     mesh: Mesh | None = None,
     engine: Engine = "jit",
     per_class: bool = False,
+    tiers: bool = False,
     metrics: Mapping[str, Metric | RowValues] | None = None,
 ) -> Simulation:
     """Checks that an algorithm fits a federation, and decides how it will run.
@@ -152,6 +159,7 @@ def simulate(
       mesh: devices to divide each cohort over, from `fedjax_kd.engine.mesh.make_mesh`.
       engine: "jit", or "python" to find mistakes on one device (see `fedjax_kd.engine.debug`).
       per_class: whether evaluation tells the accuracy of each class, too.
+      tiers: whether it tells that of head, middle and tail classes (`fedjax_kd.data.long_tail`).
       metrics: what evaluation tells beside the metrics of the problem, by name: functions
         ``(outputs, targets) -> a number an example``, or `fedjax_kd.metrics.Metric`.
 
@@ -165,24 +173,19 @@ def simulate(
     groups = (algorithm,) if isinstance(algorithm, Algorithm) else tuple(algorithm)
     check_choice("engine", engine, Engine)
     extra = own_metrics(metrics or {}, federation)
-    check_problem(groups, federation, extra, per_class=per_class)
+    check_problem(groups, federation, extra, per_class=per_class, tiers=tiers)
     mesh = None if engine == "python" else mesh
-    backend = backend_here(mesh)
+    backend, devices = backend_here(mesh), 1 if mesh is None else mesh.shape[AXIS]
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
     types = check_groups(groups, federation.train, federation.public)
-    members = _members(group_of, len(groups), population)
+    members = members_of(group_of, len(groups), population)
     check_clients(groups, types, federation, members, (cohort_size, num_rounds))
     uncut = Simulation(
         groups=groups,
         federation=_placed(federation, mesh),
         layout=schedule.lay_out(
-            members,
-            population,
-            cohort_size,
-            (),
-            work=[a.work for a in groups],
-            devices=1 if mesh is None else mesh.shape[AXIS],
+            members, population, cohort_size, (), work=[a.work for a in groups], devices=devices
         ),
         sampler=sampler or sampling.uniform(population, cohort_size),
         types=types,
@@ -196,6 +199,7 @@ def simulate(
         backend=backend,
         sizes=SizeRange.of(federation.sizes) if backend.fixed_loops else None,
         per_class=per_class,
+        tiers=class_tiers(federation) if tiers else {},
         metrics=extra,
         test_capacity=most_rows(federation.client_test),
     )
@@ -276,19 +280,3 @@ def _warn(s: Simulation, cohort_size: int) -> None:
     sharp_edges.warn_of(Combination(*meeting))
     if s.backend.platform == "cpu":
         library.is_available()  # warns, or raises
-
-
-def _members(
-    group_of: NDArray[np.int64] | None, num_groups: int, population: int
-) -> tuple[Ids | range, ...]:
-    """The clients of each group; all in one if there is only one algorithm."""
-    if group_of is None and num_groups == 1:
-        return (range(population),)
-    given = np.asarray([] if group_of is None else group_of)
-    if given.shape != (population,) or set(given.tolist()) != set(range(num_groups)):
-        raise InputError(
-            f"group_of has shape {given.shape} and values {sorted(set(given.tolist()))}, but with "
-            f"{num_groups} algorithms it must give each of the {population} clients a number from "
-            f"0 to {num_groups - 1}, each at least once."
-        )
-    return tuple(np.flatnonzero(given == g) for g in range(num_groups))

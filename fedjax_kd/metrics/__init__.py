@@ -5,8 +5,10 @@ from fedjax_kd.metrics.fairness import over_clients
 from fedjax_kd.metrics.forgetting import ClassTally, class_accuracy, forgetting, weight_divergence
 from fedjax_kd.metrics.metric import (
     Metric,
+    Sighting,
     Tally,
     as_metric,
+    identities_of,
     mean_of,
     ratio,
     summary,
@@ -25,7 +27,7 @@ from fedjax_kd.metrics.of_classes import (
 from fedjax_kd.metrics.of_labels import label_accuracy, label_auc, label_f1, mean_average_precision
 from fedjax_kd.metrics.of_regions import dice, iou, mean_iou
 from fedjax_kd.metrics.of_values import mae, r2
-from fedjax_kd.metrics.ranking import rank_1, retrieval_map
+from fedjax_kd.metrics.ranking import rank_1, rank_5, rank_10, retrieval_map
 from fedjax_kd.metrics.registry import METRICS, rises
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "METRICS",
     "ClassTally",
     "Metric",
+    "Sighting",
     "Tally",
     "accuracy",
     "as_metric",
@@ -43,6 +46,7 @@ __all__ = [
     "dice",
     "expected_calibration_error",
     "forgetting",
+    "identities_of",
     "iou",
     "judged_column",
     "label_accuracy",
@@ -57,6 +61,8 @@ __all__ = [
     "over_clients",
     "r2",
     "rank_1",
+    "rank_5",
+    "rank_10",
     "ratio",
     "retrieval_map",
     "rises",

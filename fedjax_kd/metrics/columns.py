@@ -8,8 +8,11 @@ from collections.abc import Iterable
 JUDGED = "judged_"
 """Before the name of the headline metric: the column that a method is judged by."""
 
-_BEFORE = r"(?:test|validation|judged|client|personal|group_\d+|class_\d+)_"
-_AFTER = r"(?:_(?:mean|std|q\d\d|worst_decile))?"
+_BEFORE = (
+    r"(?:test|validation|judged|client|personal|finetuned|head|middle|tail"
+    r"|group_\d+|class_\d+)_"
+)
+_AFTER = r"(?:_(?:mean|std|variance|q\d\d|worst_decile|jain))?"
 
 
 def metric_of(column: str) -> str:

@@ -11,8 +11,9 @@ def over_clients(
 ) -> dict[str, float]:
     """The spread of a metric over clients that have test examples.
 
-    Mean and deviation (over clients, each counted once), quantiles, and the mean of the worst tenth
-    of the clients (at least one).
+    Mean, deviation and variance (over clients, each counted once), quantiles, the mean of the worst
+    tenth of the clients (at least one), and Jain's index, from 1 / C where one client has all to 1
+    where all have the same (NaN where nobody has any).
 
     Args:
       values: of each client ``[C]``; NaN where a client has no test examples.
@@ -22,6 +23,9 @@ def over_clients(
       >>> seen = over_clients(np.array([0.2, 0.4, 0.6, 0.8]))
       >>> {k: round(v, 2) for k, v in seen.items() if k in ("mean", "worst_decile")}
       {'mean': 0.5, 'worst_decile': 0.2}
+
+    Source: variance and worst tenth as in Li, Sanjabi, Beirami, Smith, ICLR 2020, arXiv:1905.10497;
+    Jain, Chiu, Hawe, DEC Research Report TR-301, 1984.
     """
     known = np.sort(values[~np.isnan(values)])
     if len(known) == 0:
@@ -31,6 +35,14 @@ def over_clients(
     return {
         "mean": float(known.mean()),
         "std": float(known.std()),
+        "variance": float(known.var()),
         **quantiles,
         "worst_decile": float(worst_first[: max(len(known) // 10, 1)].mean()),
+        "jain": _jain(known),
     }
+
+
+def _jain(values: NDArray[np.floating]) -> float:
+    """``(sum a)^2 / (C sum a^2)``."""
+    squares = len(values) * float(np.square(values).sum())
+    return float(values.sum()) ** 2 / squares if squares else float("nan")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,24 @@ RowValues = Callable[[Array, PyTree], Array]
 """(outputs ``[B, ...]``, targets) -> a number an example ``[B]``, or one a target ``[B, ...]``"""
 
 
+class Sighting(NamedTuple):
+    """Targets of test rows where more than the identity decides what a retrieval counts."""
+
+    identity: Array
+    camera: Array | None = None  # by which each was seen; None if that is not known
+    query: Array | None = None  # 1 where a row is looked for, 0 where it may be found; None: both
+
+
+def identities_of(y: PyTree) -> PyTree:
+    """Targets as losses know them.
+
+    Example:
+      >>> identities_of(Sighting(jnp.array([3]), jnp.array([0]))), identities_of(jnp.array([3]))
+      (Array([3], dtype=int32), Array([3], dtype=int32))
+    """
+    return y.identity if isinstance(y, Sighting) else y
+
+
 @dataclass(frozen=True)
 class Metric:
     """How good predictions are, as one number.
@@ -37,6 +55,7 @@ class Metric:
       larger_is_better: false for errors.
       of_all: whether a row's sums depend on the other rows, as ranks do: then ``sums`` is given all
         rows of the test set, or of a client, at once.
+      of_sightings: whether ``sums`` takes a `Sighting` in place of identities, where that is known.
       about: in words.
     """
 
@@ -44,6 +63,7 @@ class Metric:
     value: Callable[[PyTree], NDArray[np.floating]]
     larger_is_better: bool = True
     of_all: bool = False
+    of_sightings: bool = False
     about: str = ""
 
 
@@ -117,7 +137,12 @@ def sums_of(
     metrics: Mapping[str, Metric], outputs: Array, y: PyTree, mask: Float[Array, " B"]
 ) -> Tally:
     """What each row adds to the sums of several metrics, leaves ``[B, ...]``."""
-    return {name: metric.sums(outputs, y, mask) for name, metric in metrics.items()}
+    found: dict[Any, PyTree] = {}
+    for metric in metrics.values():  # several may have the same sums, which are costly of ranks
+        if (metric.sums, metric.of_sightings) not in found:
+            targets = y if metric.of_sightings else identities_of(y)
+            found[metric.sums, metric.of_sightings] = metric.sums(outputs, targets, mask)
+    return {name: found[metric.sums, metric.of_sightings] for name, metric in metrics.items()}
 
 
 def total_of(rows: PyTree) -> PyTree:

@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 
-from fedjax_kd.metrics.metric import Metric, mean_known, ratio
+from fedjax_kd.metrics.metric import Metric, Sighting, mean_known, ratio
+
+_RANKS = (1, 5, 10)  # at which it is told whether a retrieval was right
 
 
 def wins(
@@ -71,37 +73,58 @@ def average_precision(sums: Any) -> NDArray[np.float64]:
 
 
 def _retrieved(
-    outputs: Float[Array, "N D"], y: Int[Array, " N"], mask: Float[Array, " N"]
+    outputs: Float[Array, "N D"], y: Int[Array, " N"] | Sighting, mask: Float[Array, " N"]
 ) -> tuple[Array, Array, Array]:
-    """Each row as a query among all others, by cosine: first right, average precision, counted."""
+    """Of each row as a query, by cosine: first right at each of `_RANKS`, precision, counted.
+
+    It is looked for among all other rows; where cameras are known not among those of its identity
+    and its own camera; where queries are told from the gallery in the gallery alone.
+    """
+    given = y if isinstance(y, Sighting) else Sighting(y)
     points = outputs.astype(jnp.float32)
     points = points / jnp.maximum(jnp.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    rows = jnp.arange(len(y))
+    rows, known = jnp.arange(len(points)), (mask > 0) & (given.identity >= 0)
+    gallery = known if given.query is None else known & (given.query == 0)
+    asked = known if given.query is None else known & (given.query == 1)
 
-    def query(own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        row, point, label = own
-        others = (mask > 0) & (rows != row) & (y >= 0)
-        near = jnp.where(others, points @ point, -jnp.inf)
-        same = others & (y == label)
+    def query(row: Array) -> tuple[Array, Array, Array]:
+        own = given.identity == given.identity[row]
+        others = gallery & (rows != row)
+        if given.camera is not None:
+            others = others & ~(own & (given.camera == given.camera[row]))
+        near, same = jnp.where(others, points @ points[row], -jnp.inf), others & own
         column = (a.astype(jnp.float32)[:, None] for a in (near, same, others))
         at_ranks, yes = precisions(*column)
-        counted = (same.any() & (mask[row] > 0) & (label >= 0)).astype(jnp.float32)
-        first = same[near.argmax()].astype(jnp.float32)
-        return counted * first, counted * at_ranks.sum() / jnp.maximum(yes.sum(), 1.0), counted
+        counted = (same.any() & asked[row]).astype(jnp.float32)
+        # Of equally near rows the first in their order comes first.
+        first = jnp.where(same, near, -jnp.inf).argmax()
+        nearer = (near > near[first]) | ((near == near[first]) & (rows < first))
+        found = (nearer & others).sum() < jnp.array(_RANKS)
+        precision = at_ranks.sum() / jnp.maximum(yes.sum(), 1.0)
+        return counted * found.astype(jnp.float32), counted * precision, counted
 
-    return jax.lax.map(query, (rows, points, y), batch_size=64)
+    return jax.lax.map(query, rows, batch_size=64)
 
 
-rank_1 = Metric(
-    _retrieved,
-    lambda sums: ratio(sums[0], sums[2]),
-    of_all=True,
-    about="The share of rows whose nearest other row, by cosine, has the same identity.",
-)
+def _rank(k: int) -> Metric:
+    """The share of queries that are found among the ``k`` nearest: CMC at rank k."""
+    place = _RANKS.index(k)
+    among = "whose nearest other row" if k == 1 else f"of which one of the {k} nearest other rows"
+    return Metric(
+        _retrieved,
+        lambda sums: ratio(np.asarray(sums[0])[..., place], sums[2]),
+        of_all=True,
+        of_sightings=True,
+        about=f"The share of rows {among}, by cosine, has the same identity.",
+    )
+
+
+rank_1, rank_5, rank_10 = map(_rank, _RANKS)
 
 retrieval_map = Metric(
     _retrieved,
     lambda sums: ratio(sums[1], sums[2]),
     of_all=True,
+    of_sightings=True,
     about="The mean over rows of the average precision of those with the same identity.",
 )

@@ -11,7 +11,7 @@ from fedjax_kd.metrics.of_classes import accuracy, auc, expected_calibration_err
 from fedjax_kd.metrics.of_labels import label_accuracy, label_auc, label_f1, mean_average_precision
 from fedjax_kd.metrics.of_regions import dice, iou, mean_iou
 from fedjax_kd.metrics.of_values import mae, r2
-from fedjax_kd.metrics.ranking import rank_1, retrieval_map
+from fedjax_kd.metrics.ranking import rank_1, rank_5, rank_10, retrieval_map
 
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
@@ -30,6 +30,8 @@ METRICS: dict[str, Metric] = {
     "iou": iou,
     "mean_iou": mean_iou,
     "rank_1": rank_1,
+    "rank_5": rank_5,
+    "rank_10": rank_10,
     "retrieval_map": retrieval_map,
 }
 """What the command line knows by name; each problem says which of them are its own."""

@@ -117,7 +117,7 @@ RETRIEVAL = Problem(
     _class_count,
     lambda target, size: (size,),
     cross_entropy,
-    ("rank_1", "retrieval_map"),
+    ("rank_1", "rank_5", "rank_10", "retrieval_map"),
     "rank_1",
     classes=np.asarray,
     are_classes=True,

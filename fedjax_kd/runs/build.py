@@ -19,6 +19,7 @@ from fedjax_kd.data import sampling
 from fedjax_kd.data.augment import AUGMENTATIONS
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.early_stopping import patience_of
+from fedjax_kd.engine.finetuning import with_finetuning
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.errors import InputError, collected_warnings, warn
@@ -40,6 +41,7 @@ from fedjax_kd.task import Augment, Prepare, Task, from_nnx
 # it keeps: `simulate` has none of them.
 NOT_SIMULATED = (
     *("precision", "augment", "loss", "client_schedule", "server_schedule"),
+    *("finetune", "finetune_lr"),
     *("patience", "min_delta", "keep_best", "init_from"),
 )
 
@@ -81,6 +83,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     sampler = sampling.sampler_named(
         chosen.pop("sampling"), federation.sizes, chosen["cohort_size"], config.files
     )
+    chosen["tiers"] |= config.data.imbalance_factor is not None
     return simulate(
         algorithms,
         federation,
@@ -230,9 +233,26 @@ def _made(factory: Callable[..., Any], config: Config, tasks: Any, federation: F
     given |= facts_of(factory, federation)
     local = with_schedule("client", rates.client_schedule, config.local, known)
     if not takes_local(factory):
-        return factory(tasks, **given)
+        return _finetuned(config, factory(tasks, **given))
     check_options("local training", config.local, known)
-    return factory(tasks, local_training(**local), **given)
+    return _finetuned(config, factory(tasks, local_training(**local), **given))
+
+
+def _finetuned(config: Config, made: Any) -> Any:
+    """Algorithms, with fine-tuned evaluation if the configuration asks for it."""
+    steps, rate = config.training.finetune, config.training.finetune_lr
+    if steps is None:
+        if rate is not None:
+            raise InputError(
+                f"finetune_lr is {rate}, but nothing is fine-tuned: give the number of steps as "
+                "finetune, or leave finetune_lr out."
+            )
+        return made
+    own: dict[str, Any] = {**config.local, "steps": steps, "epochs": 1, "lr_decay": 1.0}
+    fit = local_training(**own if rate is None else {**own, "client_lr": rate})
+    if isinstance(made, Algorithm):
+        return with_finetuning(made, fit)
+    return tuple(with_finetuning(algorithm, fit) for algorithm in made)
 
 
 def facts_of(factory: Callable[..., Any], federation: Federation) -> dict[str, int]:

@@ -39,6 +39,11 @@ class TrainingConfig:
       augment: how training images are changed at random: "crop_flip", or "crop24_flip", whose
         models see 24 x 24 pixels, in evaluation the central ones; by default not at all.
       per_class: tell the accuracy of each class at every evaluation, and how much was forgotten.
+      tiers: tell the accuracy of head, middle and tail classes, which hold some 75 %, 20 % and 5 %
+        of the training rows, at every evaluation; with imbalance_factor it is told in any case.
+      finetune: local steps, >= 1, that each client takes before a further evaluation on its own
+        test rows, with the other options of local training; no such evaluation if not given.
+      finetune_lr: learning rate of these steps, > 0; that of local training if not given.
       metrics: what evaluation tells beside the metrics of the problem: names that `fedjax-kd list
         metrics` shows, or MODULE:NAME of a function (outputs, targets) -> a number an example.
       loss: of an example, MODULE:NAME of a function (outputs, targets) -> a number an example; that
@@ -68,6 +73,9 @@ class TrainingConfig:
     precision: Precision = "float32"
     augment: str | None = None
     per_class: bool = False
+    tiers: bool = False
+    finetune: int | None = None
+    finetune_lr: float | None = None
     metrics: tuple[str, ...] = ()
     loss: str | None = None
     client_schedule: str | None = None

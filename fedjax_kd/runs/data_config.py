@@ -10,6 +10,7 @@ from fedjax_kd.data import PARTITIONERS, Dataset, load, open_store, set_apart
 from fedjax_kd.data.dataset import posed_as
 from fedjax_kd.data.federation import Federation, Target, federate, streamed
 from fedjax_kd.data.inputs import Standardise
+from fedjax_kd.data.long_tail import ImbalanceProfile, long_tailed
 from fedjax_kd.data.rows import Partitioner
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import REQUIRED, Option, check_options, checks_options, named, options
@@ -52,6 +53,9 @@ class DataConfig:
         the method trains.
       public_size: how many of a hold-out or another data set, >= 1; a tenth of the training rows,
         or all, if not given.
+      imbalance_factor: thin out the training rows of later classes, > 0: the smallest class over
+        the largest, or the largest over the smallest, if above 1; as they are if not given.
+      imbalance_profile: how the sizes of classes fall: "exponential", or in one "step" halfway.
       validation_fraction: share of the training rows that the server keeps to validate with, in
         [0, 1).
     """
@@ -69,6 +73,8 @@ class DataConfig:
     standardise: Standardise = "auto"
     public: str | None = None
     public_size: int | None = None
+    imbalance_factor: float | None = None
+    imbalance_profile: ImbalanceProfile = "exponential"
     validation_fraction: float = 0.0
 
 
@@ -125,26 +131,8 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
       ValueError: if the data cannot be read, or not be divided as asked.
     """
     if data.partition == STORED:
-        if data.target != "label":
-            raise InputError(
-                f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
-                "targets: take target 'label', or a data set."
-            )
-        return None, streamed(open_store(data.dataset), standardise=data.standardise)
-    if data.target == "input" and data.problem not in (None, RECONSTRUCTION.name):
-        raise InputError(
-            f"target is 'input' and problem {data.problem!r}, but inputs that are targets are "
-            "problem 'reconstruction': give one of both."
-        )
-    divide = partitioner(data)
-    dataset = load(data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel)
-    if data.target == "input":
-        dataset = posed_as(dataset, RECONSTRUCTION)
-    if dataset.problem is RECONSTRUCTION and data.public is not None:
-        raise InputError(
-            f"public is {data.public!r}, but methods that use public inputs classify: take target "
-            "'label', or no public inputs."
-        )
+        return None, _stored(data)
+    divide, dataset = partitioner(data), _dataset_of(data)
     fraction, seed = data.client_test_fraction, data.seed or 0
     dataset, public = set_apart(
         dataset,
@@ -162,3 +150,39 @@ def federation_of(data: DataConfig) -> tuple[Dataset | None, Federation]:
         seed=seed,
         standardise=data.standardise,
     )
+
+
+def _stored(data: DataConfig) -> Federation:
+    """The clients of a store, which are as they are."""
+    if data.target != "label":
+        raise InputError(
+            f"target is {data.target!r}, but the client store {data.dataset} holds labels as "
+            "targets: take target 'label', or a data set."
+        )
+    if data.imbalance_factor is not None:
+        raise InputError(
+            f"imbalance_factor is {data.imbalance_factor}, but the client store {data.dataset} is "
+            "divided already: leave it out, or take a data set."
+        )
+    return streamed(open_store(data.dataset), standardise=data.standardise)
+
+
+def _dataset_of(data: DataConfig) -> Dataset:
+    """The data set of a run, before it is divided."""
+    if data.target == "input" and data.problem not in (None, RECONSTRUCTION.name):
+        raise InputError(
+            f"target is 'input' and problem {data.problem!r}, but inputs that are targets are "
+            "problem 'reconstruction': give one of both."
+        )
+    dataset = load(data.dataset, data_dir=data.data_dir, problem=data.problem, relabel=data.relabel)
+    if data.target == "input":
+        dataset = posed_as(dataset, RECONSTRUCTION)
+    if dataset.problem is RECONSTRUCTION and data.public is not None:
+        raise InputError(
+            f"public is {data.public!r}, but methods that use public inputs classify: take target "
+            "'label', or no public inputs."
+        )
+    if data.imbalance_factor is None:
+        return dataset
+    profile, seed = data.imbalance_profile, data.seed or 0
+    return long_tailed(dataset, data.imbalance_factor, profile=profile, seed=seed)

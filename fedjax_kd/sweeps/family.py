@@ -135,7 +135,9 @@ def sharing(first: Federation, other: Federation) -> Federation:
     )
     if own is not None:
         source = test if _are_one(own.x, other.test.x) else train
-        own = own._replace(x=source.x, y=source.y)
+        own = own._replace(x=source.x)
+        if str(jax.tree.structure(own.y)) == str(jax.tree.structure(source.y)):
+            own = own._replace(y=source.y)
     return replace(other, train=train, test=test, client_test=own)
 
 

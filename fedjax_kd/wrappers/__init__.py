@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fedjax_kd.core import Algorithm
 from fedjax_kd.wrappers.ccvr import with_ccvr
+from fedjax_kd.wrappers.choice import with_loss_sampling, with_power_of_choice
 from fedjax_kd.wrappers.ema import with_ema
 from fedjax_kd.wrappers.privacy import with_privacy
 from fedjax_kd.wrappers.robust import with_krum, with_median
@@ -16,5 +17,7 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "krum": with_krum,
     "ema": with_ema,
     "ccvr": with_ccvr,
+    "power_of_choice": with_power_of_choice,
+    "loss_sampling": with_loss_sampling,
 }
 """Every wrapper by its name. Beside the algorithm they may ask for ``task`` and ``federation``."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.core import (
@@ -49,6 +50,10 @@ def beside_server(algorithm: Algorithm, init: Callable[[Key, Server], PyTree]) -
     def personalise(key: Key, server: Beside, client: Client, data: Data) -> Client:
         return algorithm.personalise(key, server.base, client, data)
 
+    def score(key: Key, server: Beside, number: Array, data: Data, round: Round) -> Array:
+        assert algorithm.choice is not None
+        return algorithm.choice.score(key, server.base, number, data, round)
+
     return algorithm._replace(
         server_init=server_init,
         client_init=lambda key, server: algorithm.client_init(key, server.base),
@@ -56,6 +61,7 @@ def beside_server(algorithm: Algorithm, init: Callable[[Key, Server], PyTree]) -
         server_update=server_update,
         predict=lambda server, client, x: algorithm.predict(server.base, client, x),
         personalise=keep if algorithm.personalise is keep else personalise,
+        choice=None if algorithm.choice is None else algorithm.choice._replace(score=score),
     )
 
 

@@ -80,6 +80,9 @@ METHODS: Mapping[str, Arguments] = {
     "fedlesam_s": {"client_lr": 0.05},
     "fedlesam_d": {},
     "fedpav": {},
+    "feddyn": {},
+    "fednova": {},
+    "fedexp": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -91,7 +94,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      37
+      40
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -14,6 +14,8 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
+from fedjax_kd.algorithms.feddyn import feddyn
+from fedjax_kd.algorithms.fedexp import fedexp
 from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
@@ -26,6 +28,7 @@ from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
+from fedjax_kd.algorithms.fednova import fednova
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
@@ -81,6 +84,9 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedlesam_s": fedlesam_s,
     "fedlesam_d": fedlesam_d,
     "fedpav": fedpav,
+    "feddyn": feddyn,
+    "fednova": fednova,
+    "fedexp": fedexp,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

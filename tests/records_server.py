@@ -1,0 +1,32 @@
+"""The records of methods whose server weighs, normalises or extrapolates what clients send."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from digits import softmax_regression
+from federations import CLASSES, FEATURES, logistic
+from methods import Digits, Limit, Record, uniformly
+
+MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+HIDDEN = 4 * (FEATURES * 2 + 2 + 2 * CLASSES + CLASSES)
+LINEAR = Digits(softmax_regression)
+
+SERVER: dict[str, Record] = {
+    "feddyn": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL, MODEL),
+        limit="whatever its numbers, the server adds the clients' dual variables",
+        digits=Digits(softmax_regression, options={"alpha": 0.1}),
+    ),
+    "fednova": Record(
+        task=logistic, bytes=(MODEL, MODEL + 4, 0), limit=Limit({}, 1e-6), digits=LINEAR
+    ),
+    "fedexp": Record(
+        task=partial(logistic, hidden=2),  # where clients disagree enough for a longer step
+        bytes=(HIDDEN, HIDDEN + 4, 0),
+        limit=Limit({"eps": 1e9}, 1e-6, uniformly),
+        digits=LINEAR,
+        vary={"eps": 0.1},
+    ),
+}

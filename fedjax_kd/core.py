@@ -281,6 +281,9 @@ class Algorithm(NamedTuple):
     # how each client trains what predictions read, on its own examples, for a further evaluation:
     # a `fedjax_kd.local.Fit`; None for no such evaluation
     finetune: Any = None
+    # (server, ONE client) -> what it has found out about itself, by name: its cluster, the share of
+    # its own model, ...; numbers or vectors, which evaluations show; None for nothing
+    traits: Callable[[Server, Client], dict[str, Array]] | None = None
     choice: Choice | None = None  # who of those that the sampler asked takes part; None for all
 
 

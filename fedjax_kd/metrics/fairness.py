@@ -13,7 +13,7 @@ def over_clients(
 
     Mean, deviation and variance (over clients, each counted once), quantiles, the mean of the worst
     tenth of the clients (at least one), and Jain's index, from 1 / C where one client has all to 1
-    where all have the same (NaN where nobody has any).
+    where all have the same, be it nothing.
 
     Args:
       values: of each client ``[C]``; NaN where a client has no test examples.
@@ -45,4 +45,4 @@ def over_clients(
 def _jain(values: NDArray[np.floating]) -> float:
     """``(sum a)^2 / (C sum a^2)``."""
     squares = len(values) * float(np.square(values).sum())
-    return float(values.sum()) ** 2 / squares if squares else float("nan")
+    return float(values.sum()) ** 2 / squares if squares else 1.0

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.corrections import corrected
 from fedjax_kd.components.sharp_edges import option_two_wants_sgd, warns_of
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, total
 from fedjax_kd.local import Fit, Weighting, local_change
-from fedjax_kd.losses.objectives import plus, whole_gradient
+from fedjax_kd.losses.objectives import whole_gradient
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
@@ -74,9 +75,8 @@ def scaffold(
         key: Key, received: Controlled, control: PyTree, data: Data, round: Round
     ) -> tuple[Upload, PyTree]:
         drift = tree.sub(received.control, control)
-        # The gradient of a linear term is the correction, whatever the local optimiser is.
-        corrected = plus(task.loss, lambda model: tree.dot(drift, model.params))
-        upload, fitted = change_by(key, received.base, data, corrected, round)
+        loss = corrected(task.loss, drift)
+        upload, fitted = change_by(key, received.base, data, loss, round)
         if option == "I":
             _, _, new = whole_gradient(task.loss, received.base, data, jax.random.fold_in(key, 1))
         else:

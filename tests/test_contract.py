@@ -24,6 +24,7 @@ from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
 from fedjax_kd.engine.schedule import Placement, lay_out
 from fedjax_kd.engine.validation import check_algorithm, check_same_type
 from fedjax_kd.local import local_training
+from fedjax_kd.options import fixed_local
 
 PLACES = len(COHORTS[0]) + 1  # so that one is always empty
 LIMIT = "the limit"  # a lane of the sweep beside those named after options
@@ -174,6 +175,7 @@ def values_of(name: str) -> dict[str, float]:
     known, method = RECORDS[name], numeric(REGISTRY[name])
     method |= {o: v for o, v in known.options.items() if o in method}
     local = numeric(local_training) | {"client_lr": FIT["client_lr"]} if takes_fit(name) else {}
+    local = {o: v for o, v in local.items() if o not in fixed_local(REGISTRY[name])}
     neutral = NEUTRAL | known.neutral
     return {o: neutral[o] if v is None else v for o, v in (method | local).items()}
 

@@ -28,6 +28,7 @@ from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
+from fedjax_kd.algorithms.fedmoswa import fedmoswa
 from fedjax_kd.algorithms.fednova import fednova
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
@@ -36,6 +37,7 @@ from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
+from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.mofedsam import mofedsam
@@ -87,6 +89,8 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "fedswa": fedswa,
+    "fedmoswa": fedmoswa,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -1,0 +1,26 @@
+"""The records of methods that correct local gradients, or let their rate fall within a round."""
+
+from __future__ import annotations
+
+from digits import softmax_regression
+from federations import CLASSES, COHORTS, FEATURES, logistic
+from methods import Digits, Limit, Record, uniformly
+
+MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+FIRST = COHORTS[:1]
+STEADY = {"rho": 1.0, "alpha": 1.0}
+
+LINEAR_CORRECTIONS: dict[str, Record] = {
+    "fedswa": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL, 0),
+        limit=Limit(STEADY, 1e-7, uniformly),
+        digits=Digits(softmax_regression),
+    ),
+    "fedmoswa": Record(
+        task=logistic,
+        bytes=(2 * MODEL, 2 * MODEL, MODEL),
+        limit=Limit(STEADY, 1e-7, uniformly, FIRST),
+        digits=Digits(softmax_regression),
+    ),
+}

@@ -83,6 +83,7 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "feddc": {"client_lr": 0.05},
     "fedswa": {},
     "fedmoswa": {"client_lr": 0.05},
 }
@@ -96,7 +97,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      42
+      43
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -11,6 +11,12 @@ FIRST = COHORTS[:1]
 STEADY = {"rho": 1.0, "alpha": 1.0}
 
 LINEAR_CORRECTIONS: dict[str, Record] = {
+    "feddc": Record(
+        task=logistic,
+        bytes=(2 * MODEL, 2 * MODEL, 2 * MODEL),
+        limit="whatever its numbers, the server adds the clients' drifts",
+        digits=Digits(softmax_regression, {"client_lr": 0.05}),
+    ),
     "fedswa": Record(
         task=logistic,
         bytes=(MODEL, MODEL, 0),

@@ -6,23 +6,25 @@ key says so, or the file's name, of the paper's formulas.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import rounds, task_of
-from test_golden import EXACT, TORCH, one_row_a_client, quadratic
+from federations import logistic, rounds, task_of
+from test_golden import EXACT, TORCH, one_row_a_client, quadratic, softmax_task
 from vectors import golden
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import fedmoswa, fedswa
+from fedjax_kd.algorithms import feddc, fedmoswa, fedswa
 from fedjax_kd.core import Pool, Variables
 from fedjax_kd.local import Fit, local_training
 from fedjax_kd.task import Task
 
 CLIPPED = {"weight_decay": 1e-3, "clip_norm": 10.0}  # of the authors' code
+FIT = local_training(batch_size=0)
 SUMS = {"rtol": 1e-7, "atol": 1e-7}  # shares of clients are float32
 
 
@@ -48,6 +50,68 @@ def layer_task(weights: np.ndarray, bias: np.ndarray) -> Task:
         lambda key: start,
         lambda v, x, key=None: (x @ v.params["W"].T + v.params["b"][None], v.stats),
     )
+
+
+@pytest.fixture
+def drifting() -> tuple[dict[str, np.ndarray], Task, Pool, dict[str, Any]]:
+    """FedDC's vectors, the task, the clients' data, and how they train."""
+    vectors = golden("feddc_rounds")
+    numbers = range(sum(key.startswith("in_y") for key in vectors))
+    xs, ys = ([vectors[f"in_{part}{k}"] for k in numbers] for part in "xy")
+    how = {"client_lr": float(vectors["in_lr"]), "epochs": int(vectors["in_epochs"])}
+    task = softmax_task(vectors["in_w0"], xs[0].shape[1])
+    return vectors, task, pool_of(xs, [y[:, 0] for y in ys]), {"batch_size": 0, **how}
+
+
+def test_feddc_as_the_authors_run_it(drifting: Any):
+    vectors, task, pool, how = drifting
+    decay = float(vectors["in_weight_decay"])
+    fit = local_training(**how, weight_decay=decay, clip_norm=CLIPPED["clip_norm"])
+    examples = int(pool.sizes.sum())
+    options = {"alpha": float(vectors["in_alpha"]), "variant": "code", "total_examples": examples}
+    algorithm, before = feddc(task, fit, **options), None
+    cohorts = cohorts_of(vectors, r"out_r(\d+)_theta(\d+)")
+    for r, (state, _) in enumerate(rounds(algorithm, pool, cohorts)):
+        at, server, (kept,) = f"out_r{r}", state.server, state.clients
+        model, controls = server.base.base.model.params, vectors[f"{at}_state"]
+        np.testing.assert_allclose(model, vectors[f"{at}_cloud"], **TORCH)
+        np.testing.assert_allclose(kept.base, vectors[f"{at}_h"], **TORCH)
+        np.testing.assert_allclose(kept.control, controls[:-1], **TORCH)
+        np.testing.assert_allclose(server.control, controls[-1], **TORCH)
+        received = vectors["in_w0"] if before is None else before.server.base.base.model.params
+        drift = 0 if before is None else before.clients[0].base
+        for k in cohorts[r]:
+            local = received + (kept.base - drift)[k]
+            np.testing.assert_allclose(local, vectors[f"{at}_theta{k}"], **TORCH)
+        before = state
+
+
+def test_feddc_of_the_paper(drifting: Any, float64: None):
+    vectors, task, pool, how = drifting
+    start = Variables(jnp.asarray(vectors["in_w0"], float))
+    task = task._replace(init=lambda key: start)
+    pool = pool._replace(x=jnp.asarray(pool.x, float))
+    algorithm = feddc(task, local_training(**how), alpha=float(vectors["in_alpha"]))
+    gradients = -1 / (how["client_lr"] * how["epochs"])
+    cohorts = cohorts_of(vectors, r"out_r(\d+)_theta(\d+)")
+    for r, (state, _) in enumerate(rounds(algorithm, pool, cohorts)):
+        at, server, (kept,) = f"out_paper_r{r}", state.server, state.clients
+        np.testing.assert_allclose(server.base.base.model.params, vectors[f"{at}_x"], **SUMS)
+        np.testing.assert_allclose(kept.base, vectors[f"{at}_h"], **SUMS)
+        np.testing.assert_allclose(kept.control, gradients * vectors[f"{at}_gi"], **SUMS)
+        np.testing.assert_allclose(server.control, gradients * vectors[f"{at}_g"], **SUMS)
+
+
+def cohorts_of(vectors: Any, pattern: str) -> list[list[int]]:
+    """The clients of each round, of which the names of the vectors tell."""
+    found = [re.fullmatch(pattern, key) for key in vectors]
+    pairs = [tuple(map(int, match.groups())) for match in found if match]
+    return [[k for at, k in pairs if at == r] for r in range(1 + max(pairs)[0])]
+
+
+def test_feddc_weighs_by_examples_only_where_the_authors_do():
+    with pytest.raises(ValueError, match=r"total_examples is 30, but .* give variant='code'"):
+        feddc(logistic(), FIT, total_examples=30)
 
 
 def swa_problem(name: str) -> tuple[dict[str, np.ndarray], Task, Pool, Fit]:
@@ -122,6 +186,11 @@ def test_fedswa_of_the_paper(averaging: Any):
     played = rounds(fedswa(task, fit, **options), pool, cohorts)
     found = [state.server.model.params for state, _ in played]
     np.testing.assert_allclose(found, vectors["out_fedswa_x"], **EXACT)
+
+
+def test_the_rate_of_fedswa_is_its_own():
+    with pytest.raises(ValueError, match="fedmoswa sets lr_end of the local training itself"):
+        fedmoswa(logistic(), FIT.but(lr_end=0.5))
 
 
 def test_fedmoswa_of_the_paper(averaging: Any):

@@ -13,6 +13,7 @@ from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
+from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedexp import fedexp
@@ -89,6 +90,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "feddc": feddc,
     "fedswa": fedswa,
     "fedmoswa": fedmoswa,
 }

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from fedjax_kd import core, tree
-from fedjax_kd.algorithms.scaffold import Controlled, scaffold
+from fedjax_kd.algorithms._controls import Controlled
+from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Fitted
 from fedjax_kd.losses.objectives import Objective
@@ -42,8 +43,7 @@ def fedmoswa(
         c_k = c_k - m + (w - y) / sum_i eta_i
         w = w + alpha * mean(y - w);  m = m + gamma * mean(c_k - m)
 
-    Equals FedAvg when ``rho == 1`` and ``alpha == 1`` in the first round, given the same
-    ``weighting``.
+    Equals FedAvg when ``rho == 1`` and ``alpha == 1``, in the first round, given the same votes.
 
     Args:
       task: the model and its loss.
@@ -58,9 +58,8 @@ def fedmoswa(
     Raises:
       ValueError: if a choice is unknown, or ``fit`` has ``lr_end``, which is ``rho``.
 
-    Departs from the paper: nothing known. Of the authors' code the function that has its name is
-    "code" with ``rho=0, alpha=1, gamma=0.4``, but nothing calls it: the command line runs what is
-    "dispatched" here, with ``rho=1``.
+    Departs from the paper: nothing known. The authors' function of this name is "code" with
+    ``rho=0, alpha=1, gamma=0.4``, but their command line runs "dispatched" with ``rho=1``.
     Source: J. Liu and others, ICML 2025, arXiv:2507.20016.
     """
     check_choice("variant", variant, MoSwaVariant)

@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd import tree
@@ -39,7 +40,8 @@ def tethered(loss: Objective, strength: Scalar, anchor: PyTree) -> Objective:
     """
 
     def spring(model: Variables) -> Array:
-        return 0.5 * strength * tree.sq_norm(tree.sub(model.params, anchor))
+        square = tree.sq_norm(tree.sub(model.params, anchor))
+        return 0.5 * jnp.asarray(strength, square.dtype) * square
 
     return plus(loss, spring)
 

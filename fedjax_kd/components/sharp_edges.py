@@ -78,15 +78,20 @@ def option_two_wants_sgd(given: Arguments) -> str | None:
     )
 
 
-def momentum_wants_sgd(given: Arguments) -> str | None:
-    """MoFedSAM's direction with a step that is not learning rate times gradient."""
-    what = _other_than_sgd(given)
-    if what is None:
-        return None
-    return (
-        "MoFedSAM takes the clients' change over the sum of their learning rates for a gradient, "
-        f"but with {what} their steps are longer or shorter than that: train with plain SGD."
-    )
+def wants_sgd(method: str) -> Callable[[Arguments], str | None]:
+    """A method's mean gradient with a step that is not learning rate times gradient."""
+
+    def edge(given: Arguments) -> str | None:
+        what = _other_than_sgd(given)
+        if what is None:
+            return None
+        return (
+            f"{method} takes the clients' change over the sum of their learning rates for a "
+            f"gradient, but with {what} their steps are longer or shorter than that: train with "
+            "plain SGD."
+        )
+
+    return edge
 
 
 def alignment_wants_clipping(given: Arguments) -> str | None:

@@ -84,6 +84,8 @@ METHODS: Mapping[str, Arguments] = {
     "fednova": {},
     "fedexp": {},
     "feddc": {"client_lr": 0.05},
+    "mimelite": {"client_lr": 0.02},
+    "mime": {"client_lr": 0.02},
     "fedswa": {},
     "fedmoswa": {"client_lr": 0.05},
 }
@@ -97,7 +99,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      43
+      45
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -8,6 +8,7 @@ from methods import Digits, Limit, Record, uniformly
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
 FIRST = COHORTS[:1]
+LINEAR = Digits(softmax_regression)
 STEADY = {"rho": 1.0, "alpha": 1.0}
 
 LINEAR_CORRECTIONS: dict[str, Record] = {
@@ -17,16 +18,29 @@ LINEAR_CORRECTIONS: dict[str, Record] = {
         limit="whatever its numbers, the server adds the clients' drifts",
         digits=Digits(softmax_regression, {"client_lr": 0.05}),
     ),
+    "mimelite": Record(
+        task=logistic,
+        bytes=(2 * MODEL, 2 * MODEL, 0),
+        limit=Limit({"momentum": 0.0}, 1e-7, uniformly),
+        digits=LINEAR,
+        neutral={"clip_change": 1e6},
+    ),
+    "mime": Record(
+        task=logistic,
+        bytes=(3 * MODEL, MODEL, 0),
+        limit="it trains in every second round",
+        digits=LINEAR,
+    ),
     "fedswa": Record(
         task=logistic,
         bytes=(MODEL, MODEL, 0),
         limit=Limit(STEADY, 1e-7, uniformly),
-        digits=Digits(softmax_regression),
+        digits=LINEAR,
     ),
     "fedmoswa": Record(
         task=logistic,
         bytes=(2 * MODEL, 2 * MODEL, MODEL),
         limit=Limit(STEADY, 1e-7, uniformly, FIRST),
-        digits=Digits(softmax_regression),
+        digits=LINEAR,
     ),
 }

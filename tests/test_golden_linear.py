@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from federations import logistic, rounds, task_of
 from test_golden import EXACT, TORCH, one_row_a_client, quadratic, softmax_task
-from vectors import golden
+from vectors import golden, keys_of
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import feddc, fedmoswa, fedswa
+from fedjax_kd.algorithms import feddc, fedmoswa, fedswa, mime, mimelite
+from fedjax_kd.components.model_parts import model_in
 from fedjax_kd.core import Pool, Variables
 from fedjax_kd.local import Fit, local_training
 from fedjax_kd.task import Task
@@ -112,6 +115,51 @@ def cohorts_of(vectors: Any, pattern: str) -> list[list[int]]:
 def test_feddc_weighs_by_examples_only_where_the_authors_do():
     with pytest.raises(ValueError, match=r"total_examples is 30, but .* give variant='code'"):
         feddc(logistic(), FIT, total_examples=30)
+
+
+MIME_COHORTS = ([0, 1, 2], [0, 2], [1, 2])  # which the file does not say
+
+
+@pytest.fixture
+def mimicking(float64: None, in_order: None) -> tuple[dict[str, np.ndarray], Task, Pool, Fit]:
+    """The vectors, the task, the clients' data, and local training."""
+    vectors = golden("mime_rounds")
+    numbers = range(sum(key.startswith("in_y") for key in vectors))
+    xs, ys = ([vectors[f"in_{part}{k}"] for k in numbers] for part in "xy")
+    fit = local_training(
+        client_lr=float(vectors["in_lr"]),
+        batch_size=int(vectors["in_batch_size"]),
+        epochs=int(vectors["in_epochs"]),
+        last_batch="wrap",
+    )
+    start = (vectors[f"in_{name}"].astype(float) for name in "Wb")
+    return vectors, layer_task(*start), pool_of([x.astype(float) for x in xs], ys), fit
+
+
+MIME_KEY = r"out_(mime|lite)_(sgd|mom|adam)_?(clip)?_r0_W"
+
+
+@pytest.mark.parametrize(("key", "parts"), keys_of("mime_rounds", MIME_KEY))
+def test_mime_as_fedjax_has_it(mimicking: Any, key: str, parts: tuple[str, str, str | None]):
+    vectors, task, pool, fit = mimicking
+    (b1, b2, eps), (method, rule, clip) = vectors["in_adam"].tolist(), parts
+    adam = partial(optax.adam, b1=b1, b2=b2, eps=eps)
+    algorithm = (mime if method == "mime" else mimelite)(
+        task,
+        fit,
+        base_opt=adam if rule == "adam" else "sgd",
+        momentum=float(vectors["in_momentum"]) if rule == "mom" else 0.0,
+        server_lr=float(vectors["in_server_lr"]),
+        weighting="examples",
+        **({"clip_change": float(vectors["in_clip"])} if clip else {}),
+    )
+    exchanges = 2 if method == "mime" else 1
+    cohorts = [ids for ids in MIME_COHORTS for _ in range(exchanges)]
+    played = [state for state, _ in rounds(algorithm, pool, cohorts)][exchanges - 1 :: exchanges]
+    for r, state in enumerate(played):
+        for name, found in model_in(state.server).params.items():
+            expected = vectors[f"{key.removesuffix('_r0_W')}_r{r}_{name}"]
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def swa_problem(name: str) -> tuple[dict[str, np.ndarray], Task, Pool, Fit]:

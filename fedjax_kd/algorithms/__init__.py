@@ -41,6 +41,8 @@ from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.localkd import localkd
+from fedjax_kd.algorithms.mime import mime
+from fedjax_kd.algorithms.mimelite import mimelite
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
@@ -91,6 +93,8 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fednova": fednova,
     "fedexp": fedexp,
     "feddc": feddc,
+    "mimelite": mimelite,
+    "mime": mime,
     "fedswa": fedswa,
     "fedmoswa": fedmoswa,
 }

@@ -94,6 +94,16 @@ def wants_sgd(method: str) -> Callable[[Arguments], str | None]:
     return edge
 
 
+def last_round_asks(plan: Plan) -> str | None:
+    """Mime's last round, if it only asks for gradients."""
+    if plan.num_rounds % 2 == 0:
+        return None
+    return (
+        f"num_rounds is {plan.num_rounds}, but each round in which Mime trains comes after one that "
+        "asks for gradients, and the last would ask in vain: take an even number."
+    )
+
+
 def alignment_wants_clipping(given: Arguments) -> str | None:
     """FedAlign's term, whose gradient grows as the term vanishes."""
     local = _local(given)

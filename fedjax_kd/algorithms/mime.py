@@ -9,38 +9,18 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms._controls import Controlled
-from fedjax_kd.algorithms.mimelite import ChangeAndGradient, mimelite
+from fedjax_kd.algorithms._optimised import ChangeAndGradient, optimised_fedavg
 from fedjax_kd.components.corrections import with_gradient_at
-from fedjax_kd.components.global_optimiser import frozen, with_momentum
 from fedjax_kd.components.sharp_edges import checked_too, last_round_asks
-from fedjax_kd.core import (
-    Algorithm,
-    Client,
-    Data,
-    Key,
-    Round,
-    Scalar,
-    Upload,
-    Variables,
-    Wire,
-    mean,
-)
-from fedjax_kd.local import Fit, Optimiser, Weighting, local_change, voting
+from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, Wire, mean
+from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.losses.objectives import whole_gradient
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
-@extends(mimelite, fixes=["clip_change"])
-def mime(
-    task: Task,
-    fit: Fit,
-    *,
-    base_opt: str | Optimiser = "sgd",
-    momentum: Scalar = 0.9,
-    weighting: Weighting = "uniform",
-    **options: Any,
-) -> Algorithm:
+@extends(optimised_fedavg)
+def mime(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: Any) -> Algorithm:
     """Mime: local steps that mimic those of one machine (Karimireddy et al., 2021).
 
     Against FedAvg: every second round trains, after one that asks for gradients; a correction of
@@ -53,14 +33,11 @@ def mime(
 
     where U is the step of the optimiser, in which s stays as it is, and V its next state.
 
-    It is never FedAvg: two rounds of Mime with plain SGD and one whole-batch step are one of FedSGD.
+    It is never FedAvg; with one whole-batch step of plain SGD two rounds are one of FedSGD.
 
     Args:
       task: the model and its loss.
       fit: local training, from `fedjax_kd.local.local_training`.
-      base_opt: the optimiser, the name of one of optax's; in Python also a function of the learning
-        rate.
-      momentum: its heavy-ball momentum, in [0, 1), which comes before ``base_opt``.
       weighting: how clients vote on the model and on the gradient.
 
     Raises:
@@ -68,12 +45,11 @@ def mime(
       TypeError: if ``base_opt`` is no function of the learning rate.
 
     Departs from the paper: its round is two here, of two cohorts, so that c may be of other clients
-    than those who train. Schedules count both. Optimisers are as in `mimelite`.
+    than those who train. Schedules count both. Optimisers are as `mimelite` says.
     Source: Karimireddy, Jaggi, Kale, Mohri, Reddi, Stich, Suresh, NeurIPS 2021, arXiv:2008.03606.
     """
-    opt, vote = with_momentum(base_opt, momentum), voting(weighting)
-    optimiser = {"base_opt": base_opt, "momentum": momentum}
-    base = mimelite(task, fit, weighting=weighting, **optimiser, **options)
+    base, change_by = optimised_fedavg(task, fit, weighting=weighting, **options)
+    vote = voting(weighting)
 
     def server_init(key: Key) -> Controlled:
         server = base.server_init(key)
@@ -82,7 +58,7 @@ def mime(
     def client_update(
         key: Key, received: Controlled, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
-        model, state = received.base
+        model = received.base.base
 
         def ask() -> Upload:
             loss, _, slope = whole_gradient(task.loss, model, data, key)
@@ -91,19 +67,16 @@ def mime(
             return Upload(message, vote(data), metrics, _down(model))
 
         def learn() -> Upload:
-            change_by = local_change(fit.but(client_opt=frozen(opt, state)), weighting)
             loss = with_gradient_at(task.loss, model, received.control)
-            upload, _ = change_by(key, model, data, loss, round)
-            return upload._replace(wire=_down(received))
+            return change_by(key, received.base, data, loss, round)._replace(wire=_down(received))
 
         # The round's number is the same for all clients, so that only one branch runs.
         return jax.lax.cond(round.number % 2 == 0, ask, learn), client
 
     def server_update(key: Key, server: Controlled, update: Variables, round: Round) -> Controlled:
-        asked = server._replace(control=update.params)
         change = ChangeAndGradient(update, server.control)
         learnt = server._replace(base=base.server_update(key, server.base, change, round))
-        return tree.where(round.number % 2 == 0, asked, learnt)
+        return tree.where(round.number % 2 == 0, server._replace(control=update.params), learnt)
 
     return base._replace(
         server_init=server_init,

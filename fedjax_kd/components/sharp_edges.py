@@ -99,7 +99,7 @@ def last_round_asks(plan: Plan) -> str | None:
     if plan.num_rounds % 2 == 0:
         return None
     return (
-        f"num_rounds is {plan.num_rounds}, but each round in which Mime trains comes after one that "
+        f"num_rounds is {plan.num_rounds}, but Mime trains in every second round, after one that "
         "asks for gradients, and the last would ask in vain: take an even number."
     )
 

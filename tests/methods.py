@@ -82,6 +82,8 @@ class Record:
     neutral: Numbers = field(default_factory=dict)
     # Numeric options whose effect needs another value than one somewhat below the default.
     vary: Numbers = field(default_factory=dict)
+    # After which each of them has had its effect.
+    rounds: int = 3
 
 
 def missing(names: Collection[str], records: Mapping[str, Record]) -> list[str]:

@@ -24,12 +24,14 @@ LINEAR_CORRECTIONS: dict[str, Record] = {
         limit=Limit({"momentum": 0.0}, 1e-7, uniformly),
         digits=LINEAR,
         neutral={"clip_change": 1e6},
+        vary={"clip_change": 0.01},
     ),
     "mime": Record(
         task=logistic,
         bytes=(3 * MODEL, MODEL, 0),
         limit="it trains in every second round",
         digits=LINEAR,
+        rounds=4,  # of which two train
     ),
     "fedswa": Record(
         task=logistic,

@@ -180,8 +180,8 @@ def values_of(name: str) -> dict[str, float]:
     return {o: neutral[o] if v is None else v for o, v in (method | local).items()}
 
 
-def three_rounds(name: str, values: Mapping[str, Any]) -> State:
-    """The state after three rounds with the same cohort, for numbers that may be traced."""
+def some_rounds(name: str, values: Mapping[str, Any]) -> State:
+    """The state after rounds with the same cohort, for numbers that may be traced."""
     local = numeric(local_training) if takes_fit(name) else {}
     fit = FIT | {o: v for o, v in values.items() if o in local}
     algorithm = build(name, fit, **{o: v for o, v in values.items() if o not in local})
@@ -191,29 +191,30 @@ def three_rounds(name: str, values: Mapping[str, Any]) -> State:
         return run(jax.random.key(2), state, resident, slots(), number)[0], None
 
     initial = start([algorithm], np.zeros(federation().num_clients))
-    return jax.lax.scan(step, initial, jnp.arange(3, dtype=jnp.int32))[0]
+    numbers = jnp.arange(RECORDS[name].rounds, dtype=jnp.int32)
+    return jax.lax.scan(step, initial, numbers)[0]
 
 
 @cache
 def sweep(name: str) -> dict[str | None, State]:
-    """Three rounds in one program: as they are (None), with each number changed, at the limit."""
+    """Rounds in one program: as they are (None), with each number changed, at the limit."""
     values, vary = values_of(name), OTHER | RECORDS[name].vary
     settings = {None: values}
     settings |= {o: values | {o: vary.get(o, 0.7 * v + 0.01)} for o, v in values.items()}
     if limit_is_numeric(name):
         settings[LIMIT] = values | dict(RECORDS[name].limit.options)
     stacked = jax.tree.map(lambda *n: jnp.array(n, jnp.float32), *settings.values())
-    swept = jax.jit(jax.vmap(partial(three_rounds, name)))(stacked)
+    swept = jax.jit(jax.vmap(partial(some_rounds, name)))(stacked)
     return {
         changed: jax.tree.map(lambda a, lane=lane: a[lane], swept)
         for lane, changed in enumerate(settings)
     }
 
 
-def one_by_one(run: RoundFn, state: State) -> State:
-    """The same three rounds, each of them a call."""
+def one_by_one(run: RoundFn, state: State, count: int = 3) -> State:
+    """The same rounds, each of them a call."""
     key, resident = jax.random.key(2), Resident(federation().train, public())
-    for number in range(3):
+    for number in range(count):
         state, _ = run(key, state, resident, slots(), jnp.int32(number))
     return state
 
@@ -221,7 +222,7 @@ def one_by_one(run: RoundFn, state: State) -> State:
 @METHODS
 def test_numeric_options_are_traceable(name: str):
     initial = start([build(name)], np.zeros(federation().num_clients))
-    expected = one_by_one(counted(name)[0], initial)
+    expected = one_by_one(counted(name)[0], initial, RECORDS[name].rounds)
     for changed, state in sweep(name).items():
         if changed != LIMIT:
             assert (gap(state, expected) < ROUNDING) == (changed is None), changed

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from federations import logistic, rounds, task_of
+from federations import rounds, task_of
 from test_golden import EXACT, TORCH, one_row_a_client, quadratic, softmax_task
 from vectors import golden, keys_of
 
@@ -110,11 +110,6 @@ def cohorts_of(vectors: Any, pattern: str) -> list[list[int]]:
     found = [re.fullmatch(pattern, key) for key in vectors]
     pairs = [tuple(map(int, match.groups())) for match in found if match]
     return [[k for at, k in pairs if at == r] for r in range(1 + max(pairs)[0])]
-
-
-def test_feddc_weighs_by_examples_only_where_the_authors_do():
-    with pytest.raises(ValueError, match=r"total_examples is 30, but .* give variant='code'"):
-        feddc(logistic(), FIT, total_examples=30)
 
 
 MIME_COHORTS = ([0, 1, 2], [0, 2], [1, 2])  # which the file does not say
@@ -234,11 +229,6 @@ def test_fedswa_of_the_paper(averaging: Any):
     played = rounds(fedswa(task, fit, **options), pool, cohorts)
     found = [state.server.model.params for state, _ in played]
     np.testing.assert_allclose(found, vectors["out_fedswa_x"], **EXACT)
-
-
-def test_the_rate_of_fedswa_is_its_own():
-    with pytest.raises(ValueError, match="fedmoswa sets lr_end of the local training itself"):
-        fedmoswa(logistic(), FIT.but(lr_end=0.5))
 
 
 def test_fedmoswa_of_the_paper(averaging: Any):

@@ -128,10 +128,6 @@ def test_in_each_variant_clients_without_examples_count_for_nothing(name: str):
 
 
 REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
-    "weights that the paper has not": (
-        "total_examples is 30, but .* give variant='code'",
-        lambda: feddc(logistic(), FIT, total_examples=30),
-    ),
     "no examples": (
         "total_examples is 0, but must be >= 1",
         lambda: feddc(logistic(), FIT, variant="code", total_examples=0),
@@ -176,6 +172,13 @@ def test_what_makes_no_sense_is_refused_as_it_is_built(name: str):
     words, make = REFUSED[name]
     with pytest.raises((ValueError, TypeError), match=words):
         make()
+
+
+def test_weights_that_the_paper_has_not_are_warned_of():
+    for variant, count in (("paper", 1), ("code", 0)):
+        with collected_warnings() as found:
+            feddc(logistic(), FIT, variant=variant, total_examples=28)
+        assert len([m for m in found if m.startswith("total_examples is given, but")]) == count
 
 
 def test_a_last_round_that_asks_in_vain_is_warned_of():

@@ -12,9 +12,8 @@ from fedjax_kd.algorithms._controls import Controlled, with_controls
 from fedjax_kd.algorithms._duals import fedavg_with_duals
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.corrections import corrected, tethered
-from fedjax_kd.components.sharp_edges import wants_sgd, warns_of
+from fedjax_kd.components.sharp_edges import examples_are_left_out, wants_sgd, warns_of
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Scalar, Upload, mean, total
-from fedjax_kd.errors import InputError
 from fedjax_kd.local import Fit, local_change
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
@@ -23,7 +22,7 @@ DCVariant = Literal["paper", "code"]
 
 
 @extends(fedavg, fixes=["objective", "weighting"])
-@warns_of(wants_sgd("FedDC"))
+@warns_of(wants_sgd("FedDC"), examples_are_left_out)
 def feddc(
     task: Task,
     fit: Fit,
@@ -55,7 +54,7 @@ def feddc(
         p_k times the mean takes ``alpha / p_k`` and ``c / p_k``, and its control counts p_k times.
 
     Raises:
-      ValueError: if ``variant`` is unknown, or ``total_examples`` is given without "code".
+      ValueError: if ``variant`` is unknown.
 
     Departs from the paper: c_k is ``-1 / (lr * S)`` times its update of a client, where S are the
     client's own steps; the authors' code takes those of the mean client for all.
@@ -63,11 +62,6 @@ def feddc(
     """
     check_choice("variant", variant, DCVariant)
     paper = variant == "paper"
-    if paper and total_examples is not None:
-        raise InputError(
-            f"total_examples is {total_examples}, but FedDC has no weights by examples in the "
-            "variant 'paper': leave it out, or give variant='code'."
-        )
     base = fedavg_with_duals(task, fit, alpha, "present" if paper else "all", **options)
     change_by = local_change(fit, "uniform")
 

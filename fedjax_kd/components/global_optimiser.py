@@ -17,7 +17,7 @@ def with_momentum(base_opt: str | Optimiser, momentum: Scalar) -> Optimiser:
 
     Args:
       base_opt: name of an optax optimiser, or a function of the learning rate.
-      momentum: in [0, 1).
+      momentum: what of each step comes again in the next.
 
     Raises:
       ValueError: if optax has no optimiser of that name.

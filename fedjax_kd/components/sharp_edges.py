@@ -180,6 +180,16 @@ def first_moment_is_left_out(given: Arguments) -> str | None:
     )
 
 
+def examples_are_left_out(given: Arguments) -> str | None:
+    """FedDC's weights by examples, where all clients count alike."""
+    if given["variant"] == "code" or given["total_examples"] is None:
+        return None
+    return (
+        "total_examples is given, but FedDC in the variant 'paper' has no weights by examples and "
+        "does not read it: take variant='code'."
+    )
+
+
 def _local(given: Arguments) -> Mapping[str, Any]:
     """The options of local training; empty if it was not made by `local_training`."""
     return getattr(given["fit"], "options", None) or {}

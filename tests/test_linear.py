@@ -109,6 +109,18 @@ def test_the_change_is_clipped_and_the_gradient_is_not():
     assert gap(state.server.opt, plain.server.opt) == 0
 
 
+def test_feddc_tells_how_far_a_client_has_drifted():
+    method = feddc(logistic(), FIT)
+    state, _ = play(method, federation().train, [(4,)])
+    kept = jax.tree.map(lambda a: a[4], state.clients[0])
+    whole = np.concatenate([np.ravel(a) for a in jax.tree.leaves(kept.base)])
+    found = method.traits(state.server, kept)["drift"]
+    np.testing.assert_allclose(found, np.linalg.norm(whole), rtol=1e-6)
+    start = logistic().init(jax.random.key(0)).params
+    moved = tree.sub(state.server.base.base.model.params, start)
+    assert gap(moved, tree.scale(2, kept.base)) < 1e-6, "the first step is twice as long"
+
+
 VARIANTS: dict[str, Callable[[Fit], Any]] = {
     "feddc, code": lambda fit: feddc(logistic(), fit, variant="code"),
     "feddc, weighed": lambda fit: feddc(logistic(), fit, variant="code", total_examples=sum(SIZES)),

@@ -86,7 +86,11 @@ def feddc(
     def learnt(control: PyTree, sent: PyTree, round: Round) -> PyTree:
         return sent if paper else tree.add_scaled(control, 1 / round.population, sent)
 
-    return with_controls(base, client_update, mean if paper else total, learnt)
+    def traits(server: Controlled, kept: Controlled) -> dict[str, Array]:
+        return {"drift": jnp.sqrt(tree.sq_norm(kept.base))}
+
+    made = with_controls(base, client_update, mean if paper else total, learnt)
+    return made._replace(traits=traits)
 
 
 def _share(data: Data, total_examples: int, round: Round) -> Array:

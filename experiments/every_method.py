@@ -83,11 +83,11 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
-    "feddc": {"client_lr": 0.05},
-    "mimelite": {"client_lr": 0.02},
-    "mime": {"client_lr": 0.02},
+    "feddc": {"client_lr": 0.02},
+    "mimelite": {"client_lr": 0.005},
+    "mime": {"client_lr": 0.01},
     "fedswa": {},
-    "fedmoswa": {"client_lr": 0.05},
+    "fedmoswa": {},
 }
 
 TRAFFIC = "kB a client and round"

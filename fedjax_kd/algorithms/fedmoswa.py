@@ -17,8 +17,6 @@ from fedjax_kd.task import Task
 
 MoSwaVariant = Literal["paper", "code", "dispatched"]
 
-_DISPATCHED_STEPS = 50
-
 
 @extends(scaffold, fixes=["server_lr"], fixes_local=["lr_end"])
 def fedmoswa(
@@ -59,14 +57,14 @@ def fedmoswa(
       ValueError: if a choice is unknown, or ``fit`` has ``lr_end``, which is ``rho``.
 
     Departs from the paper: nothing known. The authors' function of this name is "code" with
-    ``rho=0, alpha=1, gamma=0.4``, but their command line runs "dispatched" with ``rho=1``.
+    ``rho=0, alpha=1, gamma=0.4``, but their command line runs "dispatched" with ``rho=1``. Both
+    clip gradients before they are corrected, and not after.
     Source: J. Liu and others, ICML 2025, arXiv:2507.20016.
     """
     check_choice("variant", variant, MoSwaVariant)
     paper, falling = variant == "paper", fit.but(lr_end=rho)
     if not paper:
-        steps = _DISPATCHED_STEPS if variant == "dispatched" else None
-        falling = _dividing(falling, rho, steps)
+        falling = _dividing(falling, rho, 50 if variant == "dispatched" else None)
     base = scaffold(task, falling, server_lr=alpha, **options)
 
     def client_update(

@@ -103,8 +103,10 @@ def writers(data_dir: Path, path: Path) -> Path:
         parts |= {f"{part}_x": x[rows], f"{part}_y": who, f"{part}_client": client[who]}
     for part, seen in (("train", turn[~held]), ("test", turn[held])):
         parts |= {f"{part}_camera": seen % 2, f"{part}_query": seen // 2 % 2}
-    others = x[np.isin(writer, apart)]
-    write_arrays(path.with_name("writers_apart.npz"), {"train_x": others})
+    others = np.flatnonzero(np.isin(writer, apart))
+    alike = {"x": x[others], "y": np.zeros(len(others), np.int64)}  # nobody looks at who they are
+    both = {f"{part}_{name}": a for part in ("train", "test") for name, a in alike.items()}
+    write_arrays(path.with_name("writers_apart.npz"), both)
     return write_arrays(path, parts)
 
 

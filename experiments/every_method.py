@@ -83,6 +83,8 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "fedlc": {},
+    "fedrs": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -94,7 +96,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      40
+      42
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

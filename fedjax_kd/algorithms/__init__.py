@@ -22,6 +22,7 @@ from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
+from fedjax_kd.algorithms.fedlc import fedlc
 from fedjax_kd.algorithms.fedlesam import fedlesam
 from fedjax_kd.algorithms.fedlesam_d import fedlesam_d
 from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
@@ -33,6 +34,7 @@ from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
+from fedjax_kd.algorithms.fedrs import fedrs
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
@@ -87,6 +89,8 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "fedlc": fedlc,
+    "fedrs": fedrs,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -1,0 +1,105 @@
+"""Golden vectors of losses that know the client's labels."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import task_of
+from label_skew import after, in_order, of_counts
+from objectives import table
+from precise import arrays, close
+from vectors import keys_of
+
+from fedjax_kd import tree
+from fedjax_kd.algorithms import fedlc, fedrs
+from fedjax_kd.core import Key, Variables
+from fedjax_kd.task import Task
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+COUNTS = {"rtol": 1e-7}  # which are float32, and what is made of them
+
+
+def of_logits(make: Any, logits: np.ndarray, y: np.ndarray, counts: np.ndarray) -> tuple[Any, Any]:
+    """The loss of a client of these counts, and its gradient by the logits."""
+    rows, received = np.arange(len(y))[None], Variables(jnp.asarray(logits))
+    upload, _ = after(
+        partial(make, table(*logits.shape)),
+        in_order(rows, y[None], 1.0),
+        received,
+        (),
+        of_counts(counts, rows[0]),
+    )
+    return upload.metrics["loss"], tree.neg(upload.message.params)
+
+
+@pytest.mark.parametrize(("key", "parts"), keys_of("fedlc_loss", r"out_paper_(local|tau0)"))
+def test_fedlc_of_each_example(key: str, parts: tuple[str]):
+    vectors = arrays("fedlc_loss")
+    tau = 0.0 if parts == ("tau0",) else float(vectors["in_tau"])
+    for z, y, expected in zip(vectors["in_logits"], vectors["in_y"], vectors[key], strict=True):
+        given = z[None], y[None], vectors["in_local_counts"]
+        value, _ = of_logits(partial(fedlc, tau=tau), *given)
+        close(value, expected, **COUNTS)
+
+
+def test_fedlc_of_a_batch():
+    vectors = arrays("fedlc_loss")
+    given = (vectors[f"in_{name}"] for name in ("logits", "y", "local_counts"))
+    value, grads = of_logits(partial(fedlc, tau=float(vectors["in_tau"])), *given)
+    close(value, vectors["out_flbench"])
+    close(grads, vectors["out_flbench_grad"])
+
+
+def two_layers(vectors: dict[str, np.ndarray], *head: str) -> Task:
+    """A linear body and a linear head, of whose names in the vectors the second is a bias."""
+
+    def both(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any, Any]:
+        features = x @ model.params["Wb"].T + model.params["bb"][None]
+        return features, classify(model, features), model.stats
+
+    def classify(model: Variables, features: jax.Array) -> jax.Array:
+        weight, *bias = (model.params[name] for name in head)
+        return features @ weight.T + sum(b[None] for b in bias)
+
+    start = {name: jnp.asarray(vectors[f"in_{name}"]) for name in ("Wb", "bb", *head)}
+    task = task_of(lambda key: Variables(start), lambda *args: both(*args)[1:])
+    return task._replace(
+        features=lambda *args: both(*args)[0],
+        features_and_logits=both,
+        classify=classify,
+        input_types=jax.ShapeDtypeStruct(vectors["in_x"].shape[1:], float),
+    )
+
+
+def test_fedrs_by_the_authors():
+    vectors = arrays("fedrs_loss")
+    xs, ys, lr = (vectors[f"in_{name}"] for name in ("x", "y", "lr"))
+    task = two_layers(vectors, "Wh")
+    received = task.init(jax.random.key(0))
+    make = partial(fedrs, task, alpha=float(vectors["in_alpha"]), variant="code")
+    data = of_counts(vectors["in_counts"], xs[0])
+    upload, _ = after(make, in_order(xs, ys, float(lr)), received, (), data)
+    close(upload.metrics["loss"], vectors["out_code_mean_loss"])
+    for name, weight in tree.add(received, upload.message).params.items():
+        close(weight, vectors[f"out_code_{name}"])
+
+
+@pytest.mark.parametrize(("key", "parts"), keys_of("fedrs_loss", r"out_(paper|code|alpha0)_loss0"))
+def test_fedrs_before_any_step(key: str, parts: tuple[str]):
+    vectors = arrays("fedrs_loss")
+    xs, ys = vectors["in_x"][:1], vectors["in_y"][:1]
+    options = {
+        "alpha": 0.0 if parts == ("alpha0",) else float(vectors["in_alpha"]),
+        "variant": "code" if parts == ("code",) else "paper",
+    }
+    task = two_layers(vectors, "Wh")
+    make = partial(fedrs, task, **options)
+    data = of_counts(vectors["in_counts"], xs[0])
+    upload, _ = after(make, in_order(xs, ys, 1.0), task.init(jax.random.key(0)), (), data)
+    close(upload.metrics["loss"], vectors[key], **COUNTS)

@@ -85,6 +85,8 @@ METHODS: Mapping[str, Arguments] = {
     "fedexp": {},
     "fedlc": {},
     "fedrs": {},
+    "fedbabu": {},
+    "fedrep": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -96,7 +98,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      42
+      44
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

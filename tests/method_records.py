@@ -10,6 +10,7 @@ from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
 from records_evaluation import EVALUATION
 from records_labels import LABELS
+from records_partial import PARTIAL
 from records_server import SERVER
 from records_sharpness import SHARPNESS
 
@@ -226,6 +227,7 @@ RECORDS: dict[str, Record] = {
     **EVALUATION,
     **SERVER,
     **LABELS,
+    **PARTIAL,
 }
 
 

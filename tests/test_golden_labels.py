@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import task_of
 from label_skew import after, in_order, of_counts
 from objectives import table
 from precise import arrays, close
+from two_layers import two_layers
 from vectors import keys_of
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms import fedlc, fedrs
-from fedjax_kd.core import Key, Variables
-from fedjax_kd.task import Task
+from fedjax_kd.core import Variables
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -54,27 +53,6 @@ def test_fedlc_of_a_batch():
     value, grads = of_logits(partial(fedlc, tau=float(vectors["in_tau"])), *given)
     close(value, vectors["out_flbench"])
     close(grads, vectors["out_flbench_grad"])
-
-
-def two_layers(vectors: dict[str, np.ndarray], *head: str) -> Task:
-    """A linear body and a linear head, of whose names in the vectors the second is a bias."""
-
-    def both(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any, Any]:
-        features = x @ model.params["Wb"].T + model.params["bb"][None]
-        return features, classify(model, features), model.stats
-
-    def classify(model: Variables, features: jax.Array) -> jax.Array:
-        weight, *bias = (model.params[name] for name in head)
-        return features @ weight.T + sum(b[None] for b in bias)
-
-    start = {name: jnp.asarray(vectors[f"in_{name}"]) for name in ("Wb", "bb", *head)}
-    task = task_of(lambda key: Variables(start), lambda *args: both(*args)[1:])
-    return task._replace(
-        features=lambda *args: both(*args)[0],
-        features_and_logits=both,
-        classify=classify,
-        input_types=jax.ShapeDtypeStruct(vectors["in_x"].shape[1:], float),
-    )
 
 
 def test_fedrs_by_the_authors():

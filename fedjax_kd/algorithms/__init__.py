@@ -12,6 +12,7 @@ from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
+from fedjax_kd.algorithms.fedbabu import fedbabu
 from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
@@ -34,6 +35,7 @@ from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
+from fedjax_kd.algorithms.fedrep import fedrep
 from fedjax_kd.algorithms.fedrs import fedrs
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
@@ -91,6 +93,8 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedexp": fedexp,
     "fedlc": fedlc,
     "fedrs": fedrs,
+    "fedbabu": fedbabu,
+    "fedrep": fedrep,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

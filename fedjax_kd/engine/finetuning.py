@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Batch, Client, Data, Key, PyTree, Round, Server, Variables
+from fedjax_kd.core import Algorithm, Batch, Client, Data, Key, PyTree, Server, Variables
 from fedjax_kd.errors import InputTypeError
-from fedjax_kd.local import Fit
+from fedjax_kd.local import Fit, first_round
 from fedjax_kd.losses import batch_mean
 
 
@@ -73,19 +73,13 @@ def tuned(algorithm: Algorithm, score: Callable[[Array, PyTree], Array] | None) 
 
         start = [leaf for own, leaf in zip(trained, leaves, strict=True) if own]
         key = jax.random.fold_in(key, 1)
-        fitted = algorithm.finetune(key, Variables(start), data, objective, _first())
+        fitted = algorithm.finetune(key, Variables(start), data, objective, first_round())
         return whole(fitted.model.params)
 
     return algorithm._replace(
         personalise=personalise,
         predict=lambda server, both, x: algorithm.predict(both[0], both[1], x),
     )
-
-
-def _first() -> Round:
-    """The first round, with nobody in it."""
-    nobody = jnp.zeros(0)
-    return Round(jnp.int32(0), nobody.astype(jnp.int32), nobody, nobody, 0, None)
 
 
 def _trained(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> list[bool]:

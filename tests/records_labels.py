@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from digits import softmax_regression
+from functools import partial
+
+from digits import network, softmax_regression
 from federations import CLASSES, FEATURES, logistic
 from methods import Digits, Limit, Record
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+BODY, HEAD = 4 * (FEATURES * 2 + 2), 4 * (2 * CLASSES + CLASSES)  # of two hidden units
 LINEAR = Digits(softmax_regression)
 
 LABELS: dict[str, Record] = {
@@ -15,5 +18,11 @@ LABELS: dict[str, Record] = {
     ),
     "fedrs": Record(
         task=logistic, bytes=(MODEL, MODEL, 0), limit=Limit({"alpha": 1.0}), digits=LINEAR
+    ),
+    "fedrod": Record(
+        task=partial(logistic, hidden=2),
+        bytes=(BODY + HEAD, BODY + HEAD, HEAD),
+        limit=Limit({"gamma": 0.0}, gap=1e-7),  # XLA fuses otherwise beside another head
+        digits=Digits(network, {"client_lr": 0.1}),
     ),
 }

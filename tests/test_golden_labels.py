@@ -13,10 +13,10 @@ from label_skew import after, in_order, of_counts
 from objectives import table
 from precise import arrays, close
 from two_layers import two_layers
-from vectors import keys_of
+from vectors import keys_of, number
 
-from fedjax_kd import tree
-from fedjax_kd.algorithms import fedlc, fedrs
+from fedjax_kd import losses, tree
+from fedjax_kd.algorithms import fedlc, fedrod, fedrs
 from fedjax_kd.core import Variables
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -81,3 +81,33 @@ def test_fedrs_before_any_step(key: str, parts: tuple[str]):
     data = of_counts(vectors["in_counts"], xs[0])
     upload, _ = after(make, in_order(xs, ys, 1.0), task.init(jax.random.key(0)), (), data)
     close(upload.metrics["loss"], vectors[key], **COUNTS)
+
+
+def test_fedrod_steps():
+    vectors = arrays("fedrod_step")
+    xs, ys, lr = (vectors[f"in_{name}"] for name in ("x", "y", "lr"))
+    task = two_layers(vectors, "Wh", "bh")
+    received = task.init(jax.random.key(0))
+    head = {"Wb": None, "bb": None} | {
+        name: jnp.asarray(vectors[f"in_{its}"]) for name, its in (("Wh", "P"), ("bh", "q"))
+    }
+    fit, data = in_order(xs, ys, float(lr)), of_counts(vectors["in_counts"], xs[0])
+    upload, own = after(partial(fedrod, task), fit, received, Variables(head), data)
+    for name, weight in tree.add(received, upload.message).params.items():
+        close(weight, vectors[f"out_{name}"])
+    close(own.params["Wh"], vectors["out_P"])
+    close(own.params["bh"], vectors["out_q"])
+
+
+@pytest.mark.parametrize(("key", "parts"), keys_of("fedrod_step", r"out_bsm(?:_gamma(\w+))?"))
+def test_balanced_softmax(key: str, parts: tuple[str | None]):
+    vectors, gamma = arrays("fedrod_step"), 1.0 if parts[0] is None else number(parts[0])
+    balance = losses.class_priors(jnp.asarray(vectors["in_bsm_counts"]), gamma)
+
+    def loss(logits: jax.Array) -> jax.Array:
+        return losses.cross_entropy(losses.adjusted(logits, balance), vectors["in_bsm_y"]).mean()
+
+    value, grads = jax.value_and_grad(loss)(jnp.asarray(vectors["in_bsm_z"]))
+    close(value, vectors[key])
+    if gamma == 1:
+        close(grads, vectors["out_bsm_grad"])

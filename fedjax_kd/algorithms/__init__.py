@@ -36,6 +36,7 @@ from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedrep import fedrep
+from fedjax_kd.algorithms.fedrod import fedrod
 from fedjax_kd.algorithms.fedrs import fedrs
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
@@ -95,6 +96,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedrs": fedrs,
     "fedbabu": fedbabu,
     "fedrep": fedrep,
+    "fedrod": fedrod,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -139,12 +139,6 @@ def local_change(
     return change
 
 
-def first_round() -> Round:
-    """The first round, with nobody in it: for training that belongs to none, as evaluation's."""
-    nobody = jnp.zeros(0)
-    return Round(jnp.int32(0), nobody.astype(jnp.int32), nobody, nobody, 0, None)
-
-
 def optimiser_named(name: str) -> Optimiser:
     """The optax optimiser of that name.
 

@@ -12,7 +12,7 @@ from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.components.model_parts import Part, combine, partition
 from fedjax_kd.components.part_training import of_part
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables
-from fedjax_kd.local import Fit, first_round
+from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -67,7 +67,9 @@ def fedavg_without(task: Task, fit: Fit, part: Part, **options: Any) -> Algorith
     )
 
 
-def tuned(algorithm: Algorithm, task: Task, fit: Fit, part: Part, epochs: int) -> Algorithm:
+def tuned_for_evaluation(
+    algorithm: Algorithm, task: Task, fit: Fit, part: Part, epochs: int
+) -> Algorithm:
     """`fedavg_without` whose clients train a part of their model before they are evaluated.
 
     Nobody keeps what was trained; the learning rate is that of the first round.
@@ -85,6 +87,6 @@ def tuned(algorithm: Algorithm, task: Task, fit: Fit, part: Part, epochs: int) -
 
     def personalise(key: Key, server: Shared, own: Variables, data: Data) -> Variables:
         whole = combine(own, server.base.model)
-        return tune(key, whole, data, task.loss, first_round()).model
+        return tune(key, whole, data, task.loss, Round.first()).model
 
     return algorithm._replace(personalise=personalise, judged_by="clients")

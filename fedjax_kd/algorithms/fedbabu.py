@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax
 
-from fedjax_kd.algorithms._partial import fedavg_without, tuned
+from fedjax_kd.algorithms._partial import fedavg_without, tuned_for_evaluation
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.components.model_parts import Part, other, personal_part
 from fedjax_kd.components.part_training import of_part
@@ -65,4 +65,4 @@ def fedbabu(
     body, everything = other(head), jax.tree.map(lambda _: True, head)
     base = fedavg_without(task, of_part(fit, body), head, **options)
     part = {"all": everything, "head": head, "body": body}[tunes]
-    return tuned(base, task, fit, part, tune_epochs)
+    return tuned_for_evaluation(base, task, fit, part, tune_epochs)

@@ -14,7 +14,7 @@ HeadsLoss = Callable[[Variables, Variables, Batch, Key], tuple[Array, PyTree]]
 """(model, own head, batch, key) -> (the sum of both losses, new stats of the model)"""
 
 
-class Pair(NamedTuple):
+class TwoHeaded(NamedTuple):
     """The model and the client's own head, or the parameters, or the statistics, of both."""
 
     shared: PyTree
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 def change_of_both(
     fit: Fit, weighting: Weighting
-) -> Callable[[Key, Pair, Data, HeadsLoss, Round], tuple[Upload, Variables]]:
+) -> Callable[[Key, TwoHeaded, Data, HeadsLoss, Round], tuple[Upload, Variables]]:
     """Local training of the model and of the own head, of which the model's change is sent.
 
     Where neither loss has a gradient by the other's parameters, the steps of both are those that
@@ -40,14 +40,14 @@ def change_of_both(
     change = local_change(fit, weighting)
 
     def both(
-        key: Key, start: Pair, data: Data, loss: HeadsLoss, round: Round
+        key: Key, start: TwoHeaded, data: Data, loss: HeadsLoss, round: Round
     ) -> tuple[Upload, Variables]:
         def objective(pair: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
             model, head = _apart(pair)
             value, stats = loss(model, head, batch, key)
-            return value, Pair(stats, head.stats)
+            return value, TwoHeaded(stats, head.stats)
 
-        joint = Variables(*(Pair(*of) for of in zip(start.shared, start.own, strict=True)))
+        joint = Variables(*(TwoHeaded(*of) for of in zip(start.shared, start.own, strict=True)))
         upload, fitted = change(key, joint, data, objective, round)
         return upload._replace(message=_apart(upload.message)[0]), _apart(fitted.model)[1]
 

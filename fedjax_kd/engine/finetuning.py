@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.core import Algorithm, Batch, Client, Data, Key, PyTree, Server, Variables
+from fedjax_kd.core import Algorithm, Batch, Client, Data, Key, PyTree, Round, Server, Variables
 from fedjax_kd.errors import InputTypeError
-from fedjax_kd.local import Fit, first_round
+from fedjax_kd.local import Fit
 from fedjax_kd.losses import batch_mean
 
 
@@ -73,7 +73,7 @@ def tuned(algorithm: Algorithm, score: Callable[[Array, PyTree], Array] | None) 
 
         start = [leaf for own, leaf in zip(trained, leaves, strict=True) if own]
         key = jax.random.fold_in(key, 1)
-        fitted = algorithm.finetune(key, Variables(start), data, objective, first_round())
+        fitted = algorithm.finetune(key, Variables(start), data, objective, Round.first())
         return whole(fitted.model.params)
 
     return algorithm._replace(

@@ -139,8 +139,7 @@ class Round(NamedTuple):
     @classmethod
     def first(cls) -> Round:
         """Round 0 with nobody in it: for training that belongs to none."""
-        no = jnp.zeros(0)
-        return cls(jnp.int32(0), jnp.zeros(0, jnp.int32), no, no, 0, None)
+        return cls(jnp.int32(0), jnp.zeros(0, jnp.int32), jnp.zeros(0), jnp.zeros(0), 0, None)
 
 
 class Wire(NamedTuple):

@@ -27,6 +27,7 @@ from fedjax_kd.algorithms.fedlc import fedlc
 from fedjax_kd.algorithms.fedlesam import fedlesam
 from fedjax_kd.algorithms.fedlesam_d import fedlesam_d
 from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
+from fedjax_kd.algorithms.fedloge import fedloge
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
@@ -97,6 +98,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedbabu": fedbabu,
     "fedrep": fedrep,
     "fedrod": fedrod,
+    "fedloge": fedloge,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

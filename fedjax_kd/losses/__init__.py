@@ -40,6 +40,7 @@ from fedjax_kd.losses.flow import flow_matching, fsp_matrix
 from fedjax_kd.losses.label_skew import (
     Adjustment,
     adjusted,
+    among,
     class_margins,
     class_priors,
     class_restrictions,
@@ -91,6 +92,7 @@ __all__ = [
     "adaptive_mutual",
     "adjusted",
     "aligned",
+    "among",
     "are_labels",
     "as_large_as",
     "attention_map",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fedjax_kd.core import Scalar
 from fedjax_kd.options import check_choice, checks_options
@@ -93,8 +93,19 @@ def class_restrictions(
     return Adjustment(alpha + (1 - alpha) * share, jnp.zeros_like(counts))
 
 
+def among(present: Bool[Array, " L"], logits: Float[Array, "*B L"]) -> Float[Array, "*B L"]:
+    """Logits of the classes that are present; those of others are far below any.
+
+    Example:
+      >>> jax.nn.softmax(among(jnp.array([True, False]), jnp.array([0.0, 50.0]))).tolist()
+      [1.0, 0.0]
+    """
+    shift = jnp.where(present, 0.0, -jnp.inf)
+    return adjusted(logits, Adjustment(jnp.ones_like(shift), shift))
+
+
 def adjusted(logits: Float[Array, "*B L"], by: Adjustment) -> Float[Array, "*B L"]:
-    """The logits that enter the loss.
+    """The logits that enter the loss, finite where these are.
 
     Example:
       >>> adjusted(jnp.array([2.0, 4.0]), Adjustment(jnp.array([1.0, 0.5]), jnp.array([3.0, 0.0])))

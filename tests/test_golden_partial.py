@@ -9,16 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import play
+from federations import play, task_of
 from precise import arrays, close
 from two_layers import two_layers
 from vectors import keys_of
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import fedbabu
+from fedjax_kd.algorithms import fedbabu, fedloge
+from fedjax_kd.algorithms.fedavg import GlobalModel
+from fedjax_kd.components import simplex
+from fedjax_kd.components.anchored import Adapted, Anchored
 from fedjax_kd.components.model_parts import combine
-from fedjax_kd.core import Algorithm, Data, Pool, State
+from fedjax_kd.core import Algorithm, Data, Pool, State, Variables
 from fedjax_kd.local import local_training
+from fedjax_kd.task import Task
 
 pytestmark = pytest.mark.usefixtures("float64", "in_order")
 
@@ -84,3 +88,63 @@ def test_fedbabu_is_tuned_before_evaluation(key: str, parts: tuple[str]):
     own = jax.tree.map(lambda a: a[0], state.clients[0])
     tuned = algorithm.personalise(jax.random.key(0), state.server, own, data)
     close(tuned.params[parts[0]], vectors[key])
+
+
+SSE_NORM, SSE_STEPS = 0.1, 10000  # of the authors' code, as the optimisation's steps of 1e-4
+
+
+def test_simplex_frame():
+    vectors = arrays("fedloge_etf")
+    frame = simplex.simplex_frame(jnp.asarray(vectors["in_a"]))
+    close(frame, vectors["out_M"])
+    close(frame.T @ frame, vectors["out_gram"])
+
+
+def test_sparse_frame():
+    vectors = arrays("fedloge_etf")
+    mask = np.ones(vectors["in_a"].size)
+    mask[vectors["in_zero_idx"]] = 0
+    mask = mask.reshape(vectors["in_a"].shape)
+    np.testing.assert_array_equal(mask, vectors["out_mask"])
+    frame = simplex.simplex_frame(jnp.asarray(vectors["in_a"]))
+    run = jax.jit(lambda *given: simplex.spread_out(*given, SSE_NORM, SSE_STEPS))
+    sparse = np.asarray(run(frame, jnp.asarray(mask)))
+    close(sparse, vectors["out_sse_c"], atol=5e-3)  # by float32 there
+    lengths = np.linalg.norm(sparse, axis=0)
+    close(lengths, vectors["out_sse_norms"], atol=5e-3)
+    cosines = (sparse / lengths).T @ (sparse / lengths)
+    close(cosines, vectors["out_sse_cos"], atol=2e-2)
+
+
+def head_alone(shape: tuple[int, int]) -> Task:
+    """A linear head, whose features are the inputs."""
+
+    def classify(model: Variables, x: jax.Array) -> jax.Array:
+        return x @ model.params["w"].T + model.params["b"][None]
+
+    def init(key: jax.Array) -> Variables:
+        return Variables({"w": jnp.zeros(shape), "b": jnp.zeros(shape[:1])})
+
+    def both(model: Variables, x: jax.Array, key: Any = None) -> tuple[Any, Any, Any]:
+        return x, classify(model, x), model.stats
+
+    task = task_of(init, lambda *given: both(*given)[1:])
+    types = jax.ShapeDtypeStruct((2, shape[1]), float)
+    return task._replace(features_and_logits=both, classify=classify, input_types=types)
+
+
+def test_fedloge_realigns_both_heads():
+    vectors = arrays("fedloge_etf")
+    generic, own = vectors["in_g_head"], vectors["in_l_head"]
+    bias, its = np.arange(len(own)) + 1.0, np.arange(len(own)) - 7.0
+    task = head_alone(own.shape)
+    algorithm = fedloge(task, local_training(client_lr=0.1), variant="code")
+    model = Variables({"w": jnp.asarray(generic), "b": jnp.asarray(bias)})
+    server = Anchored(GlobalModel(model, ()), jnp.zeros(own.shape).T)
+    each = jnp.eye(own.shape[1])
+    found = algorithm.predict(server, algorithm.client_init(jax.random.key(0), server), each)
+    close(found, vectors["out_glafr_global"].T + bias)
+    head = Variables({"w": jnp.asarray(own), "b": jnp.asarray(its)})
+    client = Adapted(head, jnp.ones(len(own), bool))
+    found = algorithm.predict(server, client, each)
+    close(found, (vectors["out_glafr_local"] + own).T + bias + its)

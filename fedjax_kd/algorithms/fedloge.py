@@ -66,7 +66,8 @@ def fedloge(
     """
     check_choice("variant", variant, Realignment)
     part, shape = nonempty_head(task), room(task, "FedLoGe")
-    change, logits = change_of_both(fit, weighting), realigned_logits(task, variant)
+    change, loss_below = change_of_both(fit, weighting), anchored_loss(task)
+    logits = realigned_logits(task, variant)
     base = fedavg(task, fit, weighting=weighting, **options)
 
     def server_init(key: Key) -> Anchored:
@@ -76,7 +77,7 @@ def fedloge(
     def client_update(
         key: Key, received: Anchored, own: Variables, data: Data, round: Round
     ) -> tuple[Upload, Variables]:
-        model, loss = received.base, anchored_loss(task, received.anchors)
+        model, loss = received.base, loss_below(received.anchors)
         upload, own = change(key, TwoHeaded(model, own), data, loss, round)
         return upload._replace(wire=Wire(down=tree.num_bytes(model))), own
 

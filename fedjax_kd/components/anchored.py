@@ -31,22 +31,29 @@ class Adapted(NamedTuple):
     present: Bool[Array, " L"]
 
 
-def anchored_loss(task: Task, anchors: Float[Array, "D L"]) -> HeadsLoss:
-    """The body's loss below fixed weights, and those of both heads on constant features."""
+def anchored_loss(task: Task) -> Callable[[Float[Array, "D L"]], HeadsLoss]:
+    """Fixed weights to a loss: the body's below these, and both heads' on constant features.
+
+    Raises:
+      ValueError: if the task cannot tell its features, or its head.
+    """
     both, classify = in_one_pass(task, "FedLoGe"), classifier(task)
 
-    def loss(model: Variables, own: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-        features, _, stats = both(model, batch.x, key)
-        constant = jax.lax.stop_gradient(features)
-        outputs = (
-            features @ anchors.astype(features.dtype),
-            classify(model, constant),
-            classify(combine(own, model), constant),
-        )
-        values = [losses.batch_mean(task.example_loss(z, batch.y), batch) for z in outputs]
-        return values[0] + values[1] + values[2], stats
+    def below(anchors: Array) -> HeadsLoss:
+        def loss(model: Variables, own: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
+            features, _, stats = both(model, batch.x, key)
+            constant = jax.lax.stop_gradient(features)
+            outputs = (
+                features @ anchors.astype(features.dtype),
+                classify(model, constant),
+                classify(combine(own, model), constant),
+            )
+            values = [losses.batch_mean(task.example_loss(z, batch.y), batch) for z in outputs]
+            return values[0] + values[1] + values[2], stats
 
-    return loss
+        return loss
+
+    return below
 
 
 def realigned_logits(

@@ -51,7 +51,7 @@ def sparse_mask(key: Key, shape: tuple[int, int], beta: Scalar) -> Bool[Array, "
     return (places >= zeros) | (places == places.max(0, keepdims=True))
 
 
-def spread(
+def spread_out(
     frame: Float[Array, "D L"], mask: Float[Array, "D L"], norm: Scalar, steps: int
 ) -> Float[Array, "D L"]:
     """What is left of a frame under a mask, moved so that its columns are far apart again.
@@ -98,4 +98,4 @@ def sparse_frame(
     """
     frame = simplex_frame(jax.random.normal(jax.random.fold_in(key, 0), shape))
     mask = sparse_mask(jax.random.fold_in(key, 1), shape, beta)
-    return spread(frame, mask.astype(frame.dtype), norm, steps)
+    return spread_out(frame, mask.astype(frame.dtype), norm, steps)

@@ -89,6 +89,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedrep": {},
     "fedrod": {},
     "fedloge": {},
+    "fedgkd": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -100,7 +101,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      46
+      47
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -25,4 +25,11 @@ LABELS: dict[str, Record] = {
         limit=Limit({"gamma": 0.0}, gap=1e-7),  # XLA fuses otherwise beside another head
         digits=Digits(network, {"client_lr": 0.1}),
     ),
+    "fedgkd": Record(
+        task=logistic,
+        bytes=(2 * MODEL, MODEL, 0),
+        limit=Limit({"gamma": 0.0}, gap=1e-7),  # XLA fuses otherwise beside the teacher
+        digits=LINEAR,
+        options={"models": 2},
+    ),
 }

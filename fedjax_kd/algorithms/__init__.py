@@ -19,6 +19,7 @@ from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedexp import fedexp
 from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
+from fedjax_kd.algorithms.fedgkd import fedgkd
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedkd import fedkd
@@ -99,6 +100,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedrep": fedrep,
     "fedrod": fedrod,
     "fedloge": fedloge,
+    "fedgkd": fedgkd,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

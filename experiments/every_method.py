@@ -90,6 +90,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedrod": {},
     "fedloge": {},
     "fedgkd": {},
+    "fedcurv": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -101,7 +102,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      47
+      48
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

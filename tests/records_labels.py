@@ -32,4 +32,10 @@ LABELS: dict[str, Record] = {
         digits=LINEAR,
         options={"models": 2},
     ),
+    "fedcurv": Record(
+        task=logistic,
+        bytes=(3 * MODEL + 4, 3 * MODEL, 2 * MODEL + 4),
+        limit=Limit({"lamb": 0.0}, gap=1e-7),  # XLA fuses otherwise beside the penalty
+        digits=LINEAR,
+    ),
 }

@@ -14,6 +14,7 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbabu import fedbabu
 from fedjax_kd.algorithms.fedbn import fedbn
+from fedjax_kd.algorithms.fedcurv import fedcurv
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedexp import fedexp
@@ -101,6 +102,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedrod": fedrod,
     "fedloge": fedloge,
     "fedgkd": fedgkd,
+    "fedcurv": fedcurv,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

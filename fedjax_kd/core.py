@@ -287,7 +287,8 @@ class Algorithm(NamedTuple):
     # a `fedjax_kd.local.Fit`; None for no such evaluation
     finetune: Any = None
     # (server, ONE client) -> what it has found out about itself, by name: its cluster, the share of
-    # its own model, ...; numbers or vectors, which evaluations show; None for nothing
+    # its own model, ...: numbers, vectors, or booleans of which one tells a choice; evaluations
+    # show them; None for nothing
     traits: Callable[[Server, Client], dict[str, Array]] | None = None
     choice: Choice | None = None  # who of those that the sampler asked takes part; None for all
 

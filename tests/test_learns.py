@@ -15,7 +15,7 @@ from methods import each_method, make
 from fedjax_kd import metrics
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.core import Algorithm, State
-from fedjax_kd.engine.evaluation import has_personal_model, personal_sums
+from fedjax_kd.engine.evaluation import evaluate_clients, has_personal_model
 from fedjax_kd.local import local_training
 
 LEAST = 0.6  # accuracy after these rounds; guessing gives 0.1
@@ -33,8 +33,8 @@ def accuracy(algorithm: Algorithm, state: State) -> float:
     clients = jax.tree.map(lambda a: a[met], state.clients[0])
     pools = (federation.train, federation.client_test)
     how = {"measures": {"accuracy": metrics.accuracy}, "capacity": 0, "at_once": 8}
-    evaluate = jax.jit(partial(personal_sums, algorithm, **how))
-    sums = evaluate(key, (state.server, clients), jnp.asarray(met), pools)
+    evaluate = jax.jit(partial(evaluate_clients, algorithm, **how))
+    sums, _ = evaluate(key, (state.server, clients), jnp.asarray(met), pools)
     return metrics.summary(how["measures"], metrics.total_of(sums))["accuracy"]
 
 

@@ -16,7 +16,7 @@ from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.errors import InputError, collected_warnings
-from fedjax_kd.metrics import Tally
+from fedjax_kd.metrics import Tally, traits_by_client
 from fedjax_kd.report import tables
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import provenance
@@ -28,8 +28,9 @@ from fedjax_kd.train import evaluation_row
 HELP = """Evaluates the newest or best checkpoint of a run on all test rows, and client by client.
 
 Writes clients.csv into the run folder: a row a client, with its examples, loss and metrics under
-the global model and, if the method has such, under its own; of a run with --finetune also after
-steps of its own.
+the global model and, if the method has such, under its own, with what the client found out about
+itself (its cluster, its share of each model, ...); of a run with --finetune also after steps of its
+own.
 
 A run that still goes on may be evaluated. Data that have changed since are refused.
 
@@ -100,6 +101,7 @@ def write_clients(path: Path, simulation: Simulation, seen: Evaluation) -> None:
         "test_examples": np.asarray(own.sizes),
         **_results("", simulation, seen.clients),
         **({} if seen.personal is None else _results("personal_", simulation, seen.personal)),
+        **traits_by_client(seen.traits),
         **({} if seen.finetuned is None else _results("finetuned_", simulation, seen.finetuned)),
     }
     text = io.StringIO(newline="")

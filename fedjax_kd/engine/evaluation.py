@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class Evaluation(NamedTuple):
     validation: Tally | None  # the same over the server's validation rows, if it has any
     clients: Tally | None  # under the model of a newcomer; None if clients have no test rows
     personal: Tally | None  # under each client's own model, if it can differ
+    traits: dict[str, Array]  # of each client ``[C, ...]``; empty if the method has none
     finetuned: Tally | None  # the same after steps of its own, if the method asks for them
     groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
     classes: ClassTally | None  # of the test set, leaves ``[L]``; None if not asked for
@@ -87,13 +88,20 @@ def each_of_its_group(sums: Sequence[Tally], members: Members) -> Tally:
     return _by_number(own, members)
 
 
-def _by_number(parts: Sequence[Tally], members: Members) -> Tally:
-    """The sums of each group's own clients, in the order of the clients' numbers."""
+def _by_number(parts: Sequence[Any], members: Members) -> Any:
+    """The results of each group's own clients, in the order of the clients' numbers."""
     order = np.argsort(np.concatenate(list(members)))
     return jax.tree.map(lambda *of: jnp.concatenate(of)[order], *parts)
 
 
-def personal_sums(
+class Personal(NamedTuple):
+    """What clients' own models reach, and what their clients tell of themselves, ``[C, ...]``."""
+
+    sums: Tally
+    traits: dict[str, Array]
+
+
+def evaluate_clients(
     algorithm: Algorithm,
     key: Key,
     state: tuple[Server, Client],
@@ -104,7 +112,7 @@ def personal_sums(
     capacity: int,
     at_once: int,
     sizes: SizeRange | None = None,
-) -> Tally:
+) -> Personal:
     """Each client's test rows under its own model, leaves ``[C, ...]``.
 
     Args:
@@ -121,13 +129,14 @@ def personal_sums(
     server, clients = state
     train, test = pools
 
-    def one(who: tuple[Client, Array]) -> Tally:
+    def one(who: tuple[Client, Array]) -> Personal:
         client, number = who
         own_key = jax.random.fold_in(key, number)
         data = train.of(number)._replace(sizes=sizes)
         client = algorithm.personalise(own_key, server, client, data)
         predict = partial(algorithm.predict, server, client)
-        return measure_own(predict, measures, test.of(number), capacity)
+        traits = {} if algorithm.traits is None else algorithm.traits(server, client)
+        return Personal(measure_own(predict, measures, test.of(number), capacity), traits)
 
     return jax.lax.map(one, (clients, numbers), batch_size=min(at_once, _CLIENTS_AT_ONCE))
 
@@ -147,12 +156,12 @@ def evaluate_personal(
     key: Key,
     state: State,
     pools: tuple[Pool, Pool],
-) -> Tally:
-    """`personal_sums` of all groups, in the order of the clients' numbers."""
+) -> Personal:
+    """`evaluate_clients` of all groups, in the order of the clients' numbers."""
     members = s.layout.members
     each = zip(groups, state.clients, members, map(max, s.chunk), strict=True)
     parts = [
-        personal_sums(
+        evaluate_clients(
             group,
             key,
             (state.server, clients),
@@ -165,7 +174,9 @@ def evaluate_personal(
         )
         for group, clients, own, width in each
     ]
-    return _by_number(parts, members)
+    shared = set.intersection(*(set(part.traits) for part in parts))
+    told = [part._replace(traits={k: part.traits[k] for k in sorted(shared)}) for part in parts]
+    return Personal(*_by_number(told, members))
 
 
 def pools_of(s: Simulation) -> Pools:
@@ -233,17 +244,18 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         members, theirs = s.layout.members, pools.client_test
         seen = [under(algorithm, state, pools) for algorithm in s.groups]
         test, validation, clients, classes = zip(*seen, strict=True)
-        personal, finetuned = None, None
+        personal, finetuned, traits = None, None, dict[str, Array]()
         if own_models and theirs is not None:
-            personal = evaluate_personal(s, s.groups, key, state, (pools.train, theirs))
+            personal, traits = evaluate_personal(s, s.groups, key, state, (pools.train, theirs))
         if theirs is not None and any(a.finetune is not None for a in s.groups):
             after = [tuned(a, a.score or federation.problem.score) for a in s.groups]
-            finetuned = evaluate_personal(s, after, key, state, (pools.train, theirs))
+            finetuned, _ = evaluate_personal(s, after, key, state, (pools.train, theirs))
         return Evaluation(
             mean_of_groups(test, members),
             None if pools.validation is None else mean_of_groups(validation, members),
             None if theirs is None else each_of_its_group(clients, members),
             personal,
+            traits,
             finetuned,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *test) if len(test) > 1 else None,
             mean_of_groups(classes, members) if s.tells_classes else None,

@@ -79,6 +79,7 @@ def tuned(algorithm: Algorithm, score: Callable[[Array, PyTree], Array] | None) 
     return algorithm._replace(
         personalise=personalise,
         predict=lambda server, both, x: algorithm.predict(both[0], both[1], x),
+        traits=None,
     )
 
 

@@ -1,6 +1,6 @@
 """Metrics by name, their spread over clients, forgetting, fidelity."""
 
-from fedjax_kd.metrics.columns import JUDGED, judged_column, metric_of
+from fedjax_kd.metrics.columns import JUDGED, TRAIT, judged_column, metric_of
 from fedjax_kd.metrics.fairness import over_clients
 from fedjax_kd.metrics.forgetting import ClassTally, class_accuracy, forgetting, weight_divergence
 from fedjax_kd.metrics.metric import (
@@ -29,10 +29,12 @@ from fedjax_kd.metrics.of_regions import dice, iou, mean_iou
 from fedjax_kd.metrics.of_values import mae, r2
 from fedjax_kd.metrics.ranking import rank_1, rank_5, rank_10, retrieval_map
 from fedjax_kd.metrics.registry import METRICS, rises
+from fedjax_kd.metrics.traits import traits_by_client, traits_over_clients
 
 __all__ = [
     "JUDGED",
     "METRICS",
+    "TRAIT",
     "ClassTally",
     "Metric",
     "Sighting",
@@ -70,5 +72,7 @@ __all__ = [
     "sums_of",
     "top_k",
     "total_of",
+    "traits_by_client",
+    "traits_over_clients",
     "weight_divergence",
 ]

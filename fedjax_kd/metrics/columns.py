@@ -8,6 +8,9 @@ from collections.abc import Iterable
 JUDGED = "judged_"
 """Before the name of the headline metric: the column that a method is judged by."""
 
+TRAIT = "trait_"
+"""Before the name of what clients have found out about themselves, over all clients."""
+
 _BEFORE = (
     r"(?:test|validation|judged|client|personal|finetuned|head|middle|tail"
     r"|group_\d+|class_\d+)_"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedjax_kd.engine.early_stopping import STOPPED_EARLY
 from fedjax_kd.errors import InputError
-from fedjax_kd.metrics import metric_of
+from fedjax_kd.metrics import TRAIT, metric_of
 from fedjax_kd.report import table_files, tables
 from fedjax_kd.report.estimates import Goal, goal_of, headline_metric, number
 from fedjax_kd.report.studies import FURTHER, StudyPoints, check_metric, scored
@@ -101,7 +101,7 @@ def read_sweep(folder: Path, metric: str | None = None) -> StudyPoints:
         last=about["last"],
         target=about.get("target") if own else None,
         points=points,
-        rounds=_results(folder, {*_KEYS, *_curves(chosen)}, {"config": shown}),
+        rounds=_results(folder, _kept(chosen), {"config": shown}),
         summaries={},
         pictures={p.stem: p.read_bytes() for p in sorted(folder.glob("partition*.png"))},
         documents=_documents(about),
@@ -122,7 +122,7 @@ def _points(folder: Path, about: Mapping[str, Any]) -> list[dict[str, CellValue]
 
 
 def _results(
-    folder: Path, columns: Collection[str], where: table_files.Where | None = None
+    folder: Path, columns: table_files.Columns, where: table_files.Where | None = None
 ) -> list[dict[str, CellValue]]:
     """Rows of a sweep's results, from the file that is read faster."""
     found = [folder / f"results.{kind}" for kind in ("parquet", "csv")]
@@ -130,9 +130,10 @@ def _results(
     return table_files.read_table(path, columns, where) if path else []
 
 
-def _curves(metric: str) -> set[str]:
-    """The columns that may be drawn by round: the metric, the test set's, and losses."""
-    return {metric, f"test_{metric_of(metric)}", *FURTHER}
+def _kept(metric: str) -> Callable[[str], bool]:
+    """Whether a column may be shown by round: the metric, the test set's, losses, and traits."""
+    named = {*_KEYS, metric, f"test_{metric_of(metric)}", *FURTHER}
+    return lambda column: column in named or column.startswith(TRAIT)
 
 
 def _documents(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedjax_kd.errors import InputError
-from fedjax_kd.report import bands, figures, formatting, landscape, sections
+from fedjax_kd.report import bands, figures, formatting, landscape, sections, traits
 from fedjax_kd.report.sections import Chosen, Table
 from fedjax_kd.report.studies import FURTHER, StudyPoints
 from fedjax_kd.report.table_files import CellValue
@@ -78,6 +78,7 @@ def study_section(
     wanted = study.target if target is None else target
     first = sections.best_table(study, chosen) if study.is_sweep else sections.runs_table(study)
     blocks: list[Table | Picture] = [first, *_curves(study, chosen, wanted)]
+    blocks += _traits(study, chosen)
     if len(chosen) > 1:
         base = _baseline(chosen, baseline)
         blocks.append(sections.differences_table(study, chosen, base))
@@ -127,6 +128,18 @@ def _curves(study: StudyPoints, chosen: Chosen, target: float | None) -> list[Pi
     if any(len(seeds) > 1 for seeds in lines.values()):
         note += "Lines are means over seeds, bands their range."
     return [Picture("Curves", images, note)]
+
+
+def _traits(study: StudyPoints, chosen: Chosen) -> list[Table | Picture]:
+    """What clients found out about themselves; nothing if no method tells."""
+    lines = sections.seeds_of(study, chosen)
+    table = traits.traits_table(lines, study.by)
+    if table is None:
+        return []
+    image = Image(
+        figures.embedded(traits.draw_traits(lines, (6.4, 3.4))), f"{table.title}, by round"
+    )
+    return [table, Picture(f"{table.title}, by round", [image], "")]
 
 
 def _landscape(study: StudyPoints, chosen: Chosen, axes: Sequence[str]) -> Picture:

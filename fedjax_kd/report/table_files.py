@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from fedjax_kd.runs import folder as run_folder
 CellValue = str | int | float | bool | None
 Record = Mapping[str, CellValue]
 Where = Mapping[str, Collection[CellValue]]
+Columns = Collection[str] | Callable[[str], bool]
+"""Names of columns, or which of them."""
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf|nan", re.IGNORECASE)
@@ -54,7 +56,7 @@ def write_table(path: Path, rows: Sequence[Record], columns: Sequence[str] | Non
 
 def read_table(
     path: Path,
-    columns: Iterable[str] | None = None,
+    columns: Columns | None = None,
     where: Where | None = None,
 ) -> list[dict[str, CellValue]]:
     """The rows of a table; empty cells are None.
@@ -62,7 +64,8 @@ def read_table(
     Args:
       path: a file that ends in .csv or .parquet. In CSV, a column whose cells all look like
         integers, numbers or truth values holds such.
-      columns: only these, as far as they are there; all if None.
+      columns: only these, as far as they are there, or those of which a function says so; all if
+        None.
       where: only rows whose values in these columns are among the given ones.
 
     Raises:
@@ -71,7 +74,7 @@ def read_table(
     """
     decode = _kind(path, {".csv": _from_csv, ".parquet": _from_parquet})
     where = where or {}
-    wanted = None if columns is None else {*columns, *where}
+    wanted = _wanted(columns, where)
     content = path.read_bytes()
     try:
         table = decode(content, wanted, where)
@@ -79,6 +82,14 @@ def read_table(
         raise InputError(f"{path} is damaged ({error}): write it anew.") from error
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     return [row for row in rows if all(row[name] in kept for name, kept in where.items())]
+
+
+def _wanted(columns: Columns | None, where: Where) -> Callable[[str], bool]:
+    """Whether a column is read; those with a condition are."""
+    if columns is None:
+        return lambda name: True
+    asked = columns if callable(columns) else columns.__contains__
+    return lambda name: name in where or asked(name)
 
 
 def _kind(path: Path, kinds: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
@@ -122,11 +133,13 @@ def _to_csv(table: Mapping[str, list[CellValue]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _from_csv(content: bytes, wanted: set[str] | None, _: Where) -> dict[str, list[CellValue]]:
+def _from_csv(
+    content: bytes, wanted: Callable[[str], bool], _: Where
+) -> dict[str, list[CellValue]]:
     lines = csv.reader(io.StringIO(content.decode(), newline=""))
     names = next(lines, [])
     columns = list(zip(*([*line, *[""] * (len(names) - len(line))] for line in lines), strict=True))
-    chosen = [i for i, name in enumerate(names) if wanted is None or name in wanted]
+    chosen = [i for i, name in enumerate(names) if wanted(name)]
     return {names[i]: _parsed(columns[i]) if columns else [] for i in chosen}
 
 
@@ -156,11 +169,11 @@ def _to_parquet(table: Mapping[str, list[CellValue]]) -> bytes:
 
 
 def _from_parquet(
-    content: bytes, wanted: set[str] | None, where: Where
+    content: bytes, wanted: Callable[[str], bool], where: Where
 ) -> dict[str, list[CellValue]]:
     from pyarrow import parquet
 
     names = parquet.read_schema(io.BytesIO(content)).names
-    chosen = [name for name in names if wanted is None or name in wanted]
+    chosen = [name for name in names if wanted(name)]
     filters = [(name, "in", list(kept)) for name, kept in where.items()] or None
     return parquet.read_table(io.BytesIO(content), columns=chosen, filters=filters).to_pydict()

@@ -61,6 +61,7 @@ def beside_server(algorithm: Algorithm, init: Callable[[Key, Server], PyTree]) -
         server_update=server_update,
         predict=lambda server, client, x: algorithm.predict(server.base, client, x),
         personalise=keep if algorithm.personalise is keep else personalise,
+        traits=traits_at(algorithm.traits, lambda server, client: (server.base, client)),
         choice=None if algorithm.choice is None else algorithm.choice._replace(score=score),
     )
 
@@ -89,7 +90,16 @@ def beside_client(algorithm: Algorithm, init: Callable[[Key, Server], PyTree]) -
         client_update=client_update,
         predict=lambda server, client, x: algorithm.predict(server, client.base, x),
         personalise=keep if algorithm.personalise is keep else personalise,
+        traits=traits_at(algorithm.traits, lambda server, client: (server, client.base)),
     )
+
+
+def traits_at(
+    traits: Callable[[Server, Client], dict[str, Array]] | None,
+    inside: Callable[[Server, Client], tuple[Server, Client]],
+) -> Callable[[Server, Client], dict[str, Array]] | None:
+    """The traits of an algorithm inside, of whose server and client a wrapper has its own."""
+    return None if traits is None else lambda server, client: traits(*inside(server, client))
 
 
 def wire_of(received: Message, upload: Upload) -> Wire:

@@ -14,7 +14,7 @@ from fedjax_kd.core import Algorithm, Client, Data, Key, PyTree, Round, Scalar, 
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice, checks_options
-from fedjax_kd.wrappers._beside import Beside, beside_server, is_float
+from fedjax_kd.wrappers._beside import Beside, beside_server, is_float, traits_at
 
 EmaStart = Literal["model", "zero"]
 
@@ -88,6 +88,7 @@ def with_ema(
         server_update=server_update,
         predict=lambda server, client, x: algorithm.predict(averaged(server), client, x),
         personalise=keep if algorithm.personalise is keep else personalise,
+        traits=traits_at(algorithm.traits, lambda server, client: (averaged(server), client)),
     )
 
 

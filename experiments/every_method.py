@@ -88,6 +88,14 @@ METHODS: Mapping[str, Arguments] = {
     "mime": {"client_lr": 0.01},
     "fedswa": {},
     "fedmoswa": {},
+    "fedlc": {},
+    "fedrs": {},
+    "fedbabu": {},
+    "fedrep": {},
+    "fedrod": {},
+    "fedloge": {},
+    "fedgkd": {},
+    "fedcurv": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -99,7 +107,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      45
+      53
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

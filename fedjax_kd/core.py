@@ -136,6 +136,11 @@ class Round(NamedTuple):
     population: int
     public: PyTree  # what belongs to no client, a `fedjax_kd.data.public_inputs.Public`; or None
 
+    @classmethod
+    def first(cls) -> Round:
+        """Round 0 with nobody in it: for training that belongs to none."""
+        return cls(jnp.int32(0), jnp.zeros(0, jnp.int32), jnp.zeros(0), jnp.zeros(0), 0, None)
+
 
 class Wire(NamedTuple):
     """Bytes of ONE client's messages in a round, where their static types do not tell them.

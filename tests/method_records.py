@@ -9,7 +9,9 @@ from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
 from records_evaluation import EVALUATION
+from records_labels import LABELS
 from records_linear import LINEAR_CORRECTIONS
+from records_partial import PARTIAL
 from records_server import SERVER
 from records_sharpness import SHARPNESS
 
@@ -226,6 +228,8 @@ RECORDS: dict[str, Record] = {
     **EVALUATION,
     **SERVER,
     **LINEAR_CORRECTIONS,
+    **LABELS,
+    **PARTIAL,
 }
 
 

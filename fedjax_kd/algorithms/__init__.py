@@ -12,20 +12,25 @@ from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
+from fedjax_kd.algorithms.fedbabu import fedbabu
 from fedjax_kd.algorithms.fedbn import fedbn
+from fedjax_kd.algorithms.fedcurv import fedcurv
 from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedexp import fedexp
 from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
+from fedjax_kd.algorithms.fedgkd import fedgkd
 from fedjax_kd.algorithms.fedgkt import fedgkt, fedgkt_groups
 from fedjax_kd.algorithms.fedgradaug import fedgradaug
 from fedjax_kd.algorithms.fedkd import fedkd
 from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
+from fedjax_kd.algorithms.fedlc import fedlc
 from fedjax_kd.algorithms.fedlesam import fedlesam
 from fedjax_kd.algorithms.fedlesam_d import fedlesam_d
 from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
+from fedjax_kd.algorithms.fedloge import fedloge
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
@@ -35,6 +40,9 @@ from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.algorithms.fedprox import fedprox
+from fedjax_kd.algorithms.fedrep import fedrep
+from fedjax_kd.algorithms.fedrod import fedrod
+from fedjax_kd.algorithms.fedrs import fedrs
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
@@ -97,6 +105,14 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "mime": mime,
     "fedswa": fedswa,
     "fedmoswa": fedmoswa,
+    "fedlc": fedlc,
+    "fedrs": fedrs,
+    "fedrod": fedrod,
+    "fedgkd": fedgkd,
+    "fedcurv": fedcurv,
+    "fedbabu": fedbabu,
+    "fedrep": fedrep,
+    "fedloge": fedloge,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

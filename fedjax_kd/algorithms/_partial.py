@@ -10,6 +10,7 @@ from jaxtyping import Array
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.components.model_parts import Part, combine, partition
+from fedjax_kd.components.part_training import of_part
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
@@ -52,7 +53,8 @@ def fedavg_without(task: Task, fit: Fit, part: Part, **options: Any) -> Algorith
         return server._replace(base=base.server_update(key, server.base, update, round))
 
     def predict(server: Shared, own: Variables, x: PyTree) -> Array:
-        return task.apply(combine(server.base.model, own), x)[0]
+        # Where a client was tuned, it has a whole model of its own.
+        return task.apply(combine(own, server.base.model), x)[0]
 
     return base._replace(
         server_init=lambda key: Shared(base.server_init(key), partition(part, task.init(key))[1]),
@@ -63,3 +65,28 @@ def fedavg_without(task: Task, fit: Fit, part: Part, **options: Any) -> Algorith
         predict=predict,
         judged_by="clients" if any(jax.tree.leaves(part)) else "server",
     )
+
+
+def tuned_for_evaluation(
+    algorithm: Algorithm, task: Task, fit: Fit, part: Part, epochs: int
+) -> Algorithm:
+    """`fedavg_without` whose clients train a part of their model before they are evaluated.
+
+    Nobody keeps what was trained; the learning rate is that of the first round.
+
+    Args:
+      algorithm: from `fedavg_without`.
+      task: the model and its loss.
+      fit: local training, from `fedjax_kd.local.local_training`.
+      part: what is trained, while the rest stays as it is.
+      epochs: passes over a client's own examples; 0 leaves the algorithm as it is.
+    """
+    if epochs == 0:
+        return algorithm
+    tune = of_part(fit.but(epochs=epochs, steps=None), part)
+
+    def personalise(key: Key, server: Shared, own: Variables, data: Data) -> Variables:
+        whole = combine(own, server.base.model)
+        return tune(key, whole, data, task.loss, Round.first()).model
+
+    return algorithm._replace(personalise=personalise, judged_by="clients")

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.components.model_parts import Part, head
+from fedjax_kd.components.model_parts import Part, personal_part
 from fedjax_kd.core import Algorithm, Variables
-from fedjax_kd.errors import InputError
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
@@ -49,14 +46,4 @@ def fedper(
     which the paper leaves open.
     Source: Arivazhagan, Aggarwal, Singh, Choudhary, 2019, arXiv:1912.00818.
     """
-    if personal is not None:
-        part = personal(jax.eval_shape(task.init, jax.random.key(0)))
-        return fedavg_without(task, fit, part, **options)
-    part = head(task)
-    if len(set(jax.tree.leaves(part))) == 1:
-        which = "no value" if any(jax.tree.leaves(part)) else "every value"
-        raise InputError(
-            f"`features` uses {which} of the model, so that it has no body and head: take a "
-            "network with a layer before the last one, or say what is `personal`."
-        )
-    return fedavg_without(task, fit, part, **options)
+    return fedavg_without(task, fit, personal_part(task, personal), **options)

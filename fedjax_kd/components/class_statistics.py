@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses
 from fedjax_kd.batching import over_rows
-from fedjax_kd.core import Batch, Data
+from fedjax_kd.core import Batch, Data, Variables
 from fedjax_kd.nn.decompositions import eigh
+from fedjax_kd.task import Task
 
 AT_ONCE = 64  # rows of a client
 
@@ -127,6 +128,15 @@ def label_counts(data: Data, classes: int) -> Float[Array, " L"]:
         return counts + members.reshape(-1, classes).sum(0)
 
     return over_rows(data, AT_ONCE, add, jnp.zeros(classes, jnp.float32))
+
+
+def own_counts(task: Task, model: Variables, data: Data) -> Float[Array, " L"]:
+    """`label_counts` of a client, for as many classes as the model has outputs."""
+
+    def logits() -> Array:
+        return task.apply(model, data.take(jnp.zeros(1, jnp.int32), jnp.ones(1)).x)[0]
+
+    return label_counts(data, jax.eval_shape(logits).shape[-1])
 
 
 def _at_least_one(counts: Float[Array, " L"]) -> Float[Array, "L 1"]:

@@ -6,6 +6,7 @@ other part, a tree holds None, which JAX takes for nothing at all: it has no byt
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,40 @@ def head(task: Task) -> Part:
     used = tree.reads(lambda model, x: task.apply(model, x)[0], model, task.input_types)
     below = tree.reads(task.features, model, task.input_types)
     return jax.tree.map(lambda all_of_it, body: all_of_it and not body, used, below)
+
+
+def personal_part(task: Task, personal: Callable[[Variables], Part] | None = None) -> Part:
+    """The values that are a client's own: the `head`, or what a user says.
+
+    Args:
+      task: whose model is meant.
+      personal: the model's shapes -> booleans, one a value.
+
+    Raises:
+      TypeError: if the module has no ``features``.
+      ValueError: if the task does not know the shape of its examples, or if by default all or none
+        of the model would be the part.
+    """
+    if personal is not None:
+        return personal(jax.eval_shape(task.init, jax.random.key(0)))
+    part = head(task)
+    if len(set(jax.tree.leaves(part))) == 1:
+        which = "no value" if any(jax.tree.leaves(part)) else "every value"
+        raise InputError(
+            f"`features` uses {which} of the model, so that it has no body and head: take a "
+            "network with a layer before the last one, or say what is `personal`."
+        )
+    return part
+
+
+def other(part: Part) -> Part:
+    """The values that do not belong to a part.
+
+    Example:
+      >>> other({"b": True, "w": False})
+      {'b': False, 'w': True}
+    """
+    return jax.tree.map(operator.not_, part)
 
 
 def nonempty_head(task: Task) -> Part:

@@ -73,7 +73,7 @@ def tuned(algorithm: Algorithm, score: Callable[[Array, PyTree], Array] | None) 
 
         start = [leaf for own, leaf in zip(trained, leaves, strict=True) if own]
         key = jax.random.fold_in(key, 1)
-        fitted = algorithm.finetune(key, Variables(start), data, objective, _first())
+        fitted = algorithm.finetune(key, Variables(start), data, objective, Round.first())
         return whole(fitted.model.params)
 
     return algorithm._replace(
@@ -81,12 +81,6 @@ def tuned(algorithm: Algorithm, score: Callable[[Array, PyTree], Array] | None) 
         predict=lambda server, both, x: algorithm.predict(both[0], both[1], x),
         traits=None,
     )
-
-
-def _first() -> Round:
-    """The first round, with nobody in it."""
-    nobody = jnp.zeros(0)
-    return Round(jnp.int32(0), nobody.astype(jnp.int32), nobody, nobody, 0, None)
 
 
 def _trained(algorithm: Algorithm, server: Server, client: Client, x: PyTree) -> list[bool]:

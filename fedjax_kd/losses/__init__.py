@@ -14,6 +14,7 @@ gradients are finite for logits of 1e4, zero features, equal singular values and
 `flow`, `singular`  between stages of a network: FSP, KD-SVD, KD-EID
 `lipschitz`         FedAlign's term
 `mixing`            mixup: mixed batches
+`label_skew`        by a client's class counts: FedLC, FedRS, balanced softmax
 =================== ===============================================================================
 """
 
@@ -36,6 +37,14 @@ from fedjax_kd.losses.features import (
     refined_self_distillation,
 )
 from fedjax_kd.losses.flow import flow_matching, fsp_matrix
+from fedjax_kd.losses.label_skew import (
+    Adjustment,
+    adjusted,
+    among,
+    class_margins,
+    class_priors,
+    class_restrictions,
+)
 from fedjax_kd.losses.lipschitz import (
     as_large_as,
     lipschitz_alignment,
@@ -76,11 +85,14 @@ from fedjax_kd.losses.vectors import cosine_similarity, length, normalised
 
 __all__ = [
     "NO_LABEL",
+    "Adjustment",
     "ExampleLoss",
     "Mixed",
     "Mutual",
     "adaptive_mutual",
+    "adjusted",
     "aligned",
+    "among",
     "are_labels",
     "as_large_as",
     "attention_map",
@@ -88,6 +100,9 @@ __all__ = [
     "batch_mean",
     "check_labels",
     "check_same_shape",
+    "class_margins",
+    "class_priors",
+    "class_restrictions",
     "cosine_similarity",
     "cross_entropy",
     "diversity",

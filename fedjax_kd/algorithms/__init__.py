@@ -6,6 +6,7 @@ A method is registered by its import and its entry below; `fedjax_kd` takes its 
 from collections.abc import Callable as _Callable
 
 from fedjax_kd.algorithms.ccvr import ccvr
+from fedjax_kd.algorithms.ditto import ditto
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedalign import fedalign
@@ -87,6 +88,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "ditto": ditto,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -1,0 +1,17 @@
+"""The records of methods whose clients have a second model, or something like it."""
+
+from __future__ import annotations
+
+from digits import network
+from federations import CLASSES, FEATURES, logistic
+from methods import Digits, Limit, Record
+
+MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+NETWORK = Digits(network, {"client_lr": 0.1})
+
+PERSONAL: dict[str, Record] = {
+    # XLA fuses otherwise where a second model is trained.
+    "ditto": Record(
+        task=logistic, bytes=(MODEL, MODEL, MODEL), limit=Limit({}, gap=1e-7), digits=NETWORK
+    ),
+}

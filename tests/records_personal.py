@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from digits import network
 from federations import CLASSES, FEATURES, logistic
-from methods import Digits, Limit, Record
+from methods import Digits, Limit, Record, uniformly
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
 NETWORK = Digits(network, {"client_lr": 0.1})
@@ -13,5 +13,11 @@ PERSONAL: dict[str, Record] = {
     # XLA fuses otherwise where a second model is trained.
     "ditto": Record(
         task=logistic, bytes=(MODEL, MODEL, MODEL), limit=Limit({}, gap=1e-7), digits=NETWORK
+    ),
+    "apfl": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL, MODEL + 4),  # the share
+        limit=Limit({}, 1e-7, uniformly),
+        digits=NETWORK,
     ),
 }

@@ -5,6 +5,7 @@ A method is registered by its import and its entry below; `fedjax_kd` takes its 
 
 from collections.abc import Callable as _Callable
 
+from fedjax_kd.algorithms.apfl import apfl
 from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.ditto import ditto
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
@@ -89,6 +90,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fednova": fednova,
     "fedexp": fedexp,
     "ditto": ditto,
+    "apfl": apfl,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -1,0 +1,113 @@
+"""Golden vectors of methods whose clients have a second model, and what is special about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import rounds, start, task_of
+from test_golden import EXACT
+from vectors import golden, keys_of
+
+from fedjax_kd import batching
+from fedjax_kd.algorithms import apfl
+from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
+from fedjax_kd.local import local_training
+from fedjax_kd.task import Task
+
+SHARES = {"rtol": 1e-6, "atol": 1e-6}  # votes are float32
+
+
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients see their examples in the order in which the vectors hold them."""
+    monkeypatch.setattr(batching, "shuffled", lambda seed, positions, size: positions)
+
+
+def pool_of(*clients: tuple[np.ndarray, np.ndarray]) -> Pool:
+    """Clients with these examples ``[N, D]`` and labels ``[N]``."""
+    sizes = np.array([len(y) for _, y in clients], np.int32)
+    x, y = (np.concatenate(part) for part in zip(*clients, strict=True))
+    starts = np.cumsum(sizes, dtype=np.int32) - sizes
+    rows = np.arange(len(y), dtype=np.int32)
+    return Pool(*map(jnp.asarray, (x.astype(float), y.astype(np.int32), rows, starts, sizes)))
+
+
+def linear(weights: np.ndarray, bias: np.ndarray) -> Task:
+    """Softmax regression from PyTorch's parameters, which are the initial ones."""
+
+    def apply(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
+        return x @ model.params["W"].T + model.params["b"][None], model.stats
+
+    params = {"W": jnp.asarray(weights, float), "b": jnp.asarray(bias, float)}
+    return task_of(lambda key: Variables(params), apply)
+
+
+def with_own(algorithm: Algorithm, **own: np.ndarray) -> State:
+    """The first state of one client, whose own model has these parameters."""
+    state = start([algorithm], np.zeros(1))
+    stacked = {name: jnp.asarray(value, float)[None] for name, value in own.items()}
+    return state._replace(clients=(state.clients[0]._replace(params=stacked),))
+
+
+@pytest.mark.usefixtures("float64", "in_order")
+@pytest.mark.parametrize(
+    ("key", "parts"), keys_of("apfl_local", r"out_paper_(fixed|adaptive_first|adaptive_every)_W")
+)
+def test_apfl_of_one_client(key: str, parts: tuple[str]):
+    vectors, (how,), name = golden("apfl_local"), parts, key.removesuffix("_W")
+    lr, (batches, size, width) = float(vectors["in_lr"]), vectors["in_x"].shape
+    algorithm = apfl(
+        linear(vectors["in_W"], vectors["in_b"]),
+        local_training(client_lr=lr, batch_size=size, steps=batches),
+        alpha=float(vectors["in_alpha0"]),
+        alpha_lr=0.0 if how == "fixed" else lr,
+        adapt="every" if how == "adaptive_every" else "first",
+    )
+    pool = pool_of((vectors["in_x"].reshape(-1, width), vectors["in_y"].reshape(-1)))
+    first = with_own(algorithm, W=vectors["in_V"], b=vectors["in_c"])
+    ((state, _),) = rounds(algorithm, pool, [[0]], state=first)
+    (own,) = jax.tree.map(lambda a: a[0], state.clients)
+    for model, names in ((state.server.model, "Wb"), (own, "Vc")):
+        for ours, theirs in zip("Wb", names, strict=True):
+            np.testing.assert_allclose(model.params[ours], vectors[f"{name}_{theirs}"], **EXACT)
+    (alpha,) = algorithm.traits(state.server, own).values()
+    np.testing.assert_allclose(alpha, vectors[f"{name}_alpha"][-1], **EXACT)
+    mixed = alpha * vectors[f"{name}_V"] + (1 - alpha) * vectors[f"{name}_W"]
+    bias = alpha * vectors[f"{name}_c"] + (1 - alpha) * vectors[f"{name}_b"]
+    logits = algorithm.predict(state.server, own, pool.x)
+    np.testing.assert_allclose(logits, pool.x @ mixed.T + bias[None], **EXACT)
+
+
+@pytest.mark.usefixtures("float64", "in_order")
+def test_apfl_of_fedjax():
+    vectors = golden("apfl_fedjax")
+    lr = float(vectors["in_lr"])
+    algorithm = apfl(
+        linear(vectors["in_W"], vectors["in_b"]),
+        local_training(
+            client_lr=lr,
+            batch_size=int(vectors["in_batch_size"]),
+            epochs=int(vectors["in_epochs"]),
+            last_batch="wrap",
+        ),
+        alpha=float(vectors["in_alpha0"]),
+        alpha_lr=lr,
+        adapt="every",
+        variant="fedjax",
+        weighting="examples",
+        server_lr=float(vectors["in_server_lr"]),
+    )
+    pool = pool_of(*((vectors[f"in_x{k}"], vectors[f"in_y{k}"]) for k in range(2)))
+    for r, (state, _) in enumerate(rounds(algorithm, pool, [[0, 1], [0]])):
+        for name, value in state.server.model.params.items():
+            np.testing.assert_allclose(value, vectors[f"out_r{r}_{name}"], **SHARES)
+        for k in (0, 1) if r == 0 else (0,):
+            own, shares = state.clients[0].params, state.clients[0].stats.share
+            for name in ("W", "b"):
+                at = f"out_r{r}_c{k}"
+                np.testing.assert_allclose(own[name][k], vectors[f"{at}_v_{name}"], **SHARES)
+                np.testing.assert_allclose(shares[name][k], vectors[f"{at}_alpha_{name}"], **SHARES)

@@ -20,4 +20,15 @@ PERSONAL: dict[str, Record] = {
         limit=Limit({}, 1e-7, uniformly),
         digits=NETWORK,
     ),
+    "pfedme": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL, MODEL),
+        # Of lamb, a power of two that its inverse rounds alike.
+        limit=Limit(
+            {"lamb": 16.0, "inner_steps": 1, "inner_lr": 1 / 16, "inner_start": "model"},
+            1e-5,
+            uniformly,
+        ),
+        digits=Digits(network, {"client_lr": 0.05}),
+    ),
 }

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from federations import rounds, start, task_of
-from test_golden import EXACT
+from test_golden import EXACT, TORCH
 from vectors import golden, keys_of
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import apfl
+from fedjax_kd.algorithms import apfl, pfedme
 from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
 from fedjax_kd.local import local_training
 from fedjax_kd.task import Task
@@ -111,3 +111,23 @@ def test_apfl_of_fedjax():
                 at = f"out_r{r}_c{k}"
                 np.testing.assert_allclose(own[name][k], vectors[f"{at}_v_{name}"], **SHARES)
                 np.testing.assert_allclose(shares[name][k], vectors[f"{at}_alpha_{name}"], **SHARES)
+
+
+@pytest.mark.usefixtures("float64", "in_order")
+def test_pfedme():
+    """Three local rounds of five inner steps, with what the authors' code ran with."""
+    vectors = golden("pfedme_local")
+    local_rounds, size = 3, vectors["in_x"].shape[1]
+    algorithm = pfedme(
+        linear(vectors["in_W"], vectors["in_b"]),
+        local_training(client_lr=0.005, batch_size=size, steps=local_rounds),
+        lamb=15.0,
+        inner_steps=5,
+        inner_lr=0.09,
+        decay=0.001,
+    )
+    x, y = vectors["in_x"][:local_rounds], vectors["in_y"][:local_rounds]
+    pool = pool_of((x.reshape(-1, x.shape[-1]), y.reshape(-1)))
+    ((state, _),) = rounds(algorithm, pool, [[0]])
+    for name, value in state.server.model.params.items():
+        np.testing.assert_allclose(value, vectors[f"out_w_{name}"], **TORCH)

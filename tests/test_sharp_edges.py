@@ -30,6 +30,7 @@ from fedjax_kd.algorithms import (
     fedprox,
     localkd,
     perfedavg,
+    pfedme,
     scaffold,
 )
 from fedjax_kd.commands import run
@@ -94,6 +95,11 @@ OF_FACTORIES: dict[str, tuple[str, Callable[[], Any], list[Callable[[], Any]]]] 
         "client_lr times lamb is 2,",
         lambda: ditto(logistic(), FIT, lamb=20.0),
         [lambda: ditto(logistic(), FIT, lamb=19.0)],
+    ),
+    "a stiff spring of inner steps": (
+        "inner_lr times lamb is 2,",
+        lambda: pfedme(logistic(), FIT, lamb=20.0, inner_lr=0.1),
+        [lambda: pfedme(logistic(), FIT, lamb=19.0, inner_lr=0.1)],
     ),
     "a tiny difference": (
         "delta is 1e-05",

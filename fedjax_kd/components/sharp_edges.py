@@ -111,6 +111,11 @@ def own_spring_is_stiff(given: Arguments) -> str | None:
     return _overshoots("client_lr", _local(given).get("client_lr"), "lamb", given["lamb"])
 
 
+def inner_spring_is_stiff(given: Arguments) -> str | None:
+    """pFedMe with inner steps that overshoot the local model."""
+    return _overshoots("inner_lr", given["inner_lr"], "lamb", given["lamb"])
+
+
 def _overshoots(rate_name: str, rate: Any, name: str, strength: Any) -> str | None:
     """Steps too long for a proximal term, which each of them would carry beyond its middle."""
     if not (isinstance(rate, Real) and isinstance(strength, Real)):

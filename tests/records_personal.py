@@ -31,4 +31,10 @@ PERSONAL: dict[str, Record] = {
         ),
         digits=Digits(network, {"client_lr": 0.05}),
     ),
+    "fml": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL, MODEL),
+        limit=Limit({"beta": 1.0}, 1e-7, uniformly),
+        digits=NETWORK,
+    ),
 }

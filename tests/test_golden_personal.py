@@ -13,7 +13,7 @@ from test_golden import EXACT, TORCH
 from vectors import golden, keys_of
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import apfl, pfedme
+from fedjax_kd.algorithms import apfl, fml, pfedme
 from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
 from fedjax_kd.local import local_training
 from fedjax_kd.task import Task
@@ -131,3 +131,30 @@ def test_pfedme():
     ((state, _),) = rounds(algorithm, pool, [[0]])
     for name, value in state.server.model.params.items():
         np.testing.assert_allclose(value, vectors[f"out_w_{name}"], **TORCH)
+
+
+@pytest.mark.usefixtures("float64", "in_order")
+@pytest.mark.parametrize(("key", "parts"), keys_of("fml_step", r"out_(pfllib_)?local_W"))
+def test_fml(key: str, parts: tuple[str | None]):
+    vectors, prefix = golden("fml_step"), key.removesuffix("local_W")
+    batches, size, width = vectors["in_x"].shape
+    algorithm = fml(
+        linear(vectors["in_meme_W"], vectors["in_meme_b"]),
+        local_training(client_lr=float(vectors["in_lr"]), batch_size=size, steps=batches),
+        alpha=float(vectors["in_alpha"]),
+        beta=float(vectors["in_beta"]),
+        variant="pfllib" if parts[0] else "paper",
+    )
+    pool = pool_of((vectors["in_x"].reshape(-1, width), vectors["in_y"].reshape(-1)))
+    first = with_own(algorithm, W=vectors["in_local_W"], b=vectors["in_local_b"])
+    ((state, _),) = rounds(algorithm, pool, [[0]], state=first)
+    (own,) = jax.tree.map(lambda a: a[0], state.clients)
+    for model, name in ((own, "local"), (state.server.model, "meme")):
+        for leaf in ("W", "b"):
+            np.testing.assert_allclose(
+                model.params[leaf], vectors[f"{prefix}{name}_{leaf}"], **TORCH
+            )
+    np.testing.assert_array_equal(
+        algorithm.predict(state.server, own, pool.x),
+        linear(own.params["W"], own.params["b"]).apply(own, pool.x)[0],
+    )

@@ -42,6 +42,7 @@ REFUSED = {
     ("ema", "fedmd"): "read nothing of the server",
     ("ema", "ditto"): "read nothing of the server",
     ("ema", "pfedme"): "read nothing of the server",
+    ("ema", "fml"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
         for name in ("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt")

@@ -39,6 +39,7 @@ from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedyogi import fedyogi
+from fedjax_kd.algorithms.fml import fml
 from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
@@ -93,6 +94,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "ditto": ditto,
     "apfl": apfl,
     "pfedme": pfedme,
+    "fml": fml,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

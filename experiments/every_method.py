@@ -87,6 +87,7 @@ METHODS: Mapping[str, Arguments] = {
     "apfl": {},
     "pfedme": {},
     "fml": {},
+    "fedala": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -98,7 +99,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      44
+      45
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

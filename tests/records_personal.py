@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from digits import network
 from federations import CLASSES, FEATURES, logistic
 from methods import Digits, Limit, Record, uniformly
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+BOTH, HEAD = 4 * (FEATURES * 2 + 2 + 2 * CLASSES + CLASSES), 4 * (2 * CLASSES + CLASSES)
 NETWORK = Digits(network, {"client_lr": 0.1})
 
 PERSONAL: dict[str, Record] = {
@@ -36,5 +39,13 @@ PERSONAL: dict[str, Record] = {
         bytes=(MODEL, MODEL, MODEL),
         limit=Limit({"beta": 1.0}, 1e-7, uniformly),
         digits=NETWORK,
+    ),
+    "fedala": Record(
+        task=partial(logistic, hidden=2),
+        bytes=(BOTH, BOTH, BOTH + HEAD + 1),  # weights of the head, and a boolean
+        limit=Limit({"eta": 0.0}, 1e-6),
+        digits=NETWORK,
+        options={"window": 2, "most_epochs": 6},
+        vary={"threshold": 1e-9},
     ),
 }

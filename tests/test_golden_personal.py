@@ -13,7 +13,7 @@ from test_golden import EXACT, TORCH
 from vectors import golden, keys_of
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import apfl, fml, pfedme
+from fedjax_kd.algorithms import apfl, fedala, fml, pfedme
 from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
 from fedjax_kd.local import local_training
 from fedjax_kd.task import Task
@@ -158,3 +158,60 @@ def test_fml(key: str, parts: tuple[str | None]):
         algorithm.predict(state.server, own, pool.x),
         linear(own.params["W"], own.params["b"]).apply(own, pool.x)[0],
     )
+
+
+def two_layers(params: dict[str, np.ndarray]) -> Task:
+    """A network without a nonlinearity, whose head reads ``h``."""
+
+    def features(model: Variables, x: jax.Array, key: Key | None = None) -> jax.Array:
+        return x @ model.params["Wb"].T + model.params["bb"][None]
+
+    def apply(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
+        h = features(model, x)
+        return h @ model.params["Wh"].T + model.params["bh"][None], model.stats
+
+    width = params["Wb"].shape[1]
+    task = task_of(lambda key: Variables(jax.tree.map(jnp.asarray, params)), apply)
+    example = jax.ShapeDtypeStruct((1, width), jnp.result_type(float))
+    return task._replace(features=features, input_types=example)
+
+
+NAMES = ("Wb", "bb", "Wh", "bh")
+
+
+@pytest.mark.usefixtures("float64", "in_order")
+@pytest.mark.parametrize(("key", "parts"), keys_of("fedala_step", r"out_(one0|converge0|all0)_Wb"))
+def test_fedala(key: str, parts: tuple[str]):
+    # Not of "one1": the authors' code leaves a client as it is whose first array is the received
+    # one, which is so there and never after local training.
+    vectors, (how,) = golden("fedala_step"), parts
+    received, own = (
+        {n: vectors[f"in_{side}_{n}"].astype(float) for n in NAMES} for side in ("global", "local")
+    )
+    learnt = NAMES if how == "all0" else NAMES[-int(vectors["in_layer_idx"]) :]
+    weights = {n: np.ones_like(own[n]) if n in learnt else None for n in NAMES}
+    algorithm = fedala(
+        two_layers(received),
+        local_training(client_lr=1e-30, batch_size=int(vectors["in_batch_size"])),
+        eta=float(vectors["in_eta"]),
+        share=1.0,
+        merged="all" if how == "all0" else "head",
+        threshold=float(vectors["in_threshold"]),
+        window=int(vectors["in_num_pre_loss"]),
+    )
+    pool, state = pool_of((vectors["in_x"], vectors["in_y"])), start([algorithm], np.zeros(1))
+    (client,) = state.clients
+    kept = client._replace(
+        model=Variables(jax.tree.map(lambda a: jnp.asarray(a)[None], own)),
+        weights=jax.tree.map(lambda a: jnp.asarray(a)[None], weights),
+        started=jnp.array([how != "converge0"]),
+    )
+    ((state, _),) = rounds(algorithm, pool, [[0]], state=state._replace(clients=(kept,)))
+    (after,) = state.clients
+    for name in NAMES:
+        np.testing.assert_allclose(
+            after.model.params[name][0], vectors[f"out_{how}_{name}"], **TORCH
+        )
+    for i, name in enumerate(learnt):
+        np.testing.assert_allclose(after.weights[name][0], vectors[f"out_{how}_w{i}"], **TORCH)
+    assert after.started.tolist() == [True]

@@ -43,6 +43,7 @@ REFUSED = {
     ("ema", "ditto"): "read nothing of the server",
     ("ema", "pfedme"): "read nothing of the server",
     ("ema", "fml"): "read nothing of the server",
+    ("ema", "fedala"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
         for name in ("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt")

@@ -10,6 +10,7 @@ from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.ditto import ditto
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.algorithms.fedala import fedala
 from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
@@ -95,6 +96,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "apfl": apfl,
     "pfedme": pfedme,
     "fml": fml,
+    "fedala": fedala,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

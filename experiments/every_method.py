@@ -88,6 +88,7 @@ METHODS: Mapping[str, Arguments] = {
     "pfedme": {},
     "fml": {},
     "fedala": {},
+    "knnper": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -99,7 +100,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      45
+      46
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

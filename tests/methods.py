@@ -82,6 +82,8 @@ class Record:
     neutral: Numbers = field(default_factory=dict)
     # Numeric options whose effect needs another value than one somewhat below the default.
     vary: Numbers = field(default_factory=dict)
+    # Numeric options that change predictions and nothing of the training.
+    evaluated: Collection[str] = ()
 
 
 def missing(names: Collection[str], records: Mapping[str, Record]) -> list[str]:

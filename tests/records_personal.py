@@ -48,4 +48,11 @@ PERSONAL: dict[str, Record] = {
         options={"window": 2, "most_epochs": 6},
         vary={"threshold": 1e-9},
     ),
+    "knnper": Record(
+        task=partial(logistic, hidden=2),
+        bytes=(BOTH, BOTH, 0),
+        limit=Limit({}),
+        digits=NETWORK,
+        evaluated={"lamb", "scale"},
+    ),
 }

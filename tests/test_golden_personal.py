@@ -13,7 +13,7 @@ from test_golden import EXACT, TORCH
 from vectors import golden, keys_of
 
 from fedjax_kd import batching
-from fedjax_kd.algorithms import apfl, fedala, fml, pfedme
+from fedjax_kd.algorithms import apfl, fedala, fml, knnper, pfedme
 from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
 from fedjax_kd.local import local_training
 from fedjax_kd.task import Task
@@ -215,3 +215,40 @@ def test_fedala(key: str, parts: tuple[str]):
     for i, name in enumerate(learnt):
         np.testing.assert_allclose(after.weights[name][0], vectors[f"out_{how}_w{i}"], **TORCH)
     assert after.started.tolist() == [True]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("stored", [8, 20])
+def test_knnper(stored: int):
+    """An example is the vectors' features, and their probabilities in place of a model's."""
+    vectors = golden("server_rules")
+    width, classes = vectors["in_knn_test"].shape[1], vectors["in_knn_model"].shape[1]
+
+    def both(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any, Any]:
+        return x[:, :width], jnp.log(x[:, width:]), model.stats
+
+    task = task_of(lambda key: Variables(()), lambda v, x, key=None: both(v, x)[1:])
+    task = task._replace(
+        features=lambda model, x, key=None: x[:, :width],
+        features_and_logits=both,
+        classify=lambda model, z: z[:, :classes],
+        input_types=jax.ShapeDtypeStruct((1, width + classes), jnp.result_type(float)),
+    )
+    train, labels = vectors["in_knn_train"], vectors["in_knn_labels"]
+    data = pool_of((np.pad(train, ((0, 0), (0, classes))), labels)).of(jnp.int32(0))
+    x = jnp.concatenate([vectors["in_knn_test"].astype(float), vectors["in_knn_model"]], axis=1)
+    algorithm = knnper(
+        task,
+        local_training(),
+        lamb=float(vectors["in_knn_lambda"]),
+        k=int(vectors["in_knn_k"]),
+        stored=stored,
+    )
+    server = algorithm.server_init(jax.random.key(0))
+    client = algorithm.personalise(jax.random.key(1), server, (), data)
+    found = jnp.exp(algorithm.predict(server, client, x))
+    np.testing.assert_allclose(found, vectors["out_knn_mixed"], rtol=1e-6)
+    alone = knnper(task, local_training(), lamb=1.0, k=int(vectors["in_knn_k"]), stored=stored)
+    found = jnp.exp(alone.predict(server, client, x))
+    np.testing.assert_allclose(found, vectors["out_knn"], rtol=1e-6)
+    np.testing.assert_allclose(found, vectors["out_knn_official"], rtol=1e-6)

@@ -41,6 +41,7 @@ from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.fml import fml
+from fedjax_kd.algorithms.knnper import knnper
 from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
@@ -97,6 +98,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "pfedme": pfedme,
     "fml": fml,
     "fedala": fedala,
+    "knnper": knnper,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -160,6 +160,24 @@ def test_fml(key: str, parts: tuple[str | None]):
     )
 
 
+@pytest.mark.usefixtures("float64", "in_order")
+def test_fml_reports_the_sum_of_both_losses():
+    vectors, x = golden("fml_step"), golden("fml_step")["in_x"][0]
+    own, divergence, meme, other = vectors["out_first_losses"]
+    alpha, beta = float(vectors["in_alpha"]), float(vectors["in_beta"])
+    algorithm = fml(
+        linear(vectors["in_meme_W"], vectors["in_meme_b"]),
+        local_training(client_lr=float(vectors["in_lr"]), batch_size=len(x)),
+        alpha=alpha,
+        beta=beta,
+    )
+    first = with_own(algorithm, W=vectors["in_local_W"], b=vectors["in_local_b"])
+    pool = pool_of((x, vectors["in_y"][0]))
+    ((_, report),) = rounds(algorithm, pool, [[0]], state=first)
+    expected = alpha * own + (1 - alpha) * divergence + beta * meme + (1 - beta) * other
+    np.testing.assert_allclose(report.metrics["loss"], expected, rtol=1e-5)
+
+
 def two_layers(params: dict[str, np.ndarray]) -> Task:
     """A network without a nonlinearity, whose head reads ``h``."""
 

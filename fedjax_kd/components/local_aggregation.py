@@ -85,7 +85,7 @@ def weights_learner(
 
         def epoch(search: _Search) -> _Search:
             first = search.weights, search.losses[-1]
-            weights, last = jax.lax.fori_loop(0, batches.count, step, first)
+            weights, last = jax.lax.fori_loop(0, batches.number, step, first)
             losses = jnp.roll(search.losses, -1).at[-1].set(last)
             return _Search(weights, losses, search.epochs + 1)
 
@@ -104,7 +104,7 @@ class _Batches(NamedTuple):
     """An epoch over a random share of a client's examples."""
 
     at: Callable[[Array], tuple[Batch, Key]]
-    count: Array | int
+    number: Array | int
 
 
 def _batches(how: Learning, key: Key, data: Data) -> _Batches:

@@ -16,6 +16,7 @@ from fedjax_kd.components.neighbours import Datastore, neighbour_probabilities
 from fedjax_kd.core import Algorithm, State
 from fedjax_kd.engine.finetuning import tuned, with_finetuning
 from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.errors import collected_warnings
 from fedjax_kd.local import local_training
 from fedjax_kd.task import Task
 
@@ -260,3 +261,19 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
 def test_bad_input(make: Any, given: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         make(logistic(hidden=2), FIT, **given)
+
+
+@pytest.mark.parametrize(
+    ("make", "stiff", "options", "words"),
+    [
+        (ditto, 20.0, {}, "client_lr times lamb is 2, but from 2 on"),
+        (pfedme, 20.0, {"inner_lr": 0.1}, "inner_lr times lamb is 2, but from 2 on"),
+    ],
+)
+def test_stiff_springs(make: Any, stiff: float, options: dict[str, float], words: str):
+    with collected_warnings() as found:
+        make(logistic(), FIT, lamb=0.9 * stiff, **options)
+        assert not found
+        make(logistic(), FIT, lamb=stiff, **options)
+    (warning,) = found
+    assert words in warning

@@ -20,7 +20,6 @@ from federations import FEATURES, dataset, federation, logistic, normed
 from flax import nnx
 
 from fedjax_kd.algorithms import (
-    ditto,
     fedadagrad,
     fedalign,
     fedavg,
@@ -30,7 +29,6 @@ from fedjax_kd.algorithms import (
     fedprox,
     localkd,
     perfedavg,
-    pfedme,
     scaffold,
 )
 from fedjax_kd.commands import run
@@ -90,16 +88,6 @@ OF_FACTORIES: dict[str, tuple[str, Callable[[], Any], list[Callable[[], Any]]]] 
         "client_lr times mu is 2,",
         lambda: fedprox(logistic(), FIT, mu=20.0),
         [lambda: fedprox(logistic(), FIT, mu=19.0)],
-    ),
-    "a stiff spring of clients' own models": (
-        "client_lr times lamb is 2,",
-        lambda: ditto(logistic(), FIT, lamb=20.0),
-        [lambda: ditto(logistic(), FIT, lamb=19.0)],
-    ),
-    "a stiff spring of inner steps": (
-        "inner_lr times lamb is 2,",
-        lambda: pfedme(logistic(), FIT, lamb=20.0, inner_lr=0.1),
-        [lambda: pfedme(logistic(), FIT, lamb=19.0, inner_lr=0.1)],
     ),
     "a tiny difference": (
         "delta is 1e-05",

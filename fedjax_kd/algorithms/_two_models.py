@@ -22,13 +22,13 @@ class Two(NamedTuple):
     own: Any
 
 
-def together(shared: Variables, own: Variables) -> Variables:
+def as_one(shared: Variables, own: Variables) -> Variables:
     """Two models as one, for a single local training."""
     return Variables(Two(shared.params, own.params), Two(shared.stats, own.stats))
 
 
-def apart(joint: Variables) -> Two:
-    """Undoes `together`."""
+def as_two(joint: Variables) -> Two:
+    """Undoes `as_one`."""
     params, stats = joint
     return Two(Variables(params.shared, stats.shared), Variables(params.own, stats.own))
 
@@ -54,7 +54,7 @@ def fedavg_beside(
     Args:
       task: the model that travels.
       fit: local training of both models at once.
-      objective: of both models, from `together`; it may write into statistics of the second one
+      objective: of both models, from `as_one`; it may write into statistics of the second one
         what no optimiser shall step.
       init: ``(key, server) -> second model`` of a newcomer.
       predict: ``(global model, second model, x) -> logits`` that a client uses.
@@ -65,8 +65,8 @@ def fedavg_beside(
     def client_update(
         key: Key, received: Variables, own: Variables, data: Data, round: Round
     ) -> tuple[Upload, Variables]:
-        upload, fitted = change(key, together(received, own), data, objective, round)
-        return upload._replace(message=apart(upload.message).shared), apart(fitted.model).own
+        upload, fitted = change(key, as_one(received, own), data, objective, round)
+        return upload._replace(message=as_two(upload.message).shared), as_two(fitted.model).own
 
     return base._replace(
         client_init=init,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms._two_models import Two, apart, fedavg_beside
+from fedjax_kd.algorithms._two_models import Two, as_two, fedavg_beside
 from fedjax_kd.algorithms.fedavg import GlobalModel
+from fedjax_kd.components.mixtures import OwnStats, mixture, times
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import gradient
@@ -19,13 +20,6 @@ from fedjax_kd.task import Task
 
 Adapt = Literal["first", "every"]
 ApflVariant = Literal["paper", "fedjax"]
-
-
-class Mixed(NamedTuple):
-    """What is measured of a client's own model: no optimiser steps its share."""
-
-    stats: PyTree  # running statistics of the mixture
-    share: PyTree  # of the own model in the mixture: a number, or one for each of its arrays
 
 
 @extends(fedavg_beside)
@@ -51,18 +45,15 @@ def apfl(
 
     and the client predicts by m, made with the global model.
 
-    Equals FedAvg in its global model, given the same ``weighting``; and wholly when ``alpha`` and
-    ``alpha_lr`` are 0.
+    Equals FedAvg in its global model, given the same ``weighting``.
 
     Args:
       task: the model and its loss.
-      fit: local training of both models; with ``batch_size=0`` the share moves after every 64
-        examples.
+      fit: local training of both; with ``batch_size=0`` a share moves after each 64 examples.
       alpha: the share of a newcomer's own model, in [0, 1]; the paper tries 0.25, 0.5 and 0.75.
       alpha_lr: learning rate of the share, >= 0; 0 keeps it, and the paper has that of ``fit``.
       adapt: whether the share moves in the "first" local step of a round, or in "every" one.
-      variant: "fedjax" has a share for each array of the model, and no factor alpha_k on v_k's
-        gradient.
+      variant: "fedjax" has a share for each array, and no factor alpha_k on v_k's gradient.
 
     Raises:
       ValueError: if ``adapt`` or ``variant`` is unknown, or a number is out of its range.
@@ -75,43 +66,33 @@ def apfl(
     check_choice("adapt", adapt, Adapt)
     check_choice("variant", variant, ApflVariant)
 
-    one_for_all = variant == "paper"
-
-    def times(share: PyTree, model: PyTree) -> PyTree:
-        each = jax.tree.map(lambda _: share, model) if one_for_all else share
-        return jax.tree.map(tree.scale, each, model)
-
-    def mixture(shared: PyTree, own: PyTree, share: PyTree) -> PyTree:
-        return tree.add(shared, times(share, tree.sub(own, shared)))
-
     def objective(joint: Variables, batch: Batch, key: Key, step: Any) -> tuple[Array, PyTree]:
-        (shared, own), held = apart(joint), jax.lax.stop_gradient(joint.params)
+        (shared, own), held = as_two(joint), jax.lax.stop_gradient(joint.params)
         measured, share = own.stats
         mixed = Variables(mixture(held.shared, held.own, share), measured)
         own_value, measured, slope = gradient(task.loss, mixed, batch, key)
         ahead, rate = tree.sub(held.own, held.shared), jnp.asarray(alpha_lr, float)
-        rise = tree.dot(ahead, slope) if one_for_all else jax.tree.map(tree.dot, ahead, slope)
+        rise = jax.tree.map(lambda _, a, g: tree.dot(a, g), share, ahead, slope)
         rate = rate if adapt == "every" else jnp.where(step == 0, rate, 0)
         moved = jax.tree.map(lambda a: jnp.clip(a, 0, 1), tree.add_scaled(share, -rate, rise))
         value, stats = task.loss(shared, batch, key)
         # The gradient of a linear term is the step, whatever the local optimiser is.
         step_of_own = times(share, slope) if variant == "paper" else slope
         own_value += tree.dot(step_of_own, tree.sub(own.params, held.own))
-        return value + own_value, Two(stats, Mixed(measured, moved))
+        return value + own_value, Two(stats, OwnStats(measured, moved))
 
     def init(key: Key, server: GlobalModel) -> Variables:
         params, stats = server.model
         share = jnp.asarray(alpha, float)
-        return Variables(
-            params, Mixed(stats, share if one_for_all else jax.tree.map(lambda _: share, params))
-        )
+        each = share if variant == "paper" else jax.tree.map(lambda _: share, params)
+        return Variables(params, OwnStats(stats, each))
 
     def predict(shared: Variables, own: Variables, x: PyTree) -> Array:
         measured, share = own.stats
         return task.apply(Variables(mixture(shared.params, own.params, share), measured), x)[0]
 
     def traits(server: GlobalModel, own: Variables) -> dict[str, Array]:
-        share = own.stats.share
-        return {"alpha": share if one_for_all else jnp.stack(jax.tree.leaves(share))}
+        shares = jnp.stack(jax.tree.leaves(own.stats.share))
+        return {"alpha": shares[0] if variant == "paper" else shares}
 
     return fedavg_beside(task, fit, objective, init, predict, **options)._replace(traits=traits)

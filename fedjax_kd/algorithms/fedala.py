@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
-from fedjax_kd.components.local_aggregation import Learning, Merged, merge, weights_learner
-from fedjax_kd.components.model_parts import nonempty_head, partition
+from fedjax_kd.components import local_aggregation as aggregation
+from fedjax_kd.components.model_parts import everything, nonempty_head, partition
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.options import check_choice, extends
@@ -68,40 +67,34 @@ def fedala(
         whole model.
 
     Departs from the paper: epochs are bounded, statistics of normalisation are those received, and
-    the examples are a random share, not a slice. The authors' code skips all of this for a client
-    whose first array is the received one; here there is then no gap to be weighed.
+    the examples are a random share, not a slice. The authors' code merges nothing where the first
+    array of the client's model is the received one.
     Source: Zhang, Hua, Wang, Song, Xue, Ma, Guan, AAAI 2023, arXiv:2212.01197.
     """
     check_choice("merged", merged, MergedPart)
-    how = Learning(eta, share, threshold, window, most_epochs, getattr(fit, "batch_size", 0))
-    shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-    everything = jax.tree.map(lambda _: True, shapes)
-    part = everything if merged == "all" else nonempty_head(task).params
-    learn = weights_learner(how, part, task.loss)
+    size = getattr(fit, "batch_size", 0)
+    how = aggregation.Learning(eta, share, threshold, window, most_epochs, size)
+    part = (everything if merged == "all" else nonempty_head)(task).params
+    learn = aggregation.weights_learner(how, part, task.loss)
     base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
 
-    def client_init(key: Key, server: GlobalModel) -> Merged:
+    def client_init(key: Key, server: GlobalModel) -> aggregation.Merged:
         weights = jax.tree.map(jnp.ones_like, partition(part, server.model.params)[1])
-        return Merged(server.model, weights, jnp.bool_(False))
+        return aggregation.Merged(server.model, weights, jnp.bool_(False))
 
     def client_update(
-        key: Key, received: Variables, client: Merged, data: Data, round: Round
-    ) -> tuple[Upload, Merged]:
+        key: Key, received: Variables, client: aggregation.Merged, data: Data, round: Round
+    ) -> tuple[Upload, aggregation.Merged]:
         weights, started = learn(jax.random.fold_in(key, 1), received, client, data)
-        params = merge(part, received.params, client.model.params, weights)
+        params = aggregation.blend(part, received.params, client.model.params, weights)
         fitted = fit(key, Variables(params, received.stats), data, task.loss, round)
         upload = Upload(tree.sub(fitted.model, received), vote(data), fitted.metrics)
-        return upload, Merged(fitted.model, weights, started)
-
-    def traits(server: GlobalModel, client: Merged) -> dict[str, Array]:
-        leaves = jax.tree.leaves(client.weights)
-        numbers = sum(leaf.size for leaf in leaves)
-        return {"weight": sum(leaf.sum() for leaf in leaves) / numbers}
+        return upload, aggregation.Merged(fitted.model, weights, started)
 
     return base._replace(
         client_init=client_init,
         client_update=client_update,
         predict=lambda server, client, x: task.apply(client.model, x)[0],
         judged_by="clients",
-        traits=traits,
+        traits=lambda server, client: {"weight": aggregation.mean_weight(client)},
     )

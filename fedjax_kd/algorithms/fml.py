@@ -8,7 +8,7 @@ import jax
 from jaxtyping import Array
 
 from fedjax_kd import losses
-from fedjax_kd.algorithms._two_models import Two, apart, fedavg_beside
+from fedjax_kd.algorithms._two_models import Two, as_two, fedavg_beside
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.options import check_choice, extends
@@ -65,7 +65,7 @@ def fml(
     second, constant = own or task, jax.lax.stop_gradient if variant == "paper" else lambda x: x
 
     def objective(joint: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-        meme, mine = apart(joint)
+        meme, mine = as_two(joint)
         meme_logits, meme_stats = task.apply(meme, batch.x, key)
         own_logits, own_stats = second.apply(mine, batch.x, key)
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array
+from typing import Any
 
 from fedjax_kd import tree
+from fedjax_kd.algorithms._moreau import Inner, InnerStart, moreau_objective
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.sharp_edges import inner_spring_is_stiff, warns_of
-from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
+from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, voting
-from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
-
-InnerStart = Literal["last", "model"]
 
 
 @extends(fedavg, fixes=["objective"])
@@ -50,8 +44,8 @@ def pfedme(
 
     Args:
       task: the model and its loss.
-      fit: local training: ``client_lr`` is the paper's eta (0.005), its steps are R (20); with
-        ``batch_size=0``, theta is found anew on each 64 examples.
+      fit: local training; ``client_lr`` is the paper's eta (0.005), its steps are R (20), and with
+        ``batch_size=0`` theta is found on each 64 examples.
       lamb: strength of the proximal term, > 0; the paper has 15.
       inner_steps: steps of theta on each batch, the paper's K, >= 1.
       inner_lr: their learning rate, >= 0. Unstable if ``lamb`` times it reaches 2.
@@ -62,31 +56,15 @@ def pfedme(
     Raises:
       ValueError: if ``inner_start`` is unknown, or a number is out of its range.
 
-    Departs from the paper: theta takes a given number of steps, as in the authors' code, and not as
-    many as reach an accuracy. ``server_lr`` is the paper's beta. Clients outside the cohort do not
-    train; in the authors' code all train and some are heard.
+    Departs from the paper: theta takes a given number of steps, as in the authors' code, where also
+    clients outside the cohort train. ``server_lr`` is the paper's beta.
     Source: Dinh, Tran, Nguyen, NeurIPS 2020, arXiv:2006.08848.
     """
     check_choice("inner_start", inner_start, InnerStart)
     base, vote = fedavg(task, fit, weighting=weighting, **options), voting(weighting)
 
-    def objective(model: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-        centre = jax.lax.stop_gradient(model.params)
-        last: Variables = model.stats  # what no optimiser steps
-        begin = last if inner_start == "last" else Variables(centre, last.stats)
-
-        def step(i: Array, carry: tuple[Variables, Array]) -> tuple[Variables, Array]:
-            own = carry[0]
-            value, stats, slope = gradient(task.loss, own, batch, jax.random.fold_in(key, i))
-            slope = tree.add_scaled(slope, lamb, tree.sub(own.params, centre))
-            slope = tree.add_scaled(slope, decay, own.params)
-            return Variables(tree.add_scaled(own.params, -inner_lr, slope), stats), value
-
-        zero = jnp.zeros((), jax.eval_shape(task.loss, begin, batch, key)[0].dtype)
-        own, value = jax.lax.fori_loop(0, inner_steps, step, (begin, zero))
-        # The gradient of a linear term is the step, whatever the local optimiser is.
-        pull = tree.dot(tree.sub(centre, own.params), tree.sub(model.params, centre))
-        return value + lamb * pull, own
+    inner = Inner(inner_steps, inner_lr, decay, inner_start)
+    objective = moreau_objective(task.loss, lamb, inner)
 
     def client_update(
         key: Key, received: Variables, own: Variables, data: Data, round: Round

@@ -41,12 +41,18 @@ class _Search(NamedTuple):
     epochs: Array
 
 
-def merge(part: PyTree, received: PyTree, own: PyTree, weights: PyTree) -> PyTree:
+def blend(part: PyTree, received: PyTree, own: PyTree, weights: PyTree) -> PyTree:
     """Parameters that are ``own + weights * (received - own)`` in the part, else received."""
     lower, _ = partition(part, received)
     old = partition(part, own)[1]
     gap = tree.sub(partition(part, received)[1], old)
     return combine(lower, jax.tree.map(lambda a, w, g: a + w * g, old, weights, gap))
+
+
+def mean_weight(client: Merged) -> Array:
+    """How much of the received model a client takes, on average."""
+    leaves = jax.tree.leaves(client.weights)
+    return jnp.stack([leaf.sum() for leaf in leaves]).sum() / sum(leaf.size for leaf in leaves)
 
 
 def weights_learner(
@@ -75,7 +81,7 @@ def weights_learner(
         def step(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
             weights, last = carry
             batch, key_step = batches.at(i)
-            model = Variables(merge(part, new, own, weights), received.stats)
+            model = Variables(blend(part, new, own, weights), received.stats)
             value, _, slope = gradient(loss, model, batch, key_step)
             move = jax.tree.map(jnp.multiply, partition(part, slope)[1], gap)
             moved = tree.add_scaled(weights, -how.eta, move)

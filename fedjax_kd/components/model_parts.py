@@ -36,6 +36,11 @@ def head(task: Task) -> Part:
     return jax.tree.map(lambda all_of_it, body: all_of_it and not body, used, below)
 
 
+def everything(task: Task) -> Part:
+    """All values of the model."""
+    return jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
+
+
 def nonempty_head(task: Task) -> Part:
     """The `head`, which some value belongs to.
 

@@ -83,6 +83,11 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "feddc": {"client_lr": 0.02},
+    "mimelite": {"client_lr": 0.005},
+    "mime": {"client_lr": 0.01},
+    "fedswa": {},
+    "fedmoswa": {},
     "ditto": {},
     "apfl": {},
     "pfedme": {},
@@ -100,7 +105,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      46
+      51
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -9,6 +9,7 @@ from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
 from records_evaluation import EVALUATION
+from records_linear import LINEAR_CORRECTIONS
 from records_personal import PERSONAL
 from records_server import SERVER
 from records_sharpness import SHARPNESS
@@ -225,6 +226,7 @@ RECORDS: dict[str, Record] = {
     **SHARPNESS,
     **EVALUATION,
     **SERVER,
+    **LINEAR_CORRECTIONS,
     **PERSONAL,
 }
 

@@ -82,6 +82,8 @@ class Record:
     neutral: Numbers = field(default_factory=dict)
     # Numeric options whose effect needs another value than one somewhat below the default.
     vary: Numbers = field(default_factory=dict)
+    # After which each of them has had its effect.
+    rounds: int = 3
     # Numeric options that change predictions and nothing of the training.
     evaluated: Collection[str] = ()
 
@@ -131,8 +133,8 @@ def model(state: Any) -> Variables:
         server = server[0]
     if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing
         return combine(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
-    if hasattr(server, "base"):
-        return server.base.model
+    while hasattr(server, "base"):
+        server = server.base
     if hasattr(server, "model"):
         return server.model
     own = jax.tree.map(lambda a: a[4], state.clients[0])  # there is no global one

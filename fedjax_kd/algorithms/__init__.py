@@ -16,6 +16,7 @@ from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
+from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedexp import fedexp
@@ -31,6 +32,7 @@ from fedjax_kd.algorithms.fedlesam_s import fedlesam_s
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
+from fedjax_kd.algorithms.fedmoswa import fedmoswa
 from fedjax_kd.algorithms.fednova import fednova
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
@@ -39,10 +41,13 @@ from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
+from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.fml import fml
 from fedjax_kd.algorithms.knnper import knnper
 from fedjax_kd.algorithms.localkd import localkd
+from fedjax_kd.algorithms.mime import mime
+from fedjax_kd.algorithms.mimelite import mimelite
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
@@ -93,6 +98,11 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "feddc": feddc,
+    "mimelite": mimelite,
+    "mime": mime,
+    "fedswa": fedswa,
+    "fedmoswa": fedmoswa,
     "ditto": ditto,
     "apfl": apfl,
     "pfedme": pfedme,

@@ -7,6 +7,7 @@ other part, a tree holds None, which JAX takes for nothing at all: it has no byt
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,13 @@ def combine(a: PyTree, b: PyTree) -> PyTree:
       {'b': 2.0, 'w': 1.0}
     """
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def model_in(holder: Any) -> Variables:
+    """The model of a message or of a server, which may be another method's with more beside it."""
+    while not isinstance(holder, Variables):
+        holder = holder.base if hasattr(holder, "base") else holder.model
+    return holder
 
 
 def models_like(

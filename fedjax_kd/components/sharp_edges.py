@@ -78,14 +78,29 @@ def option_two_wants_sgd(given: Arguments) -> str | None:
     )
 
 
-def momentum_wants_sgd(given: Arguments) -> str | None:
-    """MoFedSAM's direction with a step that is not learning rate times gradient."""
-    what = _other_than_sgd(given)
-    if what is None:
+def wants_sgd(method: str) -> Callable[[Arguments], str | None]:
+    """A method's mean gradient with a step that is not learning rate times gradient."""
+
+    def edge(given: Arguments) -> str | None:
+        what = _other_than_sgd(given)
+        if what is None:
+            return None
+        return (
+            f"{method} takes the clients' change over the sum of their learning rates for a "
+            f"gradient, but with {what} their steps are longer or shorter than that: train with "
+            "plain SGD."
+        )
+
+    return edge
+
+
+def last_round_asks(plan: Plan) -> str | None:
+    """Mime's last round, if it only asks for gradients."""
+    if plan.num_rounds % 2 == 0:
         return None
     return (
-        "MoFedSAM takes the clients' change over the sum of their learning rates for a gradient, "
-        f"but with {what} their steps are longer or shorter than that: train with plain SGD."
+        f"num_rounds is {plan.num_rounds}, but Mime trains in every second round, after one that "
+        "asks for gradients, and the last would ask in vain: take an even number."
     )
 
 
@@ -178,6 +193,16 @@ def first_moment_is_left_out(given: Arguments) -> str | None:
     return (
         "beta_1 is given, but FedAdagrad in the variant 'tff' has no first moment and does not "
         "read it: take variant='paper'."
+    )
+
+
+def examples_are_left_out(given: Arguments) -> str | None:
+    """FedDC's weights by examples, where all clients count alike."""
+    if given["variant"] == "code" or given["total_examples"] is None:
+        return None
+    return (
+        "total_examples is given, but FedDC in the variant 'paper' has no weights by examples and "
+        "does not read it: take variant='code'."
     )
 
 

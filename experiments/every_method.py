@@ -96,6 +96,12 @@ METHODS: Mapping[str, Arguments] = {
     "fedloge": {},
     "fedgkd": {},
     "fedcurv": {},
+    "ditto": {},
+    "apfl": {},
+    "pfedme": {},
+    "fml": {},
+    "fedala": {},
+    "knnper": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -107,7 +113,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      53
+      59
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -12,6 +12,7 @@ from records_evaluation import EVALUATION
 from records_labels import LABELS
 from records_linear import LINEAR_CORRECTIONS
 from records_partial import PARTIAL
+from records_personal import PERSONAL
 from records_server import SERVER
 from records_sharpness import SHARPNESS
 
@@ -230,6 +231,7 @@ RECORDS: dict[str, Record] = {
     **LINEAR_CORRECTIONS,
     **LABELS,
     **PARTIAL,
+    **PERSONAL,
 }
 
 

@@ -84,6 +84,8 @@ class Record:
     vary: Numbers = field(default_factory=dict)
     # After which each of them has had its effect.
     rounds: int = 3
+    # Numeric options that change predictions and nothing of the training.
+    evaluated: Collection[str] = ()
 
 
 def missing(names: Collection[str], records: Mapping[str, Record]) -> list[str]:

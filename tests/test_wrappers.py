@@ -40,6 +40,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 REFUSED = {
     ("ema", "standalone"): "read nothing of the server",
     ("ema", "fedmd"): "read nothing of the server",
+    ("ema", "ditto"): "read nothing of the server",
+    ("ema", "pfedme"): "read nothing of the server",
+    ("ema", "fml"): "read nothing of the server",
+    ("ema", "fedala"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
         for name in (

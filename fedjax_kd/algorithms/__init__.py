@@ -5,9 +5,12 @@ A method is registered by its import and its entry below; `fedjax_kd` takes its 
 
 from collections.abc import Callable as _Callable
 
+from fedjax_kd.algorithms.apfl import apfl
 from fedjax_kd.algorithms.ccvr import ccvr
+from fedjax_kd.algorithms.ditto import ditto
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.algorithms.fedala import fedala
 from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
@@ -48,6 +51,8 @@ from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedyogi import fedyogi
+from fedjax_kd.algorithms.fml import fml
+from fedjax_kd.algorithms.knnper import knnper
 from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.mime import mime
 from fedjax_kd.algorithms.mimelite import mimelite
@@ -56,6 +61,7 @@ from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
+from fedjax_kd.algorithms.pfedme import pfedme
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
 from fedjax_kd.core import Algorithm as _Algorithm
@@ -113,6 +119,12 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedbabu": fedbabu,
     "fedrep": fedrep,
     "fedloge": fedloge,
+    "ditto": ditto,
+    "apfl": apfl,
+    "pfedme": pfedme,
+    "fml": fml,
+    "fedala": fedala,
+    "knnper": knnper,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -72,6 +72,11 @@ def other(part: Part) -> Part:
     return jax.tree.map(operator.not_, part)
 
 
+def everything(task: Task) -> Part:
+    """All values of the model."""
+    return jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
+
+
 def nonempty_head(task: Task) -> Part:
     """The `head`, which some value belongs to.
 

@@ -118,12 +118,28 @@ def alignment_wants_clipping(given: Arguments) -> str | None:
 
 def spring_is_stiff(given: Arguments) -> str | None:
     """FedProx with a step that overshoots the received model."""
-    rate, mu = _local(given).get("client_lr"), given["mu"]
-    if not (isinstance(rate, Real) and isinstance(mu, Real)) or float(rate) * float(mu) < 2:
+    return _overshoots("client_lr", _local(given).get("client_lr"), "mu", given["mu"])
+
+
+def own_spring_is_stiff(given: Arguments) -> str | None:
+    """Ditto with a step of the client's own model that overshoots the received one."""
+    return _overshoots("client_lr", _local(given).get("client_lr"), "lamb", given["lamb"])
+
+
+def inner_spring_is_stiff(given: Arguments) -> str | None:
+    """pFedMe with inner steps that overshoot the local model."""
+    return _overshoots("inner_lr", given["inner_lr"], "lamb", given["lamb"])
+
+
+def _overshoots(rate_name: str, rate: Any, name: str, strength: Any) -> str | None:
+    """Steps too long for a proximal term, which each of them would carry beyond its middle."""
+    if not (isinstance(rate, Real) and isinstance(strength, Real)):
+        return None
+    if float(rate) * float(strength) < 2:
         return None
     return (
-        f"client_lr times mu is {float(rate) * float(mu):g}, but from 2 on the proximal term alone "
-        "makes local training unstable: take smaller ones."
+        f"{rate_name} times {name} is {float(rate) * float(strength):g}, but from 2 on the "
+        "proximal term alone makes local training unstable: take smaller ones."
     )
 
 

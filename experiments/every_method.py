@@ -83,6 +83,7 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "hypcluster": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -94,7 +95,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      40
+      41
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -8,6 +8,7 @@ import jax
 from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
+from records_clusters import CLUSTERS
 from records_evaluation import EVALUATION
 from records_server import SERVER
 from records_sharpness import SHARPNESS
@@ -224,6 +225,7 @@ RECORDS: dict[str, Record] = {
     **SHARPNESS,
     **EVALUATION,
     **SERVER,
+    **CLUSTERS,
 }
 
 

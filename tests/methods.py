@@ -129,6 +129,8 @@ def model(state: Any) -> Variables:
         server = server[0]
     if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing
         return combine(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
+    if hasattr(server, "common"):  # of several models the first
+        return combine(server.common.model, jax.tree.map(lambda a: a[0], server.own.model))
     if hasattr(server, "base"):
         return server.base.model
     if hasattr(server, "model"):

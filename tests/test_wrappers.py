@@ -42,7 +42,7 @@ REFUSED = {
     ("ema", "fedmd"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
-        for name in ("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt")
+        for name in ("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt", "hypcluster")
     },
 }
 HEADLESS = "`features` uses every value|does not know the shape|does not give logits of features"

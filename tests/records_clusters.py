@@ -1,0 +1,20 @@
+"""The records of methods with several models, among which clients choose or which they mix."""
+
+from __future__ import annotations
+
+from digits import network
+from federations import CLASSES, FEATURES, logistic
+from methods import Digits, Limit, Record
+
+MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+NETWORK = Digits(network, {"client_lr": 0.1})
+
+CLUSTERS: dict[str, Record] = {
+    "hypcluster": Record(
+        task=logistic,
+        # Up, shapes have room for both models and say which; what is sent is one, see its tests.
+        bytes=(2 * MODEL, 2 * (MODEL + 4), 0),
+        limit=Limit({"clusters": 1}),
+        digits=NETWORK,
+    ),
+}

@@ -1,0 +1,190 @@
+"""Golden vectors of methods with several models, and what is special about these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from federations import CLASSES, federation, gap, logistic, play, rounds, start, task_of
+from records_clusters import MODEL
+from test_golden import EXACT
+from vectors import golden
+
+from fedjax_kd import batching
+from fedjax_kd.algorithms import hypcluster
+from fedjax_kd.components.clusters import mean_losses
+from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
+from fedjax_kd.local import local_training
+from fedjax_kd.task import Task
+
+FEDJAX_COHORTS = ((0, 1, 2, 3), (0, 2, 3))
+
+
+def pool_of(xs: Sequence[Any], ys: Sequence[Any]) -> Pool:
+    """Clients with the given examples."""
+    sizes = np.array([len(y) for y in ys], np.int32)
+    rows, starts = np.arange(sizes.sum(), dtype=np.int32), np.cumsum(sizes) - sizes
+    owned = (jnp.asarray(a, jnp.int32) for a in (rows, starts, sizes))
+    return Pool(jnp.asarray(np.concatenate(xs)), jnp.asarray(np.concatenate(ys)), *owned)
+
+
+def softmax_regression(inputs: int, classes: int) -> Task:
+    """Softmax regression on vectors."""
+
+    def init(key: Key) -> Variables:
+        return Variables({"W": jax.random.normal(key, (classes, inputs)), "b": jnp.zeros(classes)})
+
+    def apply(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[jax.Array, Any]:
+        return x @ model.params["W"].T + model.params["b"][None], model.stats
+
+    return task_of(init, apply)
+
+
+def start_from(algorithm: Algorithm, models: Any, clients: int) -> State:
+    """The initial state, but with these models of the clusters."""
+    state = start([algorithm], np.zeros(clients))
+    own = state.server.own
+    params = jax.tree.map(lambda a, new: jnp.asarray(new, a.dtype), own.model.params, models)
+    own = own._replace(model=own.model._replace(params=params))
+    return state._replace(server=state.server._replace(own=own))
+
+
+def chosen(algorithm: Algorithm, state: State, pool: Pool, clients: Sequence[int]) -> list[int]:
+    """The clusters that clients choose, as their traits tell."""
+    numbers = []
+    for k in clients:
+        data = pool.of(jnp.int32(k))
+        client = algorithm.personalise(jax.random.key(0), state.server, (), data)
+        found = algorithm.traits(state.server, client)["cluster"]
+        assert int(found.sum()) == 1
+        numbers.append(int(found.argmax()))
+    return numbers
+
+
+@pytest.mark.usefixtures("float64")
+def test_hypcluster_rounds(monkeypatch: pytest.MonkeyPatch):
+    vectors = golden("hypcluster_rounds")
+    clients = range(sum(key.startswith("in_y") for key in vectors))
+    # Clients take their examples in the order of the file.
+    monkeypatch.setattr(batching, "shuffled", lambda seed, positions, size: positions)
+    models = {name: vectors[f"in_cluster_{name}"].astype(float) for name in "Wb"}
+    xs, ys = ([vectors[f"in_{name}{k}"] for k in clients] for name in "xy")
+    pool = pool_of([x.astype(float) for x in xs], [y.astype(np.int32) for y in ys])
+    fit = local_training(
+        client_lr=float(vectors["in_lr"]),
+        batch_size=int(vectors["in_batch_size"]),
+        epochs=int(vectors["in_epochs"]),
+        last_batch="wrap",
+    )
+    count, classes, inputs = models["W"].shape
+    task = softmax_regression(inputs, classes)
+    algorithm = hypcluster(
+        task,
+        fit,
+        clusters=count,
+        server_lr=float(vectors["in_server_lr"]),
+        server_opt=partial(optax.sgd, momentum=float(vectors["in_server_momentum"])),
+    )
+    before = start_from(algorithm, models, len(clients))
+    played = rounds(algorithm, pool, FEDJAX_COHORTS, state=before)
+    for r, ((after, _), cohort) in enumerate(zip(played, FEDJAX_COHORTS, strict=True)):
+        own = before.server.own.model
+        losses = [mean_losses(task, own, pool.of(jnp.int32(k))) for k in cohort]
+        np.testing.assert_allclose(losses, vectors[f"out_r{r}_losses"], rtol=1e-12)
+        assigned = vectors[f"out_r{r}_assign"].tolist()
+        assert chosen(algorithm, before, pool, cohort) == assigned
+        for name in "Wb":
+            expected = vectors[f"out_r{r}_{name}"]
+            np.testing.assert_allclose(after.server.own.model.params[name], expected, **EXACT)
+        left_alone = sorted(set(range(count)) - set(assigned))
+        assert left_alone, "the vectors have a cluster that nobody chose"
+        old, new = (
+            jax.tree.map(lambda a, who=left_alone: a[np.array(who)], s.server.own)
+            for s in (before, after)
+        )
+        jax.tree.map(np.testing.assert_array_equal, old, new)
+        before = after
+
+
+def two_kinds(clients: int = 6) -> Pool:
+    """Clients whose classes are called otherwise from one to the next."""
+    pool = federation((8,) * clients).train
+    y = (pool.y + jnp.repeat(jnp.arange(clients, dtype=jnp.int32) % 2, 8)) % CLASSES
+    return pool._replace(y=y)
+
+
+def test_clients_find_their_kind():
+    """Also those that took no part in training."""
+    fit = local_training(client_lr=0.3, batch_size=4, epochs=4)
+    algorithm, pool = hypcluster(logistic(), fit), two_kinds()
+    state, _ = play(algorithm, pool, [(0, 1, 2, 3)] * 10)
+    found = chosen(algorithm, state, pool, range(6))
+    assert found in ([0, 1] * 3, [1, 0] * 3)
+    own, data = (jnp.int32(found[5]), pool.of(jnp.int32(5)))
+    rows = data.rows[data.start : data.start + data.size]
+    right = algorithm.predict(state.server, own, pool.x[rows]).argmax(-1) == pool.y[rows]
+    other = algorithm.predict(state.server, 1 - own, pool.x[rows]).argmax(-1) == pool.y[rows]
+    assert right.mean() > 0.7
+    assert other.mean() < 0.3
+
+
+@pytest.mark.parametrize("server_opt", [optax.rmsprop, partial(optax.sgd, momentum=0.9)])
+def test_a_cluster_that_nobody_chose_stays_bitwise(server_opt: Any):
+    """Whatever the server's optimiser remembers of it."""
+    algorithm = hypcluster(
+        logistic(), local_training(batch_size=4), server_opt=server_opt, server_lr=0.1
+    )
+    pool = two_kinds()
+    played = [state for state, _ in rounds(algorithm, pool, [(0, 1, 2, 3)] * 4 + [(0,), (1,)])]
+    both = chosen(algorithm, played[3], pool, [0, 1])
+    assert sorted(both) == [0, 1]
+    for before, after, mine in zip(played[3:], played[4:], both, strict=False):
+        for number in (0, 1):
+            old, new = (
+                jax.tree.map(lambda a, n=number: a[n], s.server.own) for s in (before, after)
+            )
+            assert (gap(old, new) > 0) == (number == mine)
+
+
+def test_nobody_chooses_a_model_that_is_not_finite():
+    algorithm, pool = hypcluster(logistic(), local_training()), two_kinds()
+    state = start([algorithm], np.zeros(6))
+    own = state.server.own
+    params = jax.tree.map(lambda a: a.at[0].set(jnp.nan), own.model.params)
+    own = own._replace(model=own.model._replace(params=params))
+    state = state._replace(server=state.server._replace(own=own))
+    assert chosen(algorithm, state, pool, range(6)) == [1] * 6
+    ((after, report),) = rounds(algorithm, pool, [(0, 1)], state=state)
+    assert float(report.used.sum()) == 2
+    assert bool(jnp.isfinite(after.server.own.model.params[0]["w"][1]).all())
+
+
+def test_who_has_no_examples_gets_the_first_cluster():
+    algorithm, pool = hypcluster(logistic(), local_training(), clusters=3), federation().train
+    state = start([algorithm], np.zeros(6))
+    assert chosen(algorithm, state, pool, [1]) == [0]
+    x = pool.x[:5]
+    first = algorithm.predict(state.server, jnp.int32(0), x)
+    np.testing.assert_array_equal(algorithm.predict(state.server, (), x), first)
+
+
+def test_bytes_are_those_of_one_change_and_a_number():
+    algorithm = hypcluster(logistic(), local_training(), clusters=5)
+    _, (report,) = play(algorithm, two_kinds(), [(0, 1, 2)])
+    assert float(report.wire[0].up.sum()) == 3 * (MODEL + 4)
+    assert report.wire[0].down is None, "all models, by their types"
+
+
+def test_models_that_start_alike_are_refused():
+    task = logistic()._replace(init=lambda key: logistic().init(jax.random.key(3)))
+    with pytest.raises(ValueError, match=r"All 2 models would start alike.*let it draw"):
+        hypcluster(task, local_training())
+    hypcluster(task, local_training(), clusters=1)
+    with pytest.raises(ValueError, match="clusters is 0, but must be >= 1"):
+        hypcluster(logistic(), local_training(), clusters=0)

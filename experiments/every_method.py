@@ -84,6 +84,7 @@ METHODS: Mapping[str, Arguments] = {
     "fednova": {},
     "fedexp": {},
     "hypcluster": {},
+    "ifca": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -95,7 +96,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      41
+      42
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from digits import network
 from federations import CLASSES, FEATURES, logistic
-from methods import Digits, Limit, Record
+from methods import Digits, Limit, Record, uniformly
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
 NETWORK = Digits(network, {"client_lr": 0.1})
@@ -15,6 +15,12 @@ CLUSTERS: dict[str, Record] = {
         # Up, shapes have room for both models and say which; what is sent is one, see its tests.
         bytes=(2 * MODEL, 2 * (MODEL + 4), 0),
         limit=Limit({"clusters": 1}),
+        digits=NETWORK,
+    ),
+    "ifca": Record(
+        task=logistic,
+        bytes=(2 * MODEL, 2 * (MODEL + 4), 0),
+        limit=Limit({"clusters": 1}, equals=uniformly),
         digits=NETWORK,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,17 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from federations import CLASSES, federation, gap, logistic, play, rounds, start, task_of
+from federations import CLASSES, federation, gap, in_round, logistic, play, rounds, start, task_of
+from flax import nnx
 from records_clusters import MODEL
-from test_golden import EXACT
+from test_golden import EXACT, TORCH
 from vectors import golden
 
-from fedjax_kd import batching
-from fedjax_kd.algorithms import hypcluster
+from fedjax_kd import batching, losses, tree
+from fedjax_kd.algorithms import hypcluster, ifca
 from fedjax_kd.components.clusters import mean_losses
-from fedjax_kd.core import Algorithm, Key, Pool, State, Variables
-from fedjax_kd.local import local_training
-from fedjax_kd.task import Task
+from fedjax_kd.components.model_parts import combine
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, State, Variables
+from fedjax_kd.engine.validation import check_algorithm
+from fedjax_kd.local import Fitted, local_training
+from fedjax_kd.task import Task, from_nnx
 
 FEDJAX_COHORTS = ((0, 1, 2, 3), (0, 2, 3))
 
@@ -95,8 +99,8 @@ def test_hypcluster_rounds(monkeypatch: pytest.MonkeyPatch):
     played = rounds(algorithm, pool, FEDJAX_COHORTS, state=before)
     for r, ((after, _), cohort) in enumerate(zip(played, FEDJAX_COHORTS, strict=True)):
         own = before.server.own.model
-        losses = [mean_losses(task, own, pool.of(jnp.int32(k))) for k in cohort]
-        np.testing.assert_allclose(losses, vectors[f"out_r{r}_losses"], rtol=1e-12)
+        seen = [mean_losses(task, own, pool.of(jnp.int32(k))) for k in cohort]
+        np.testing.assert_allclose(seen, vectors[f"out_r{r}_losses"], rtol=1e-12)
         assigned = vectors[f"out_r{r}_assign"].tolist()
         assert chosen(algorithm, before, pool, cohort) == assigned
         for name in "Wb":
@@ -110,6 +114,99 @@ def test_hypcluster_rounds(monkeypatch: pytest.MonkeyPatch):
         )
         jax.tree.map(np.testing.assert_array_equal, old, new)
         before = after
+
+
+def on_vectors(width: int, apply: Any, example_loss: Any) -> Task:
+    """A task whose parameters are one vector."""
+
+    def init(key: Key) -> Variables:
+        return Variables(jax.random.normal(key, (width,)))
+
+    def loss(model: Variables, batch: Batch, key: Key | None) -> tuple[jax.Array, Any]:
+        values = example_loss(apply(model, batch.x)[0], batch.y)
+        return losses.batch_mean(values, batch), model.stats
+
+    return task_of(init, apply)._replace(loss=loss, example_loss=example_loss)
+
+
+def linear_regression(inputs: int) -> Task:
+    """Linear regression without a bias."""
+    return on_vectors(inputs, lambda v, x, key=None: (x @ v.params, v.stats), losses.squared_error)
+
+
+def test_ifca_of_gradients():
+    """The authors' synthetic data, where the sum is divided by the number of all clients."""
+    vectors = golden("ifca_synthetic")
+    pool, clients = pool_of(vectors["in_X"], vectors["in_y"]), range(len(vectors["in_y"]))
+    task = linear_regression(vectors["in_X"].shape[-1])
+    fit = local_training(client_lr=float(vectors["in_lr"]), batch_size=2, epochs=3)
+    algorithm = ifca(task, fit, clusters=len(vectors["in_W"]), averaging="gradients")
+    before = start_from(algorithm, vectors["in_W"], len(clients))
+    number = sum(re.fullmatch(r"out_set_r\d+_W", key) is not None for key in vectors)
+    for r, (after, _) in enumerate(rounds(algorithm, pool, [clients] * number, state=before)):
+        at = f"out_set_r{r}"
+        assert chosen(algorithm, before, pool, clients) == vectors[f"{at}_assign"].tolist()
+        found = [mean_losses(task, before.server.own.model, pool.of(jnp.int32(k))) for k in clients]
+        np.testing.assert_allclose(np.min(found, 1), vectors[f"{at}_min_losses"], **TORCH)
+        np.testing.assert_allclose(after.server.own.model.params, vectors[f"{at}_W"], **TORCH)
+        before = after
+
+
+def test_ifca_of_models():
+    """The authors' server for FEMNIST: the models of a group are averaged by examples."""
+    vectors = golden("ifca_synthetic")
+    models, groups, sizes = (vectors[f"in_femnist_{name}"] for name in ("models", "groups", "n"))
+
+    def fit(key: Key, model: Variables, data: Data, objective: Any, round: Any) -> Fitted:
+        new = jnp.asarray(vectors["in_femnist_updates"])[data.client]
+        return Fitted(Variables(new), jnp.float32(0), jnp.int32(1), jnp.float32(1))
+
+    def distance(params: Any, group: Any) -> Any:
+        return ((params[None] - jnp.asarray(models)[group]) ** 2).sum(1)
+
+    task = on_vectors(models.shape[1], lambda v, x, key=None: (v.params, v.stats), distance)
+    labels = [np.full(n, group, np.int32) for n, group in zip(sizes, groups, strict=True)]
+    pool = pool_of(labels, labels)
+    algorithm = ifca(task, fit, clusters=len(models), weighting="examples")
+    state = start_from(algorithm, models, len(sizes))
+    assert chosen(algorithm, state, pool, range(len(sizes))) == groups.tolist()
+    ((state, _),) = rounds(algorithm, pool, [range(len(sizes))], state=state)
+    np.testing.assert_allclose(
+        state.server.own.model.params, vectors["out_femnist_models"], **TORCH
+    )
+
+
+def test_ifca_with_a_common_body():
+    """All train the body, and it is averaged over all; heads are those of clusters."""
+    task, fit = logistic(hidden=2), local_training(client_lr=0.3, batch_size=0)
+    algorithm, pool, cohort = ifca(task, fit, clusters=3, common="body"), two_kinds(), range(4)
+    before = start([algorithm], np.zeros(6))
+    ((after, report),) = rounds(algorithm, pool, [cohort])
+    who = chosen(algorithm, before, pool, cohort)
+    assert len(set(who)) > 1
+    body, heads = before.server.common.model, before.server.own.model
+    changes = []
+    for k, number in zip(cohort, who, strict=True):
+        model = combine(body, jax.tree.map(lambda a, n=number: a[n], heads))
+        data = pool.of(jnp.int32(k))
+        new = fit(jax.random.key(0), model, data, task.loss, in_round()).model
+        changes.append(jax.tree.map(jnp.subtract, new.params, model.params))
+    shared = sum(change[0]["w"] for change in changes) / len(changes)
+    found = after.server.common.model.params[0]["w"] - body.params[0]["w"]
+    np.testing.assert_allclose(found, shared, atol=1e-6)
+    for number in range(3):
+        mine = [c[1]["w"] for c, n in zip(changes, who, strict=True) if n == number]
+        found = (after.server.own.model.params[1]["w"] - heads.params[1]["w"])[number]
+        np.testing.assert_allclose(found, sum(mine) / max(len(mine), 1), atol=1e-6)
+    assert float(report.wire[0].up.sum()) == len(cohort) * (tree.num_bytes(changes[0]) + 4)
+    types = check_algorithm(algorithm, pool)
+    assert types.bytes_down == tree.num_bytes(changes[0][0]) + 3 * tree.num_bytes(changes[0][1])
+    with pytest.raises(TypeError, match="features"):
+        ifca(
+            from_nnx(lambda rngs: nnx.Linear(4, 3, rngs=rngs), example_x=pool.x[:1]),
+            fit,
+            common="body",
+        )
 
 
 def two_kinds(clients: int = 6) -> Pool:

@@ -42,7 +42,16 @@ REFUSED = {
     ("ema", "fedmd"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
-        for name in ("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt", "hypcluster")
+        for name in (
+            "fedper",
+            "fedpav",
+            "pfedhn",
+            "pfedhn_pc",
+            "fedmd",
+            "fedgkt",
+            "hypcluster",
+            "ifca",
+        )
     },
 }
 HEADLESS = "`features` uses every value|does not know the shape|does not give logits of features"

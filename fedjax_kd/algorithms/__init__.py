@@ -38,6 +38,7 @@ from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.hypcluster import hypcluster
+from fedjax_kd.algorithms.ifca import ifca
 from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
@@ -89,6 +90,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fednova": fednova,
     "fedexp": fedexp,
     "hypcluster": hypcluster,
+    "ifca": ifca,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

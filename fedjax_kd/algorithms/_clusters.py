@@ -14,7 +14,7 @@ from fedjax_kd.components.clusters import (
     Clustered,
     ClusterUpload,
     check_starts,
-    choose,
+    cluster_of,
     model_of,
     several,
     uploaded,
@@ -64,7 +64,7 @@ def fedavg_of_clusters(
     def client_update(
         key: Key, received: Clustered, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
-        number = choose(task, received, data)
+        number = cluster_of(task, received, data)
         upload, _ = base.client_update(key, model_of(received, number), (), data, round)
         return uploaded(upload, part, number, clusters), client
 
@@ -89,7 +89,7 @@ def fedavg_of_clusters(
         client_update=client_update,
         server_update=server_update,
         predict=predict,
-        personalise=lambda key, server, client, data: choose(task, models(server), data),
+        personalise=lambda key, server, client, data: cluster_of(task, models(server), data),
         judged_by="clients",
         traits=lambda server, client: {"cluster": jnp.arange(clusters, dtype=jnp.int32) == client},
     )

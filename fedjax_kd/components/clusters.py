@@ -103,7 +103,7 @@ def least(values: Float[Array, " M"]) -> Int[Array, ""]:
     return jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values)).astype(jnp.int32)
 
 
-def choose(task: Task, models: Clustered, data: Data) -> Int[Array, ""]:
+def cluster_of(task: Task, models: Clustered, data: Data) -> Int[Array, ""]:
     """The number of the model whose mean loss on a client's examples is the smallest."""
     everything = jax.vmap(combine, (None, 0))(*models)
     return least(mean_losses(task, everything, data))

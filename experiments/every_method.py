@@ -85,6 +85,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedexp": {},
     "hypcluster": {},
     "ifca": {},
+    "fedem": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -96,7 +97,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      42
+      43
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

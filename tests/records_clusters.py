@@ -23,4 +23,10 @@ CLUSTERS: dict[str, Record] = {
         limit=Limit({"clusters": 1}, equals=uniformly),
         digits=NETWORK,
     ),
+    "fedem": Record(
+        task=logistic,
+        bytes=(3 * MODEL, 3 * MODEL, 4 * 3),  # a mixture
+        limit=Limit({"components": 1}, gap=1e-7),
+        digits=Digits(network, {"client_lr": 0.3}),
+    ),
 }

@@ -19,8 +19,9 @@ from test_golden import EXACT, TORCH
 from vectors import golden
 
 from fedjax_kd import batching, losses, tree
-from fedjax_kd.algorithms import hypcluster, ifca
+from fedjax_kd.algorithms import fedem, hypcluster, ifca
 from fedjax_kd.components.clusters import mean_losses
+from fedjax_kd.components.mixtures import example_losses
 from fedjax_kd.components.model_parts import combine
 from fedjax_kd.core import Algorithm, Batch, Data, Key, Pool, State, Variables
 from fedjax_kd.engine.validation import check_algorithm
@@ -209,6 +210,32 @@ def test_ifca_with_a_common_body():
         )
 
 
+def with_params(state: State, params: Any) -> State:
+    """The state whose server's models have these parameters."""
+    model = state.server.model._replace(params=jnp.asarray(params))
+    return state._replace(server=state.server._replace(model=model))
+
+
+def test_fedem_step():
+    """The parameters of a model are its losses on the examples, whose gradients are q."""
+    vectors = golden("server_rules")
+    values, mixture = vectors["in_em_losses"], vectors["in_em_pi"]
+    count = values.shape[1]
+    task = on_vectors(count, lambda v, x, key=None: (v.params[x], v.stats), lambda out, y: out)
+    algorithm = fedem(task, local_training(client_lr=1.0, batch_size=0), components=len(mixture))
+    examples = np.arange(count, dtype=np.int32)
+    pool = pool_of([examples], [examples])
+    state = with_params(start([algorithm], np.zeros(1)), values)
+    state = state._replace(clients=(jnp.log(mixture)[None],))
+    ready = algorithm.personalise(jax.random.key(0), state.server, jnp.log(mixture), pool.of(0))
+    ((after, _),) = rounds(algorithm, pool, [[0]], state=state)
+    q = count * (values - after.server.model.params)
+    np.testing.assert_allclose(q, vectors["out_em_q"], **TORCH)
+    for client in (ready, after.clients[0][0]):
+        found = algorithm.traits(after.server, client)["mixture"]
+        np.testing.assert_allclose(found, vectors["out_em_pi"], **TORCH)
+
+
 def two_kinds(clients: int = 6) -> Pool:
     """Clients whose classes are called otherwise from one to the next."""
     pool = federation((8,) * clients).train
@@ -283,5 +310,64 @@ def test_models_that_start_alike_are_refused():
     with pytest.raises(ValueError, match=r"All 2 models would start alike.*let it draw"):
         hypcluster(task, local_training())
     hypcluster(task, local_training(), clusters=1)
+    with pytest.raises(ValueError, match="All 3 models would start alike"):
+        fedem(task, local_training())
     with pytest.raises(ValueError, match="clusters is 0, but must be >= 1"):
         hypcluster(logistic(), local_training(), clusters=0)
+
+
+def test_fedem_finds_mixtures_and_predicts_by_them():
+    fit = local_training(client_lr=0.5, batch_size=4, epochs=4)
+    algorithm, pool = fedem(logistic(), fit, components=2), two_kinds()
+    state, _ = play(algorithm, pool, [(0, 1, 2, 3)] * 10)
+
+    def mixture_of(k: int, client: Any) -> tuple[Any, Any]:
+        data = pool.of(jnp.int32(k))
+        ready = algorithm.personalise(jax.random.key(0), state.server, client, data)
+        return ready, algorithm.traits(state.server, ready)["mixture"]
+
+    seen = [mixture_of(k, state.clients[0][k])[1] for k in range(4)]
+    assert max(seen[0][0], seen[0][1]) > 0.9
+    assert gap(seen[0], seen[2]) < 0.1
+    assert gap(seen[0], seen[1]) > 0.8
+    # A newcomer starts with a uniform mixture.
+    newcomer = algorithm.client_init(jax.random.key(0), state.server)
+    np.testing.assert_allclose(algorithm.traits(state.server, newcomer)["mixture"], 0.5)
+    ready, found = mixture_of(5, newcomer)
+    assert gap(found, seen[1]) < 0.25
+    logits = algorithm.predict(state.server, ready, pool.x[40:])
+    each = [
+        jax.nn.softmax(
+            logistic().apply(jax.tree.map(lambda a, n=n: a[n], state.server.model), x)[0]
+        )
+        for n, x in enumerate([pool.x[40:]] * 2)
+    ]
+    expected = found[0] * each[0] + found[1] * each[1]
+    np.testing.assert_allclose(jnp.exp(logits), expected, rtol=1e-5)
+
+
+def test_fedem_without_examples_keeps_its_mixture():
+    algorithm, pool = fedem(logistic(), local_training()), federation().train
+    state = start([algorithm], np.zeros(6))
+    mine = jnp.array([1.0, 2.0, 0.5])
+    ready = algorithm.personalise(jax.random.key(0), state.server, mine, pool.of(jnp.int32(1)))
+    np.testing.assert_array_equal(ready, mine)
+
+
+def test_fedem_has_no_probability_that_is_lost_for_ever():
+    algorithm, pool = fedem(logistic(), local_training(), components=2), two_kinds()
+    server = start([algorithm], np.zeros(6)).server
+    client = jnp.array([0.0, -300.0])  # in float32 e^-300 is 0
+    data = pool.of(jnp.int32(0))
+    after = algorithm.personalise(jax.random.key(0), server, client, data)
+    assert bool(jnp.isfinite(after).all())
+
+
+def test_fedem_counts_an_example_of_many_labels_once():
+    """A sequence is of one component: its loss is the mean over its known labels."""
+    values = jnp.array([[1.0, 2.0, 4.0], [3.0, 5.0, 7.0]])
+    task = on_vectors(3, lambda v, x, key=None: (x * v.params[0], v.stats), lambda out, y: out)
+    models = Variables(jnp.array([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]]))
+    labels = jnp.array([[0, 0, -1], [0, 0, 0]], jnp.int32)
+    found = example_losses(task, models, Batch(values, labels, jnp.ones(2)))
+    np.testing.assert_allclose(found, [[1.5, 5.0], [3.0, 10.0]])

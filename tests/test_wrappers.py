@@ -51,6 +51,7 @@ REFUSED = {
             "fedgkt",
             "hypcluster",
             "ifca",
+            "fedem",
         )
     },
 }

@@ -15,6 +15,7 @@ from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
+from fedjax_kd.algorithms.fedem import fedem
 from fedjax_kd.algorithms.fedexp import fedexp
 from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
@@ -91,6 +92,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedexp": fedexp,
     "hypcluster": hypcluster,
     "ifca": ifca,
+    "fedem": fedem,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -48,12 +48,13 @@ def fedavg_of_clusters(
     """
     check_starts(task, part, clusters)
     base = fedavg(task, fit, **options)
-    common, own = (
-        fedavg(
-            task._replace(init=lambda key, i=i: partition(part, task.init(key))[i]), fit, **options
+
+    def averaged(which: int) -> Algorithm:
+        return fedavg(
+            task._replace(init=lambda key: partition(part, task.init(key))[which]), fit, **options
         )
-        for i in (0, 1)
-    )
+
+    common, own = averaged(0), averaged(1)
 
     def server_init(key: Key) -> Clustered:
         return Clustered(common.server_init(key), several(own.server_init, clusters)(key))

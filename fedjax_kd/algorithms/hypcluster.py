@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
 from fedjax_kd.algorithms._clusters import fedavg_of_clusters
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.clusters import everything
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
@@ -44,5 +43,4 @@ def hypcluster(task: Task, fit: Fit, *, clusters: int = 2, **options: Any) -> Al
     apart, which is not offered.
     Source: Mansour, Mohri, Ro, Suresh, 2020, arXiv:2002.10619.
     """
-    everything = jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
-    return fedavg_of_clusters(task, fit, everything, clusters, "members", **options)
+    return fedavg_of_clusters(task, fit, everything(task), clusters, "members", **options)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import jax
-
-from fedjax_kd.algorithms._clusters import fedavg_of_clusters
+from fedjax_kd.algorithms._clusters import Divisor, fedavg_of_clusters
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.clusters import everything
 from fedjax_kd.components.model_parts import nonempty_head
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit, Weighting
@@ -67,12 +66,8 @@ def ifca(
     """
     check_choice("averaging", averaging, Averaging)
     check_choice("common", common, Common)
-    if common == "body":
-        part = nonempty_head(task)
-    else:
-        part = jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
+    part = nonempty_head(task) if common == "body" else everything(task)
+    divisor: Divisor = "members"
     if averaging == "gradients":
         fit, divisor = fit.but(batch_size=0, epochs=1, steps=None), "everyone"
-    else:
-        divisor = "members"
     return fedavg_of_clusters(task, fit, part, clusters, divisor, weighting=weighting, **options)

@@ -52,6 +52,11 @@ def several(init: Callable[[Key], PyTree], count: int) -> Callable[[Key], PyTree
     return all_of_them
 
 
+def everything(task: Task) -> Part:
+    """All values of the task's model."""
+    return jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
+
+
 def check_starts(task: Task, part: Part, count: int) -> None:
     """Raises ValueError if this part of several models would start alike in all of them.
 
@@ -105,8 +110,8 @@ def least(values: Float[Array, " M"]) -> Int[Array, ""]:
 
 def cluster_of(task: Task, models: Clustered, data: Data) -> Int[Array, ""]:
     """The number of the model whose mean loss on a client's examples is the smallest."""
-    everything = jax.vmap(combine, (None, 0))(*models)
-    return least(mean_losses(task, everything, data))
+    whole = jax.vmap(combine, (None, 0))(*models)
+    return least(mean_losses(task, whole, data))
 
 
 def model_of(models: Clustered, number: Int[Array, ""]) -> Variables:

@@ -102,6 +102,9 @@ METHODS: Mapping[str, Arguments] = {
     "fml": {},
     "fedala": {},
     "knnper": {},
+    "hypcluster": {},
+    "ifca": {},
+    "fedem": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -113,7 +116,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      59
+      62
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

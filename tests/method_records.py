@@ -8,6 +8,7 @@ import jax
 from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
+from records_clusters import CLUSTERS
 from records_evaluation import EVALUATION
 from records_labels import LABELS
 from records_linear import LINEAR_CORRECTIONS
@@ -232,6 +233,7 @@ RECORDS: dict[str, Record] = {
     **LABELS,
     **PARTIAL,
     **PERSONAL,
+    **CLUSTERS,
 }
 
 

@@ -135,6 +135,10 @@ def model(state: Any) -> Variables:
         return combine(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
     while hasattr(server, "base"):
         server = server.base
+    if hasattr(server, "common"):  # of several models the first
+        return combine(server.common.model, jax.tree.map(lambda a: a[0], server.own.model))
+    if hasattr(server, "base"):
+        return server.base.model
     if hasattr(server, "model"):
         return server.model
     own = jax.tree.map(lambda a: a[4], state.clients[0])  # there is no global one

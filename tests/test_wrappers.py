@@ -49,6 +49,15 @@ REFUSED = {
         for name in (
             *("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt"),
             *("fedbabu", "fedrep"),
+            "fedper",
+            "fedpav",
+            "pfedhn",
+            "pfedhn_pc",
+            "fedmd",
+            "fedgkt",
+            "hypcluster",
+            "ifca",
+            "fedem",
         )
     },
 }

@@ -21,6 +21,7 @@ from fedjax_kd.algorithms.fedcurv import fedcurv
 from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
+from fedjax_kd.algorithms.fedem import fedem
 from fedjax_kd.algorithms.fedexp import fedexp
 from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
@@ -52,6 +53,8 @@ from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.fml import fml
+from fedjax_kd.algorithms.hypcluster import hypcluster
+from fedjax_kd.algorithms.ifca import ifca
 from fedjax_kd.algorithms.knnper import knnper
 from fedjax_kd.algorithms.localkd import localkd
 from fedjax_kd.algorithms.mime import mime
@@ -125,6 +128,9 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fml": fml,
     "fedala": fedala,
     "knnper": knnper,
+    "hypcluster": hypcluster,
+    "ifca": ifca,
+    "fedem": fedem,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 from fedjax_kd import tree
 from fedjax_kd.algorithms._two_models import Two, as_two, fedavg_beside
 from fedjax_kd.algorithms.fedavg import GlobalModel
-from fedjax_kd.components.mixtures import OwnStats, mixture, times
+from fedjax_kd.components.interpolation import OwnStats, blended, times
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import gradient
@@ -69,7 +69,7 @@ def apfl(
     def objective(joint: Variables, batch: Batch, key: Key, step: Any) -> tuple[Array, PyTree]:
         (shared, own), held = as_two(joint), jax.lax.stop_gradient(joint.params)
         measured, share = own.stats
-        mixed = Variables(mixture(held.shared, held.own, share), measured)
+        mixed = Variables(blended(held.shared, held.own, share), measured)
         own_value, measured, slope = gradient(task.loss, mixed, batch, key)
         ahead, rate = tree.sub(held.own, held.shared), jnp.asarray(alpha_lr, float)
         rise = jax.tree.map(lambda _, a, g: tree.dot(a, g), share, ahead, slope)
@@ -89,7 +89,7 @@ def apfl(
 
     def predict(shared: Variables, own: Variables, x: PyTree) -> Array:
         measured, share = own.stats
-        return task.apply(Variables(mixture(shared.params, own.params, share), measured), x)[0]
+        return task.apply(Variables(blended(shared.params, own.params, share), measured), x)[0]
 
     def traits(server: GlobalModel, own: Variables) -> dict[str, Array]:
         shares = jnp.stack(jax.tree.leaves(own.stats.share))

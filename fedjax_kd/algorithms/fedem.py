@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.components.clusters import check_starts, everything, several
+from fedjax_kd.components.clusters import check_starts, several
 from fedjax_kd.components.mixtures import log_mixture_of, mixture_logits, mixture_loss
+from fedjax_kd.components.model_parts import everything
 from fedjax_kd.core import Algorithm, Data, Key, Round, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, local_change
 from fedjax_kd.options import extends

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedjax_kd.algorithms._clusters import fedavg_of_clusters
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.components.clusters import everything
+from fedjax_kd.components.model_parts import everything
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends

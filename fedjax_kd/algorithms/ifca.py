@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from fedjax_kd.algorithms._clusters import Divisor, fedavg_of_clusters
 from fedjax_kd.algorithms.fedavg import fedavg
-from fedjax_kd.components.clusters import everything
-from fedjax_kd.components.model_parts import nonempty_head
+from fedjax_kd.components.model_parts import everything, nonempty_head
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit, Weighting
 from fedjax_kd.options import check_choice, extends

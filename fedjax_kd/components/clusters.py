@@ -52,11 +52,6 @@ def several(init: Callable[[Key], PyTree], count: int) -> Callable[[Key], PyTree
     return all_of_them
 
 
-def everything(task: Task) -> Part:
-    """All values of the task's model."""
-    return jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
-
-
 def check_starts(task: Task, part: Part, count: int) -> None:
     """Raises ValueError if this part of several models would start alike in all of them.
 

@@ -1,37 +1,3 @@
-"""Two models mixed into one: how much of either, as a number or one for each array."""
-
-from __future__ import annotations
-
-from typing import NamedTuple
-
-import jax
-
-from fedjax_kd import tree
-from fedjax_kd.core import PyTree
-
-
-class OwnStats(NamedTuple):
-    """What is measured of a client's own model: no optimiser steps its share."""
-
-    stats: PyTree  # running statistics of the mixture
-    share: PyTree  # of the own model in the mixture: a number, or one for each of its arrays
-
-
-def mixture(shared: PyTree, own: PyTree, share: PyTree) -> PyTree:
-    """The parameters ``share * own + (1 - share) * shared``.
-
-    Example:
-      >>> mixture({"w": jax.numpy.zeros(2)}, {"w": jax.numpy.full(2, 4.0)}, 0.25)
-      {'w': Array([1., 1.], dtype=float32)}
-    """
-    return tree.add(shared, times(share, tree.sub(own, shared)))
-
-
-def times(share: PyTree, model: PyTree) -> PyTree:
-    """All arrays times a number, or each times its own."""
-    return jax.tree.map(tree.scale, share, model)
-
-
 """Mixtures of models: what each of them has to do with an example, a client and a prediction.
 
 Probabilities are kept as logarithms, so that no model is lost to rounding for ever.
@@ -39,13 +5,14 @@ Probabilities are kept as logarithms, so that no model is lost to rounding for e
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fedjax_kd import losses
 from fedjax_kd.batching import over_rows
 from fedjax_kd.components.clusters import losses_of_each
-from fedjax_kd.core import Batch, Data, Key, Variables
+from fedjax_kd.core import Batch, Data, Key, PyTree, Variables
 from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.task import Task
 

@@ -204,6 +204,7 @@ NUMBERS: Mapping[str, Number] = {
     "test accuracy": _percent("test_accuracy"),
     **{f"group {number}": _percent(f"group_{number}_accuracy") for number in range(3)},
     "worst tenth of clients": _percent("client_accuracy_worst_decile"),
+    **{f"{tier} classes": _percent(f"{tier}_accuracy") for tier in ("head", "middle", "tail")},
     "clients' models": _percent(CLIENTS_MODELS),
     "worst tenth of clients' models": _percent(f"{CLIENTS_MODELS}, worst tenth"),
     "clients' rank-1": _percent(RANK_1),

@@ -86,6 +86,7 @@ METHODS: Mapping[str, Arguments] = {
     "hypcluster": {},
     "ifca": {},
     "fedem": {},
+    "pfedsim": {"warmup": 30},
 }
 
 TRAFFIC = "kB a client and round"
@@ -97,7 +98,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      43
+      44
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

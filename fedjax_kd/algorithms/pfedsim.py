@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +13,19 @@ from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components.sharp_edges import checked_too
 from fedjax_kd.components.similarity import (
-    check_population,
+    WithModels,
     class_weights,
     last_model,
     mixed_model,
-    no_models,
     own_share,
+    warmup_is_all,
     with_models,
+    without_models,
 )
-from fedjax_kd.core import Algorithm, Data, Key, Plan, PyTree, Round, Upload, Variables, stack
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables, stack
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
-
-
-class WithClients(NamedTuple):
-    """The global model, and the clients' own."""
-
-    base: Any
-    clients: Any
 
 
 @extends(fedavg, needs_classes="pFedSim compares the weights of classes")
@@ -68,16 +62,11 @@ def pfedsim(
     would be infinite. As in the authors' code they are of the weights, without biases.
     Source: Tan, Liu, Wang, Yan, Liu, 2023, arXiv:2305.15706.
     """
-    base, (part, weights) = fedavg(task, fit, **options), class_weights(task)
+    base, (head, weights) = fedavg(task, fit, **options), class_weights(task)
 
-    def server_init(key: Key) -> WithClients:
-        server = base.server_init(key)
-        return WithClients(server, no_models(server.model, population))
-
-    def broadcast(server: WithClients, number: Array, round: Round) -> Variables:
-        start = server.base.model
-        mixed = partial(mixed_model, server.clients, part, number, start)
-        return jax.lax.cond(round.number < warmup, lambda: start, mixed)
+    def broadcast(server: WithModels, number: Array, round: Round) -> Variables:
+        mixed = partial(mixed_model, server, head, number)
+        return jax.lax.cond(round.number < warmup, lambda: server.base.model, mixed)
 
     def client_update(
         key: Key, received: Variables, number: Array, data: Data, round: Round
@@ -85,37 +74,26 @@ def pfedsim(
         upload, _ = base.client_update(key, received, (), data, round)
         return upload, jnp.asarray(data.client, jnp.int32)
 
-    def server_update(key: Key, server: WithClients, update: PyTree, round: Round) -> WithClients:
-        check_population(population, round)
-
-        def averaged() -> WithClients:
+    def server_update(key: Key, server: WithModels, update: PyTree, round: Round) -> WithModels:
+        def averaged() -> WithModels:
             change = tree.weighted_mean(update, round.votes)
             return server._replace(base=base.server_update(key, server.base, change, round))
 
-        def stored() -> WithClients:
+        def stored() -> WithModels:
             received = jax.vmap(lambda number: broadcast(server, number, round))(round.cohort)
-            sent = jax.vmap(tree.add)(received, update)
-            return server._replace(clients=with_models(server.clients, weights, sent, round))
+            return with_models(server, weights, jax.vmap(tree.add)(received, update), round)
 
         return jax.lax.cond(round.number < warmup, averaged, stored)
 
-    def predict(server: WithClients, number: Array, x: PyTree) -> Array:
-        return task.apply(last_model(server.clients, number, server.base.model), x)[0]
-
-    def edge(plan: Plan) -> str | None:
-        said = f"warmup is {warmup} and num_rounds {plan.num_rounds}, so that this is FedAvg"
-        better = f"take {plan.num_rounds // 2}, half of the rounds, as in the paper"
-        return f"{said}: {better}." if plan.num_rounds <= warmup else None
-
     return base._replace(
-        server_init=server_init,
+        server_init=lambda key: without_models(base.server_init(key), population),
         client_init=lambda key, server: jnp.int32(-1),
         broadcast=broadcast,
         client_update=client_update,
         aggregate=stack,
         server_update=server_update,
-        predict=predict,
+        predict=lambda server, number, x: task.apply(last_model(server, number), x)[0],
         judged_by="clients",
-        check=checked_too(base, edge),
-        traits=lambda server, number: {"own_share": own_share(server.clients, number)},
+        check=checked_too(base, warmup_is_all(warmup)),
+        traits=lambda server, number: {"own_share": own_share(server, number)},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
 from fedjax_kd.components.model_parts import Part, combine, nonempty_head, partition
-from fedjax_kd.core import PyTree, Round, Variables
+from fedjax_kd.core import Plan, PyTree, Round, Variables
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.errors import InputError
 from fedjax_kd.task import Task
@@ -72,63 +73,74 @@ def mixing_shares(row: Float[Array, " C"], own: Array) -> Float[Array, " C"]:
     return given / given.sum()
 
 
-class KnownModels(NamedTuple):
-    """The last model of each client, and how alike two were when they last came together."""
+class WithModels(NamedTuple):
+    """A server with the last model of each client, and how alike two were when last together."""
 
+    base: Any  # a server whose ``model`` clients start from
     models: Any  # [C, ...]
     known: Any  # [C], false where there is none yet
     similarity: Any  # [C, C]
 
 
-def check_population(population: int, round: Round) -> None:
-    """Raises MissingError if a federation has not so many clients as there is room for."""
+def without_models(base: Any, population: int) -> WithModels:
+    """A server that has room for models, but none yet."""
+    room = jax.tree.map(lambda a: jnp.zeros((population, *a.shape), a.dtype), base.model)
+    return WithModels(base, room, jnp.zeros(population, bool), jnp.eye(population))
+
+
+def last_model(server: WithModels, number: Int[Array, ""]) -> Variables:
+    """The last model of a client, or the one to start from; number -1 stands for a newcomer."""
+    place = jnp.maximum(number, 0)
+    own = jax.tree.map(lambda a: a[place], server.models)
+    return tree.where(server.known[place] & (number >= 0), own, server.base.model)
+
+
+def mixed_model(server: WithModels, head: Part, number: Int[Array, ""]) -> Variables:
+    """A client's own head on the mean of the bodies, weighed by `mixing_shares`."""
+    body, own_head = partition(head, last_model(server, number))
+    shares = mixing_shares(server.similarity[number], number)
+    bodies, _ = partition(head, server.models)
+    mixed = tree.cast_like(tree.weighted_mean(bodies, shares), body)
+    return combine(tree.where(server.known[number], mixed, body), own_head)
+
+
+def own_share(server: WithModels, number: Int[Array, ""]) -> Float[Array, ""]:
+    """How much of its own a client's next body has; 1 before it has a model."""
+    place = jnp.maximum(number, 0)
+    share = mixing_shares(server.similarity[place], place)[place]
+    return jnp.where(server.known[place] & (number >= 0), share, 1)
+
+
+def with_models(server: WithModels, weights: Part, sent: Variables, round: Round) -> WithModels:
+    """The server after a round in which the cohort's models ``[K, ...]`` were sent.
+
+    Raises:
+      MissingError: if a federation has not so many clients as there is room for.
+    """
+    population = len(server.known)
     if round.population != population:
         raise MissingError(
             f"population is {population}, but the federation has {round.population} clients: give "
             "that number, which is for how many clients the server has room."
         )
-
-
-def no_models(model: Variables, population: int) -> KnownModels:
-    """Of nobody any model, but room for such ones."""
-    room = jax.tree.map(lambda a: jnp.zeros((population, *a.shape), a.dtype), model)
-    return KnownModels(room, jnp.zeros(population, bool), jnp.eye(population))
-
-
-def last_model(clients: KnownModels, number: Int[Array, ""], start: Variables) -> Variables:
-    """The last model of a client, or the one to start from; number -1 stands for a newcomer."""
-    known, own = (
-        jax.tree.map(lambda a: a[jnp.maximum(number, 0)], of)
-        for of in (clients.known, clients.models)
-    )
-    return tree.where(known & (number >= 0), own, start)
-
-
-def mixed_model(
-    clients: KnownModels, head: Part, number: Int[Array, ""], start: Variables
-) -> Variables:
-    """A client's own head on the mean of the bodies, weighed by `mixing_shares`."""
-    body, own_head = partition(head, last_model(clients, number, start))
-    shares = mixing_shares(clients.similarity[number], number)
-    bodies, _ = partition(head, clients.models)
-    mixed = tree.cast_like(tree.weighted_mean(bodies, shares), body)
-    return combine(tree.where(clients.known[number], mixed, body), own_head)
-
-
-def with_models(clients: KnownModels, weights: Part, sent: Variables, round: Round) -> KnownModels:
-    """What is known after a round in which the cohort's models ``[K, ...]`` were sent."""
-    who = jnp.where(round.present > 0, round.cohort, len(clients.known))  # others are dropped
-    models = jax.tree.map(lambda a, new: a.at[who].set(new, mode="drop"), clients.models, sent)
-    found = similarities(partition(weights, sent)[1]).astype(clients.similarity.dtype)
-    return KnownModels(
-        models,
-        clients.known.at[who].set(True, mode="drop"),
-        clients.similarity.at[who[:, None], who[None]].set(found, mode="drop"),
+    who = jnp.where(round.present > 0, round.cohort, population)  # others are dropped
+    found = similarities(partition(weights, sent)[1]).astype(server.similarity.dtype)
+    return server._replace(
+        models=jax.tree.map(lambda a, new: a.at[who].set(new, mode="drop"), server.models, sent),
+        known=server.known.at[who].set(True, mode="drop"),
+        similarity=server.similarity.at[who[:, None], who[None]].set(found, mode="drop"),
     )
 
 
-def own_share(clients: KnownModels, number: Int[Array, ""]) -> Float[Array, ""]:
-    """How much of its own a client's next body has; 1 before it has a model."""
-    place = jnp.maximum(number, 0)
-    share = mixing_shares(clients.similarity[place], place)[place]
-    return jnp.where(clients.known[place] & (number >= 0), share, 1)
+def warmup_is_all(warmup: int) -> Callable[[Plan], str | None]:
+    """What is seldom meant of rounds before the first in which bodies are mixed."""
+
+    def edge(plan: Plan) -> str | None:
+        if plan.num_rounds > warmup:
+            return None
+        return (
+            f"warmup is {warmup} and num_rounds {plan.num_rounds}, so that this is FedAvg: take "
+            f"warmup={plan.num_rounds // 2}, half of the rounds, as in the paper."
+        )
+
+    return edge

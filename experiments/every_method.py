@@ -105,6 +105,7 @@ METHODS: Mapping[str, Arguments] = {
     "hypcluster": {},
     "ifca": {},
     "fedem": {},
+    "pfedsim": {"warmup": 30},
 }
 
 TRAFFIC = "kB a client and round"
@@ -116,7 +117,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      62
+      63
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

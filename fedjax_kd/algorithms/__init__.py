@@ -65,6 +65,7 @@ from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.pfedme import pfedme
+from fedjax_kd.algorithms.pfedsim import pfedsim
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
 from fedjax_kd.core import Algorithm as _Algorithm
@@ -131,6 +132,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "hypcluster": hypcluster,
     "ifca": ifca,
     "fedem": fedem,
+    "pfedsim": pfedsim,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -85,10 +85,10 @@ METHODS: Mapping[str, Arguments] = {
     "fedexp": {},
     "fedlc": {},
     "fedrs": {},
-    "fedbabu": {},
+    "fedbabu": {"tune_lr": 0.01},
     "fedrep": {},
     "fedrod": {},
-    "fedloge": {},
+    "fedloge": {"length": 1.0},
     "fedgkd": {},
     "fedcurv": {},
 }

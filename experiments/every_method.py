@@ -83,6 +83,11 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "feddc": {"client_lr": 0.02},
+    "mimelite": {"client_lr": 0.005},
+    "mime": {"client_lr": 0.01},
+    "fedswa": {},
+    "fedmoswa": {},
     "fedlc": {},
     "fedrs": {},
     "fedbabu": {"tune_lr": 0.01},
@@ -91,6 +96,15 @@ METHODS: Mapping[str, Arguments] = {
     "fedloge": {"length": 1.0},
     "fedgkd": {},
     "fedcurv": {},
+    "ditto": {},
+    "apfl": {},
+    "pfedme": {},
+    "fml": {},
+    "fedala": {},
+    "knnper": {},
+    "hypcluster": {},
+    "ifca": {},
+    "fedem": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -102,7 +116,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      48
+      62
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

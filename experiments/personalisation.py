@@ -30,7 +30,7 @@ import tyro
 from numpy.typing import NDArray
 
 from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out
-from experiments.results import CLIENTS_MODELS
+from experiments.results import CLIENTS_MODELS, write_arrays
 
 Task = Literal["domains", "pacs", "classes"]
 Size = Literal["small", "paper"]
@@ -132,7 +132,7 @@ def digits_of_domains(data_dir: Path, path: Path) -> Path:
             found.setdefault(f"{part}_x", []).append(_resized(arrays[f"{part}_x"][chosen]))
             found.setdefault(f"{part}_y", []).append(arrays[f"{part}_y"][chosen])
             found.setdefault(f"{part}_domain", []).append(np.full(len(chosen), domain))
-    return _write(path, {name: np.concatenate(values) for name, values in found.items()})
+    return write_arrays(path, {name: np.concatenate(values) for name, values in found.items()})
 
 
 def pacs_of_domains(data_dir: Path, path: Path) -> Path:
@@ -151,7 +151,7 @@ def pacs_of_domains(data_dir: Path, path: Path) -> Path:
     for part, rows in {"test": order[:cut], "train": order[cut:]}.items():
         for name in ("x", "y", "domain"):
             written[f"{part}_{name}"] = arrays[name][rows]
-    return _write(path, written)
+    return write_arrays(path, written)
 
 
 def _resized(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -160,14 +160,6 @@ def _resized(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scaled = jax.image.resize(jnp.asarray(x, jnp.float32), shape, "linear")
     whole = np.rint(np.asarray(scaled)).clip(0, 255).astype(np.uint8)
     return np.broadcast_to(whole, (*shape[:3], 3)).copy()
-
-
-def _write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part.npz")
-    with unfinished.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    return unfinished.replace(path)
 
 
 PREPARED: Mapping[str, Callable[[Path, Path], Path]] = {

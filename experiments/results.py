@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,11 @@ Number = Callable[[Path], float]
 """Of a finished run, from its folder."""
 
 CLIENTS_MODELS = "accuracy of the clients' models"
-"""A metric of every run: of the model that a client uses, its own or else the global one."""
+RANK_1 = "rank-1 of the clients' models"
+"""Metrics of runs: of the model that a client uses, after steps of its own if the run has such
+(``--finetune``), else its own or the global one."""
+
+_OF_CLIENTS = {"accuracy": CLIENTS_MODELS, "rank_1": RANK_1}
 
 _ROUNDS_TO = re.compile(r"rounds to (\d+)%")
 
@@ -159,13 +163,15 @@ def last(folder: Path, metric: str) -> float:
 
 
 def _rows(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run, with `CLIENTS_MODELS` on the clients' own test rows where measured."""
+    """The rows of a run, with what clients' models reach on their own test rows, where measured."""
     rows = [dict(row) for row in read_rows(folder)]
     for row in rows:
-        kind = "personal" if "personal_accuracy_mean" in row else "client"
-        for name, ending in (("mean", ""), ("worst_decile", ", worst tenth")):
-            if f"{kind}_accuracy_{name}" in row:
-                row[f"{CLIENTS_MODELS}{ending}"] = row[f"{kind}_accuracy_{name}"]
+        for metric, shown in _OF_CLIENTS.items():
+            kinds = ("finetuned", "personal", "client")
+            kind = next((k for k in kinds if f"{k}_{metric}_mean" in row), "client")
+            for name, ending in (("mean", ""), ("worst_decile", ", worst tenth")):
+                if f"{kind}_{metric}_{name}" in row:
+                    row[f"{shown}{ending}"] = row[f"{kind}_{metric}_{name}"]
     return rows
 
 
@@ -185,12 +191,24 @@ def _traffic(folder: Path) -> float:
     return float(sent / max(sum(row["clients"] for row in rows), 1) / 1000)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    """Writes a data set that a study has made, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part.npz")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return unfinished.replace(path)
+
+
 NUMBERS: Mapping[str, Number] = {
     "test accuracy": _percent("test_accuracy"),
     **{f"group {number}": _percent(f"group_{number}_accuracy") for number in range(3)},
     "worst tenth of clients": _percent("client_accuracy_worst_decile"),
     "clients' models": _percent(CLIENTS_MODELS),
     "worst tenth of clients' models": _percent(f"{CLIENTS_MODELS}, worst tenth"),
+    "clients' rank-1": _percent(RANK_1),
+    "rank-1": _percent("test_rank_1"),
+    "mAP": _percent("test_retrieval_map"),
     "forgetting": _forgetting,
     "kB a client and round": _traffic,
 }

@@ -263,7 +263,7 @@ def local_training(
 
         def step(i: Array, carry: tuple) -> tuple:
             model, opt_state, losses = carry
-            opt = optimiser(lr if lr_end is None else lr * _falling(i, count, lr_end))
+            opt = optimiser(lr if lr_end is None else lr * _falling(i, count, lr_end, lr))
             key_step = jax.random.fold_in(key_steps, i)
             if batch_size:
                 batch = data.take(*draw(seed, i, data.size, batch_size, last_batch))
@@ -285,9 +285,9 @@ def local_training(
     return Fit(fit, gradients, batch_size, options)
 
 
-def _falling(step: Any, count: Array, end: Scalar) -> Array:
+def _falling(step: Any, count: Array, end: Scalar, like: Array) -> Array:
     """The share of the learning rate that holds in a step, from 1 on towards ``end``."""
-    gone = jnp.asarray(step, jnp.float32) / jnp.maximum(count, 1).astype(jnp.float32)
+    gone = jnp.asarray(step, like.dtype) / jnp.maximum(count, 1).astype(like.dtype)
     return 1 - gone * (1 - end)
 
 

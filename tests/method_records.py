@@ -8,9 +8,12 @@ import jax
 from digits import network, normalised, softmax_regression
 from federations import CLASSES, COHORTS, FEATURES, SIZES, logistic, normed
 from methods import Digits, Limit, Record, numeric, uniformly
+from records_clusters import CLUSTERS
 from records_evaluation import EVALUATION
 from records_labels import LABELS
+from records_linear import LINEAR_CORRECTIONS
 from records_partial import PARTIAL
+from records_personal import PERSONAL
 from records_server import SERVER
 from records_sharpness import SHARPNESS
 
@@ -226,8 +229,11 @@ RECORDS: dict[str, Record] = {
     **SHARPNESS,
     **EVALUATION,
     **SERVER,
+    **LINEAR_CORRECTIONS,
     **LABELS,
     **PARTIAL,
+    **PERSONAL,
+    **CLUSTERS,
 }
 
 

@@ -82,6 +82,10 @@ class Record:
     neutral: Numbers = field(default_factory=dict)
     # Numeric options whose effect needs another value than one somewhat below the default.
     vary: Numbers = field(default_factory=dict)
+    # After which each of them has had its effect.
+    rounds: int = 3
+    # Numeric options that change predictions and nothing of the training.
+    evaluated: Collection[str] = ()
 
 
 def missing(names: Collection[str], records: Mapping[str, Record]) -> list[str]:
@@ -129,6 +133,10 @@ def model(state: Any) -> Variables:
         server = server[0]
     if hasattr(server, "initial"):  # the rest is at home; clients who share all keep nothing
         return combine(server.base.model, jax.tree.map(lambda a: a[4], state.clients[0]))
+    while hasattr(server, "base"):
+        server = server.base
+    if hasattr(server, "common"):  # of several models the first
+        return combine(server.common.model, jax.tree.map(lambda a: a[0], server.own.model))
     if hasattr(server, "base"):
         return server.base.model
     if hasattr(server, "model"):

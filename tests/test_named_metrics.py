@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from fedjax_kd import metrics
 from fedjax_kd.core import Data
 from fedjax_kd.engine import measuring
 from fedjax_kd.metrics import METRICS
+from fedjax_kd.metrics.ranking import ascending
 from fedjax_kd.runs.user_functions import named_metrics
 
 ROWS, LABELS = 57, 4
@@ -124,6 +127,15 @@ def test_of_identities_to_be_found_again(logits: np.ndarray) -> None:
             precision.append(reference.average_precision_score(same, near[others]))
     assert value("rank_1", logits, y) == pytest.approx(np.mean(first), rel=1e-5)
     assert value("retrieval_map", logits, y) == pytest.approx(np.mean(precision), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_floats_are_sorted_by_their_bits(dtype: Any) -> None:
+    values = np.random.default_rng(0).normal(size=200)
+    given = jnp.asarray([*values, 0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1e-40], dtype)
+    found, expected = ascending(given), jnp.sort(given)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.astype(float), expected.astype(float))
 
 
 def test_ranks_are_those_among_a_clients_own_rows() -> None:

@@ -40,11 +40,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
 REFUSED = {
     ("ema", "standalone"): "read nothing of the server",
     ("ema", "fedmd"): "read nothing of the server",
+    ("ema", "ditto"): "read nothing of the server",
+    ("ema", "pfedme"): "read nothing of the server",
+    ("ema", "fml"): "read nothing of the server",
+    ("ema", "fedala"): "read nothing of the server",
     **{
         ("ccvr", name): "holds . models of the task's shapes"
         for name in (
             *("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt"),
             *("fedbabu", "fedrep"),
+            "fedper",
+            "fedpav",
+            "pfedhn",
+            "pfedhn_pc",
+            "fedmd",
+            "fedgkt",
+            "hypcluster",
+            "ifca",
+            "fedem",
         )
     },
 }

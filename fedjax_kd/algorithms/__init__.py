@@ -5,9 +5,12 @@ A method is registered by its import and its entry below; `fedjax_kd` takes its 
 
 from collections.abc import Callable as _Callable
 
+from fedjax_kd.algorithms.apfl import apfl
 from fedjax_kd.algorithms.ccvr import ccvr
+from fedjax_kd.algorithms.ditto import ditto
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
+from fedjax_kd.algorithms.fedala import fedala
 from fedjax_kd.algorithms.fedalign import fedalign
 from fedjax_kd.algorithms.fedasam import fedasam
 from fedjax_kd.algorithms.fedavg import fedavg
@@ -15,8 +18,10 @@ from fedjax_kd.algorithms.fedavgm import fedavgm
 from fedjax_kd.algorithms.fedbabu import fedbabu
 from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.fedcurv import fedcurv
+from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.algorithms.feddyn import feddyn
+from fedjax_kd.algorithms.fedem import fedem
 from fedjax_kd.algorithms.fedexp import fedexp
 from fedjax_kd.algorithms.fedgamma import fedgamma
 from fedjax_kd.algorithms.fedgen import fedgen
@@ -33,6 +38,7 @@ from fedjax_kd.algorithms.fedloge import fedloge
 from fedjax_kd.algorithms.fedlsd import fedlsd
 from fedjax_kd.algorithms.fedmd import fedmd, fedmd_groups
 from fedjax_kd.algorithms.fedmixup import fedmixup
+from fedjax_kd.algorithms.fedmoswa import fedmoswa
 from fedjax_kd.algorithms.fednova import fednova
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
@@ -44,13 +50,21 @@ from fedjax_kd.algorithms.fedrs import fedrs
 from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
+from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedyogi import fedyogi
+from fedjax_kd.algorithms.fml import fml
+from fedjax_kd.algorithms.hypcluster import hypcluster
+from fedjax_kd.algorithms.ifca import ifca
+from fedjax_kd.algorithms.knnper import knnper
 from fedjax_kd.algorithms.localkd import localkd
+from fedjax_kd.algorithms.mime import mime
+from fedjax_kd.algorithms.mimelite import mimelite
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
+from fedjax_kd.algorithms.pfedme import pfedme
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
 from fedjax_kd.core import Algorithm as _Algorithm
@@ -95,14 +109,28 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "feddc": feddc,
+    "mimelite": mimelite,
+    "mime": mime,
+    "fedswa": fedswa,
+    "fedmoswa": fedmoswa,
     "fedlc": fedlc,
     "fedrs": fedrs,
-    "fedbabu": fedbabu,
-    "fedrep": fedrep,
     "fedrod": fedrod,
-    "fedloge": fedloge,
     "fedgkd": fedgkd,
     "fedcurv": fedcurv,
+    "fedbabu": fedbabu,
+    "fedrep": fedrep,
+    "fedloge": fedloge,
+    "ditto": ditto,
+    "apfl": apfl,
+    "pfedme": pfedme,
+    "fml": fml,
+    "fedala": fedala,
+    "knnper": knnper,
+    "hypcluster": hypcluster,
+    "ifca": ifca,
+    "fedem": fedem,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Array
-
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
+from fedjax_kd.components.corrections import corrected, tethered
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, local_change
-from fedjax_kd.losses.objectives import plus
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -55,11 +53,8 @@ def fedavg_with_duals(
     def client_update(
         key: Key, received: Variables, dual: PyTree, data: Data, round: Round
     ) -> tuple[Upload, PyTree]:
-        def pull(model: Variables) -> Array:
-            spring = tree.sq_norm(tree.sub(model.params, received.params))
-            return lamb * (0.5 * spring + tree.dot(dual, model.params))
-
-        upload, _ = change_by(key, received, data, plus(task.loss, pull), round)
+        loss = corrected(tethered(task.loss, lamb, received.params), tree.scale(lamb, dual))
+        upload, _ = change_by(key, received, data, loss, round)
         change: Variables = upload.message
         new = tree.add(dual, change.params)
         if duals == "present":

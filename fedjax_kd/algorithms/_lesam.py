@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fedjax_kd import tree
+from fedjax_kd.components.model_parts import model_in
 from fedjax_kd.components.sharpness import direction_of, shifted
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit
@@ -36,23 +37,14 @@ def back_along_the_way(
     def client_update(
         key: Key, received: Any, client: Remembered, data: Data, round: Round
     ) -> tuple[Upload, Remembered]:
-        model = _model_in(received)
+        model = model_in(received)
         back = tree.scale(rho, direction_of(tree.sub(client.model.params, model.params)))
         there = method(task._replace(loss=shifted(task.loss, back)), fit, **options)
         upload, own = there.client_update(key, received, client.own, data, round)
         return upload, Remembered(own, model)
 
     return base._replace(
-        client_init=lambda key, server: Remembered(
-            base.client_init(key, server), _model_in(server)
-        ),
+        client_init=lambda key, server: Remembered(base.client_init(key, server), model_in(server)),
         client_update=client_update,
         predict=lambda server, client, x: base.predict(server, client.own, x),
     )
-
-
-def _model_in(holder: Any) -> Variables:
-    """The model of a message or of a server."""
-    while not isinstance(holder, Variables):
-        holder = holder.base if hasattr(holder, "base") else holder.model
-    return holder

@@ -9,9 +9,9 @@ from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
+from fedjax_kd.components.corrections import tethered
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, Variables, mean
 from fedjax_kd.local import Fit, Fitted, Weighting, local_change
-from fedjax_kd.losses.objectives import plus
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -69,10 +69,8 @@ def fednova(
     def client_update(
         key: Key, received: Variables, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
-        def spring(model: Variables) -> Array:
-            return 0.5 * mu * tree.sq_norm(tree.sub(model.params, received.params))
-
-        upload, fitted = change_by(key, received, data, plus(task.loss, spring), round)
+        loss = tethered(task.loss, mu, received.params)
+        upload, fitted = change_by(key, received, data, loss, round)
         norm, change = length_of(fitted), upload.message
         step = change._replace(params=tree.scale(1 / jnp.where(norm == 0, 1, norm), change.params))
         length = jnp.where(mu == 0, norm, fitted.steps.astype(norm.dtype))

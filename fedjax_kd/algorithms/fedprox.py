@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxtyping import Array
-
-from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.corrections import tethered
 from fedjax_kd.components.sharp_edges import spring_is_stiff, warns_of
 from fedjax_kd.core import Algorithm, Scalar, Variables
 from fedjax_kd.local import Fit
-from fedjax_kd.losses.objectives import Objective, plus
+from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
@@ -41,9 +39,6 @@ def fedprox(task: Task, fit: Fit, *, mu: Scalar = 0.1, **options: Any) -> Algori
     """
 
     def objective(received: Variables) -> Objective:
-        def spring(model: Variables) -> Array:
-            return 0.5 * mu * tree.sq_norm(tree.sub(model.params, received.params))
-
-        return plus(task.loss, spring)
+        return tethered(task.loss, mu, received.params)
 
     return fedavg(task, fit, objective=objective, **options)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
-from fedjax_kd.components.sharp_edges import momentum_wants_sgd, warns_of
+from fedjax_kd.components.sharp_edges import wants_sgd, warns_of
 from fedjax_kd.components.sharpness import sharp_ascent, steered, uphill
 from fedjax_kd.core import Algorithm, Client, Data, Key, PyTree, Round, Scalar, Upload, mean
 from fedjax_kd.local import Fit, Weighting, local_change
@@ -31,7 +31,7 @@ class Travelled(NamedTuple):
 
 
 @extends(fedavg, fixes=["objective"])
-@warns_of(momentum_wants_sgd)
+@warns_of(wants_sgd("MoFedSAM"))
 def mofedsam(
     task: Task,
     fit: Fit,

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_kd import tree
+from fedjax_kd.algorithms._controls import Controlled, with_controls
 from fedjax_kd.algorithms.fedavg import fedavg
+from fedjax_kd.components.corrections import corrected
 from fedjax_kd.components.sharp_edges import option_two_wants_sgd, warns_of
-from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, mean, total
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, total
 from fedjax_kd.local import Fit, Weighting, local_change
-from fedjax_kd.losses.objectives import plus, whole_gradient
+from fedjax_kd.losses.objectives import whole_gradient
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
 
 ControlOption = Literal["I", "II"]
-
-
-class Controlled(NamedTuple):
-    """A server or a model with its control variate, a tree like the parameters."""
-
-    base: Any
-    control: PyTree
 
 
 @extends(fedavg, fixes=["objective"])
@@ -66,17 +61,12 @@ def scaffold(
     base = fedavg(task, fit, weighting=weighting, **options)
     change_by = local_change(fit, weighting)
 
-    def server_init(key: Key) -> Controlled:
-        server = base.server_init(key)
-        return Controlled(server, tree.zeros_like(server.model.params))
-
     def client_update(
         key: Key, received: Controlled, control: PyTree, data: Data, round: Round
     ) -> tuple[Upload, PyTree]:
         drift = tree.sub(received.control, control)
-        # The gradient of a linear term is the correction, whatever the local optimiser is.
-        corrected = plus(task.loss, lambda model: tree.dot(drift, model.params))
-        upload, fitted = change_by(key, received.base, data, corrected, round)
+        loss = corrected(task.loss, drift)
+        upload, fitted = change_by(key, received.base, data, loss, round)
         if option == "I":
             _, _, new = whole_gradient(task.loss, received.base, data, jax.random.fold_in(key, 1))
         else:
@@ -84,17 +74,7 @@ def scaffold(
             new = tree.sub(tree.neg(drift), tree.scale(1 / travel, upload.message.params))
         return upload._replace(message=Controlled(upload.message, tree.sub(new, control))), new
 
-    def server_update(key: Key, server: Controlled, update: Controlled, round: Round) -> Controlled:
-        moved = base.server_update(key, server.base, update.base, round)
-        change = tree.scale(1 / round.population, update.control)
-        return Controlled(moved, tree.add(server.control, change))
+    def learnt(control: PyTree, changes: PyTree, round: Round) -> PyTree:
+        return tree.add_scaled(control, 1 / round.population, changes)
 
-    return base._replace(
-        server_init=server_init,
-        client_init=lambda key, server: tree.zeros_like(server.control),
-        broadcast=lambda server, number, round: Controlled(server.base.model, server.control),
-        client_update=client_update,
-        aggregate=Controlled(mean, total),
-        server_update=server_update,
-        predict=lambda server, client, x: base.predict(server.base, (), x),
-    )
+    return with_controls(base, client_update, total, learnt)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import jax
-
 from fedjax_kd.algorithms._partial import fedavg_without
+from fedjax_kd.components.model_parts import everything
 from fedjax_kd.core import Algorithm
 from fedjax_kd.local import Fit
 from fedjax_kd.task import Task
@@ -29,5 +28,4 @@ def standalone(task: Task, fit: Fit) -> Algorithm:
 
     Source: common practice; "local only" in the tables of most papers on personalisation.
     """
-    everything = jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
-    return fedavg_without(task, fit, everything)
+    return fedavg_without(task, fit, everything(task))

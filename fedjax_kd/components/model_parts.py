@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,11 @@ def other(part: Part) -> Part:
       {'b': False, 'w': True}
     """
     return jax.tree.map(operator.not_, part)
+
+
+def everything(task: Task) -> Part:
+    """All values of the model."""
+    return jax.tree.map(lambda _: True, jax.eval_shape(task.init, jax.random.key(0)))
 
 
 def nonempty_head(task: Task) -> Part:
@@ -211,6 +217,13 @@ def combine(a: PyTree, b: PyTree) -> PyTree:
       {'b': 2.0, 'w': 1.0}
     """
     return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None)
+
+
+def model_in(holder: Any) -> Variables:
+    """The model of a message or of a server, which may be another method's with more beside it."""
+    while not isinstance(holder, Variables):
+        holder = holder.base if hasattr(holder, "base") else holder.model
+    return holder
 
 
 def models_like(

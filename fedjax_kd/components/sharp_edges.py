@@ -78,14 +78,29 @@ def option_two_wants_sgd(given: Arguments) -> str | None:
     )
 
 
-def momentum_wants_sgd(given: Arguments) -> str | None:
-    """MoFedSAM's direction with a step that is not learning rate times gradient."""
-    what = _other_than_sgd(given)
-    if what is None:
+def wants_sgd(method: str) -> Callable[[Arguments], str | None]:
+    """A method's mean gradient with a step that is not learning rate times gradient."""
+
+    def edge(given: Arguments) -> str | None:
+        what = _other_than_sgd(given)
+        if what is None:
+            return None
+        return (
+            f"{method} takes the clients' change over the sum of their learning rates for a "
+            f"gradient, but with {what} their steps are longer or shorter than that: train with "
+            "plain SGD."
+        )
+
+    return edge
+
+
+def last_round_asks(plan: Plan) -> str | None:
+    """Mime's last round, if it only asks for gradients."""
+    if plan.num_rounds % 2 == 0:
         return None
     return (
-        "MoFedSAM takes the clients' change over the sum of their learning rates for a gradient, "
-        f"but with {what} their steps are longer or shorter than that: train with plain SGD."
+        f"num_rounds is {plan.num_rounds}, but Mime trains in every second round, after one that "
+        "asks for gradients, and the last would ask in vain: take an even number."
     )
 
 
@@ -103,12 +118,28 @@ def alignment_wants_clipping(given: Arguments) -> str | None:
 
 def spring_is_stiff(given: Arguments) -> str | None:
     """FedProx with a step that overshoots the received model."""
-    rate, mu = _local(given).get("client_lr"), given["mu"]
-    if not (isinstance(rate, Real) and isinstance(mu, Real)) or float(rate) * float(mu) < 2:
+    return _overshoots("client_lr", _local(given).get("client_lr"), "mu", given["mu"])
+
+
+def own_spring_is_stiff(given: Arguments) -> str | None:
+    """Ditto with a step of the client's own model that overshoots the received one."""
+    return _overshoots("client_lr", _local(given).get("client_lr"), "lamb", given["lamb"])
+
+
+def inner_spring_is_stiff(given: Arguments) -> str | None:
+    """pFedMe with inner steps that overshoot the local model."""
+    return _overshoots("inner_lr", given["inner_lr"], "lamb", given["lamb"])
+
+
+def _overshoots(rate_name: str, rate: Any, name: str, strength: Any) -> str | None:
+    """Steps too long for a proximal term, which each of them would carry beyond its middle."""
+    if not (isinstance(rate, Real) and isinstance(strength, Real)):
+        return None
+    if float(rate) * float(strength) < 2:
         return None
     return (
-        f"client_lr times mu is {float(rate) * float(mu):g}, but from 2 on the proximal term alone "
-        "makes local training unstable: take smaller ones."
+        f"{rate_name} times {name} is {float(rate) * float(strength):g}, but from 2 on the "
+        "proximal term alone makes local training unstable: take smaller ones."
     )
 
 
@@ -162,6 +193,16 @@ def first_moment_is_left_out(given: Arguments) -> str | None:
     return (
         "beta_1 is given, but FedAdagrad in the variant 'tff' has no first moment and does not "
         "read it: take variant='paper'."
+    )
+
+
+def examples_are_left_out(given: Arguments) -> str | None:
+    """FedDC's weights by examples, where all clients count alike."""
+    if given["variant"] == "code" or given["total_examples"] is None:
+        return None
+    return (
+        "total_examples is given, but FedDC in the variant 'paper' has no weights by examples and "
+        "does not read it: take variant='code'."
     )
 
 

@@ -15,6 +15,21 @@ from fedjax_kd.metrics.metric import Metric, Sighting, mean_known, ratio
 _RANKS = (1, 5, 10)  # at which it is told whether a retrieval was right
 
 
+def ascending(values: Float[Array, " N"]) -> Float[Array, " N"]:
+    """Sorted floats, NaN last.
+
+    By their bits: XLA's CPU backend sorts integers ten times as fast as floats.
+    """
+    canonical = jnp.where(jnp.isnan(values), jnp.nan, values)
+    integer = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(canonical, integer)
+    # Negative floats have the larger bits the smaller they are.
+    flipped = jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+    found = jax.lax.sort(flipped, is_stable=False)
+    back = jnp.where(found < 0, found ^ jnp.iinfo(integer).max, found)
+    return jax.lax.bitcast_convert_type(back, values.dtype)
+
+
 def wins(
     scores: Float[Array, "N L"], positive: Float[Array, "N L"], weights: Float[Array, "N L"]
 ) -> tuple[Array, Array, Array]:
@@ -27,7 +42,7 @@ def wins(
     no = jnp.where(kept, 1.0 - positive, 0.0)
 
     def below(own: Array, negative: Array) -> Array:
-        others = jnp.sort(jnp.where(negative > 0, own, jnp.inf))
+        others = ascending(jnp.where(negative > 0, own, jnp.inf))
         low, high = (jnp.searchsorted(others, own, side=side) for side in ("left", "right"))
         return (low + high).astype(jnp.float32) / 2
 
@@ -55,7 +70,7 @@ def precisions(
 
     def at_rank(own: Array, positive: Array, kept: Array) -> Array:
         def as_high(counted: Array) -> Array:
-            found = jnp.sort(jnp.where(counted, own, -jnp.inf))
+            found = ascending(jnp.where(counted, own, -jnp.inf))
             return (len(own) - jnp.searchsorted(found, own, side="left")).astype(jnp.float32)
 
         return as_high(positive > 0) / jnp.maximum(as_high(kept), 1.0)

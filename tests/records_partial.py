@@ -22,7 +22,7 @@ PARTIAL: dict[str, Record] = {
         limit=Limit(NOTHING | {"tune_epochs": 0}, gap=1e-7),
         digits=NETWORK,
         neutral={"tune_lr": 0.1},  # that of the contract's local training
-        evaluated=("tune_lr",),
+        evaluated={"tune_lr"},
     ),
     "fedrep": Record(
         task=partial(logistic, hidden=2),

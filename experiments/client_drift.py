@@ -32,6 +32,7 @@ Task = Literal["quadratic", "mnist"]
 
 CLIENTS, ROWS, INPUTS = 10, 40, 5
 ABOVE = "loss above the optimum"
+FLOOR = 1e-6  # of losses in float32, which cannot tell less apart
 
 
 class Case(NamedTuple):
@@ -129,7 +130,7 @@ def quadratic(method: str, case: Case, seed: int) -> list[dict[str, float]]:
         seed=seed,
     )
     return [
-        {"round": row["round"] / per_round, ABOVE: row["test_loss"] - least}
+        {"round": row["round"] / per_round, ABOVE: max(row["test_loss"] - least, FLOOR)}
         for row in result.history
         if "test_loss" in row
     ]

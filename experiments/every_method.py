@@ -106,6 +106,7 @@ METHODS: Mapping[str, Arguments] = {
     "ifca": {},
     "fedem": {},
     "pfedsim": {"warmup": 30},
+    "fedproto": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -117,7 +118,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      63
+      64
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -43,6 +43,7 @@ from fedjax_kd.algorithms.fednova import fednova
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
+from fedjax_kd.algorithms.fedproto import fedproto
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedrep import fedrep
 from fedjax_kd.algorithms.fedrod import fedrod
@@ -133,6 +134,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "ifca": ifca,
     "fedem": fedem,
     "pfedsim": pfedsim,
+    "fedproto": fedproto,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

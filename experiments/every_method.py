@@ -107,6 +107,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedem": {},
     "pfedsim": {"warmup": 30},
     "fedproto": {},
+    "fd": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -118,7 +119,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      64
+      65
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

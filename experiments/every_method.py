@@ -83,6 +83,7 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "qfedavg": {},
     "feddc": {"client_lr": 0.02},
     "mimelite": {"client_lr": 0.005},
     "mime": {"client_lr": 0.01},
@@ -116,7 +117,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      62
+      63
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -29,4 +29,10 @@ SERVER: dict[str, Record] = {
         digits=LINEAR,
         vary={"eps": 0.1},
     ),
+    "qfedavg": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL + 4, 0),
+        limit=Limit({"q": 0.0}, 1e-6, uniformly),
+        digits=LINEAR,
+    ),
 }

@@ -65,6 +65,7 @@ from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.pfedme import pfedme
+from fedjax_kd.algorithms.qfedavg import qfedavg
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
 from fedjax_kd.core import Algorithm as _Algorithm
@@ -109,6 +110,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "qfedavg": qfedavg,
     "feddc": feddc,
     "mimelite": mimelite,
     "mime": mime,

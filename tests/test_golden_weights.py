@@ -1,0 +1,94 @@
+"""Golden vectors of servers that weigh clients by their losses, labels or domains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import federation, gap, in_round, logistic, play, rounds, task_of
+from test_golden import one_row_a_client
+from vectors import golden, keys_of, number
+
+from fedjax_kd.algorithms import fedavg, qfedavg
+from fedjax_kd.core import Algorithm, Data, Key, Round, Variables
+from fedjax_kd.local import Fit, Fitted, local_training
+from fedjax_kd.task import Task
+
+
+def arrays(vectors: dict[str, np.ndarray], prefix: str) -> list[jnp.ndarray]:
+    """The weights ``PREFIX0``, ``PREFIX1``, ... of a model."""
+    count = sum(key.startswith(prefix) for key in vectors)
+    return [jnp.asarray(vectors[f"{prefix}{n}"], float) for n in range(count)]
+
+
+def with_losses(start: Any) -> Task:
+    """A model of given parameters, whose losses are the inputs."""
+    base = task_of(lambda key: Variables(start), lambda model, x, key=None: (x, model.stats))
+    return base._replace(example_loss=lambda outputs, y: outputs)
+
+
+def arriving(models: Any, lr: float) -> Fit:
+    """Local training that arrives at entry k of ``models`` in a step of rate ``lr``."""
+
+    def fit(key: Key, model: Variables, data: Data, objective: Any, round: Round) -> Fitted:
+        own = [jnp.stack(leaf)[data.client] for leaf in zip(*models, strict=True)]
+        return Fitted(Variables(own), jnp.float32(0), jnp.int32(1), jnp.asarray(lr))
+
+    return Fit(fit, lambda sizes, *_: sizes)
+
+
+def uploaded(method: Algorithm, data: Data) -> Any:
+    """What a client would send in the first round."""
+    server = method.server_init(jax.random.key(0))
+    received = method.broadcast(server, jnp.int32(data.client), in_round())
+    client = method.client_init(jax.random.key(1), server)
+    return method.client_update(jax.random.key(2), received, client, data, in_round())[0].message
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("key", "parts"), keys_of("qfedavg_step", r"out_q(\w+)_h"))
+def test_qfedavg_step(key: str, parts: tuple[str]):
+    vectors = golden("qfedavg_step")
+    losses = jnp.asarray(vectors["in_losses"], float)
+    trained = [arrays(vectors, f"in_new{k}_w") for k in range(len(losses))]
+    method = qfedavg(
+        with_losses(arrays(vectors, "in_w")),
+        arriving(trained, float(vectors["in_lr"])),
+        q=number(*parts),
+    )
+    pool = one_row_a_client(len(losses), losses)
+    ((state, _),) = rounds(method, pool, [range(len(losses))])
+    for n, found in enumerate(state.server.model.params):
+        np.testing.assert_allclose(found, vectors[key.replace("_h", f"_w{n}")], rtol=1e-9)
+    for k, expected in enumerate(vectors[key]):
+        message = uploaded(method, pool.of(jnp.int32(k)))
+        np.testing.assert_allclose(message.curvature, expected, rtol=1e-9)
+
+
+def test_qfedavg_lets_the_rate_decay():
+    """The server's step is in units of the rate that clients had in this round."""
+    fit = local_training(client_lr=0.1, batch_size=0, lr_decay=0.5)
+    data, cohorts = federation().train, [(0, 4), (3, 4)]
+    found, _ = play(qfedavg(logistic(), fit, q=0.0), data, cohorts)
+    expected, _ = play(fedavg(logistic(), fit, weighting="uniform"), data, cohorts)
+    assert gap(found.server.model, expected.server.model) < 1e-6
+
+
+@pytest.mark.parametrize("q", [0.5, 5.0])
+def test_qfedavg_of_no_loss_stays_where_it_is(q: float):
+    start = [jnp.ones(2)]
+    method = qfedavg(with_losses(start), arriving([[jnp.zeros(2)]], 0.1), q=q)
+    ((state, _),) = rounds(method, one_row_a_client(1, jnp.zeros(1)), [[0]])
+    np.testing.assert_allclose(state.server.model.params[0], start[0], atol=1e-6)
+
+
+def test_qfedavg_of_equal_losses_goes_where_fedavg_goes_and_less_far():
+    start, trained = [jnp.zeros(2)], [[jnp.array([1.0, 0.0])], [jnp.array([0.0, 0.5])]]
+    pool = one_row_a_client(2, jnp.array([2.0, 2.0]))
+    ((state, _),) = rounds(qfedavg(with_losses(start), arriving(trained, 0.1)), pool, [[0, 1]])
+    x, y = state.server.model.params[0]
+    assert 0 < x < 0.5
+    np.testing.assert_allclose(y, 0.5 * x, rtol=1e-5)

@@ -84,6 +84,7 @@ METHODS: Mapping[str, Arguments] = {
     "fednova": {},
     "fedexp": {},
     "qfedavg": {},
+    "feddisco": {},
     "feddc": {"client_lr": 0.02},
     "mimelite": {"client_lr": 0.005},
     "mime": {"client_lr": 0.01},
@@ -117,7 +118,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      63
+      64
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -35,4 +35,10 @@ SERVER: dict[str, Record] = {
         limit=Limit({"q": 0.0}, 1e-6, uniformly),
         digits=LINEAR,
     ),
+    "feddisco": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL + 4 * CLASSES, 0),
+        limit=Limit({"a": 0.0, "b": 0.0}, 1e-6),
+        digits=LINEAR,
+    ),
 }

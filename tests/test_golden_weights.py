@@ -12,8 +12,9 @@ from federations import federation, gap, in_round, logistic, play, rounds, task_
 from test_golden import one_row_a_client
 from vectors import golden, keys_of, number
 
-from fedjax_kd.algorithms import fedavg, qfedavg
-from fedjax_kd.core import Algorithm, Data, Key, Round, Variables
+from fedjax_kd.algorithms import fedavg, feddisco, qfedavg
+from fedjax_kd.components.label_distances import label_distances
+from fedjax_kd.core import Algorithm, Data, Key, Pool, Round, Variables
 from fedjax_kd.local import Fit, Fitted, local_training
 from fedjax_kd.task import Task
 
@@ -92,3 +93,71 @@ def test_qfedavg_of_equal_losses_goes_where_fedavg_goes_and_less_far():
     x, y = state.server.model.params[0]
     assert 0 < x < 0.5
     np.testing.assert_allclose(y, 0.5 * x, rtol=1e-5)
+
+
+def with_labels(counts: np.ndarray) -> Pool:
+    """Clients that have so many labels of each class."""
+    sizes = counts.sum(1)
+    y = np.concatenate([np.repeat(np.arange(counts.shape[1]), own) for own in counts])
+    rows = jnp.arange(len(y), dtype=jnp.int32)
+    starts = jnp.asarray(np.cumsum(sizes) - sizes, jnp.int32)
+    return Pool(rows, jnp.asarray(y, jnp.int32), rows, starts, jnp.asarray(sizes, jnp.int32))
+
+
+def votes_of(counts: np.ndarray, cohort: Any = None, **options: Any) -> np.ndarray:
+    """The shares of clients in a mean, of which each one's change is a coordinate of its own."""
+    clients, classes = counts.shape
+
+    def apply(model: Variables, x: Any, key: Any = None) -> tuple[Any, Any]:
+        return jnp.zeros((len(x), classes)), model.stats
+
+    task = task_of(lambda key: Variables([jnp.zeros(clients)]), apply)
+    method = feddisco(task, arriving([[own] for own in jnp.eye(clients)], 0.1), **options)
+    cohort = range(clients) if cohort is None else cohort
+    ((state, _),) = rounds(method, with_labels(counts), [cohort])
+    return np.asarray(state.server.model.params[0])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("key", "parts"), keys_of("server_rules", r"out_disco_weights_(\w+)"))
+def test_feddisco_votes(key: str, parts: tuple[Any]):
+    vectors = golden("server_rules")
+    numbers = {name: float(vectors[f"in_disco_{name}"]) for name in "ab"}
+    found = votes_of(vectors["in_disco_counts"], distance=parts[0], **numbers)
+    np.testing.assert_allclose(found, vectors[key], rtol=1e-5, atol=1e-7)
+    counts = jnp.asarray(vectors["in_disco_counts"], float)
+    apart = label_distances(counts, parts[0], "uniform")
+    np.testing.assert_allclose(apart, vectors[key.replace("weights", "diff")], rtol=1e-9)
+
+
+COUNTS = np.array([[6, 0, 0], [0, 2, 0], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("target", ["uniform", "cohort"])
+@pytest.mark.parametrize("distance", ["kl", "l1", "l2", "cosine"])
+def test_feddisco_without_any_vote_is_fedavg(distance: Any, target: Any):
+    found = votes_of(COUNTS, a=1e4, b=0.0, distance=distance, target=target)
+    np.testing.assert_allclose(found, COUNTS.sum(1) / COUNTS.sum(), rtol=1e-6)
+
+
+def test_feddisco_of_the_cohort_s_labels():
+    """A class that nobody holds is at no distance."""
+    found = votes_of(COUNTS, a=0.1, b=0.0, distance="l1", target="cohort")
+    aim = np.array([0.7, 0.3, 0])
+    shares = COUNTS / COUNTS.sum(1, keepdims=True)
+    votes = COUNTS.sum(1) / COUNTS.sum() - 0.1 * np.abs(shares - aim).sum(1)
+    np.testing.assert_allclose(found, votes / votes.sum(), rtol=1e-5)
+
+
+def test_feddisco_looks_at_the_cohort_alone():
+    """Neither who was not asked nor who has nothing counts among the divergences."""
+    counts = np.concatenate([COUNTS, np.zeros((1, 3), int)])
+    found = votes_of(counts, cohort=[0, 2, 3])
+    np.testing.assert_allclose(found[[0, 2]], votes_of(COUNTS[[0, 2]]), rtol=1e-6)
+    assert found[1] == found[3] == 0
+
+
+@pytest.mark.parametrize("name", ["distance", "target"])
+def test_feddisco_says_what_there_is(name: str):
+    with pytest.raises(ValueError, match=f"{name} is 'far', but must be one of"):
+        votes_of(COUNTS, **{name: "far"})

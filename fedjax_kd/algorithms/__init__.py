@@ -20,6 +20,7 @@ from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.fedcurv import fedcurv
 from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
+from fedjax_kd.algorithms.feddisco import feddisco
 from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedem import fedem
 from fedjax_kd.algorithms.fedexp import fedexp
@@ -111,6 +112,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fednova": fednova,
     "fedexp": fedexp,
     "qfedavg": qfedavg,
+    "feddisco": feddisco,
     "feddc": feddc,
     "mimelite": mimelite,
     "mime": mime,

@@ -85,6 +85,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedexp": {},
     "qfedavg": {},
     "feddisco": {},
+    "agnostic_fedavg": {},
     "feddc": {"client_lr": 0.02},
     "mimelite": {"client_lr": 0.005},
     "mime": {"client_lr": 0.01},
@@ -118,7 +119,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      64
+      65
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -8,14 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import federation, gap, in_round, logistic, play, rounds, task_of
+from federations import federation, gap, in_round, logistic, play, rounds, start, task_of
 from test_golden import one_row_a_client
+from test_golden_server import SHARES
 from vectors import golden, keys_of, number
 
-from fedjax_kd.algorithms import fedavg, feddisco, qfedavg
+from fedjax_kd import tree
+from fedjax_kd.algorithms import agnostic_fedavg, fedavg, feddisco, qfedavg
+from fedjax_kd.components.agnostic import DomainWeights, reweighted
 from fedjax_kd.components.label_distances import label_distances
 from fedjax_kd.core import Algorithm, Data, Key, Pool, Round, Variables
+from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.local import Fit, Fitted, local_training
+from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.task import Task
 
 
@@ -161,3 +166,121 @@ def test_feddisco_looks_at_the_cohort_alone():
 def test_feddisco_says_what_there_is(name: str):
     with pytest.raises(ValueError, match=f"{name} is 'far', but must be one of"):
         votes_of(COUNTS, **{name: "far"})
+
+
+COHORTS = ((0, 1, 2), (0, 2), (1,))  # of the vectors
+
+
+def in_order(lr: float, batch_size: int, epochs: int) -> Fit:
+    """SGD through the examples in their order, whose last batch wraps around."""
+
+    def fit(key: Key, model: Variables, data: Data, objective: Any, round: Round) -> Fitted:
+        steps = -(-data.size * epochs // batch_size)
+
+        def step(i: Any, model: Variables) -> Variables:
+            positions = (i * batch_size + jnp.arange(batch_size, dtype=jnp.int32)) % data.size
+            batch = data.take(positions, jnp.ones(batch_size))
+            _, stats, slope = gradient(objective, model, batch, key)
+            return Variables(tree.add_scaled(model.params, -lr, slope), stats)
+
+        model = jax.lax.fori_loop(0, steps, step, model)
+        return Fitted(model, jnp.float32(0), steps, steps.astype(float) * lr)
+
+    return Fit(fit, lambda sizes, *_: sizes, batch_size)
+
+
+@pytest.mark.usefixtures("float64")
+def test_agnostic_fedavg_rounds():
+    vectors = golden("agnostic_fedavg")
+    x, y, domain = ([vectors[f"in_{name}{k}"] for k in range(3)] for name in ("x", "y", "domain"))
+    sizes = np.array([len(own) for own in y])
+    rows = jnp.arange(sizes.sum(), dtype=jnp.int32)
+    inputs = jnp.asarray(np.concatenate(x), float), jnp.asarray(np.concatenate(domain))
+    starts, owned = (jnp.asarray(a, jnp.int32) for a in (np.cumsum(sizes) - sizes, sizes))
+    pool = Pool(inputs, jnp.asarray(np.concatenate(y), jnp.int32), rows, starts, owned)
+
+    def apply(model: Variables, x: Any, key: Any = None) -> tuple[Any, Any]:
+        return x[0] @ model.params["W"].T + model.params["b"][None], model.stats
+
+    first = Variables({name: jnp.asarray(vectors[f"in_{name}"], float) for name in "Wb"})
+    method = agnostic_fedavg(
+        task_of(lambda key: first, apply),
+        in_order(*(vectors[f"in_{name}"].item() for name in ("lr", "batch_size", "epochs"))),
+        population=3,
+        server_lr=float(vectors["in_server_lr"]),
+        domain_lr=float(vectors["in_domain_lr"]),
+        window=int(vectors["in_window"]),
+        domains=len(vectors["in_lambda0"]),
+        domain_of=lambda batch: batch.x[1],
+    )
+    state = start([method], np.zeros(3, int))
+    given = jnp.asarray(vectors["in_lambda0"], float)
+    known = state.server.domains._replace(log_weights=jnp.log(given / given.sum()))
+    state = state._replace(server=state.server._replace(domains=known))
+    for r, (after, _) in enumerate(rounds(method, pool, COHORTS, state=state)):
+        base, known = after.server
+        for name, found in base.model.params.items():
+            np.testing.assert_allclose(found, vectors[f"out_r{r}_{name}"], **SHARES)
+        np.testing.assert_allclose(
+            jnp.exp(known.log_weights), vectors[f"out_r{r}_lambda"], **SHARES
+        )
+        np.testing.assert_array_equal(known.window, vectors[f"out_r{r}_window"])
+
+
+@pytest.mark.usefixtures("float64")
+def test_exponentiated_gradient():
+    vectors = golden("agnostic_fedavg")
+    given, loss = (jnp.asarray(vectors[f"in_eg_{name}"], float) for name in ("w", "loss"))
+    known = DomainWeights(jnp.log(given), jnp.ones((1, len(given))), jnp.ones(len(given)))
+    after = reweighted(known, loss, jnp.ones(len(given)), float(vectors["in_eg_lr"]))
+    np.testing.assert_allclose(jnp.exp(after.log_weights), vectors["out_eg"], rtol=1e-7)
+
+
+def test_agnostic_fedavg_knows_clients_by_their_number():
+    """Each is its own domain, of whose examples nothing is forgotten while it is away."""
+    data, fit = federation().train, local_training(client_lr=0.1, batch_size=4)
+    method = agnostic_fedavg(logistic(), fit, population=6, domain_lr=0.5)
+    first, second = (state.server for state, _ in rounds(method, data, [(0, 4, 1), (3,)]))
+    asked = np.isin(np.arange(6), [0, 4])
+    assert (first.domains.log_weights[asked] > first.domains.log_weights[~asked].max()).all()
+    np.testing.assert_allclose(np.exp(first.domains.log_weights).sum(), 1, rtol=1e-6)
+    np.testing.assert_array_equal(first.domains.window, [[7, 0, 0, 0, 12, 0]])
+    np.testing.assert_array_equal(second.domains.latest, [7, 1, 1, 5, 12, 1])
+    received = method.broadcast(second, jnp.int32(4), in_round())
+    weight = np.exp(second.domains.log_weights[4]) / 12
+    np.testing.assert_allclose(received.weights, [weight], rtol=1e-6)
+
+
+def test_agnostic_fedavg_of_labels():
+    """By the command line domains can be classes; one that nobody holds loses weight."""
+    data, fit = federation().train, local_training(client_lr=0.1, batch_size=4)
+    method = agnostic_fedavg(logistic(), fit, population=6, domains=5)
+    state, _ = play(method, data, [(0, 4)])
+    held = [data.y[data.rows[start : start + size]] for start, size in ((0, 7), (13, 12))]
+    counts = np.bincount(np.concatenate(held), minlength=5)
+    np.testing.assert_array_equal(state.server.domains.window, [counts])
+    assert (state.server.domains.log_weights[3:] < state.server.domains.log_weights[:3].min()).all()
+    assert np.isfinite(method.broadcast(state.server, jnp.int32(0), in_round()).weights).all()
+
+
+def test_agnostic_fedavg_counts_nothing_outside_its_domains():
+    """Clients whose examples are all elsewhere have no vote, and nobody moves."""
+    data, fit = federation().train, local_training(client_lr=0.1, batch_size=4)
+    method = agnostic_fedavg(
+        logistic(), fit, population=6, domains=2, domain_of=lambda batch: batch.y + 2
+    )
+    state, _ = play(method, data, [(0, 4)] * 2)
+    assert gap(state.server.base.model, method.server_init(jax.random.key(0)).base.model) == 0
+    np.testing.assert_allclose(np.exp(state.server.domains.log_weights), 0.5, rtol=1e-6)
+
+
+def test_agnostic_fedavg_says_what_is_wrong():
+    data, fit = federation(), local_training(client_lr=0.1, batch_size=4)
+    with pytest.raises(ValueError, match="domain_of is given, but domains=0 makes each client"):
+        agnostic_fedavg(logistic(), fit, population=6, domain_of=lambda batch: batch.y)
+    with pytest.raises(ValueError, match="population is 5, but the federation has 6 clients"):
+        check_algorithm(agnostic_fedavg(logistic(), fit, population=5), data.train)
+    values = data.train._replace(y=data.train.x[:, 0])
+    square = logistic()._replace(example_loss=lambda outputs, y: (outputs[:, 0] - y) ** 2)
+    with pytest.raises(TypeError, match="domains=3 takes labels for domains, but the targets"):
+        check_algorithm(agnostic_fedavg(square, fit, population=6, domains=3), values)

@@ -5,6 +5,7 @@ A method is registered by its import and its entry below; `fedjax_kd` takes its 
 
 from collections.abc import Callable as _Callable
 
+from fedjax_kd.algorithms.agnostic_fedavg import agnostic_fedavg
 from fedjax_kd.algorithms.apfl import apfl
 from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.ditto import ditto
@@ -113,6 +114,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedexp": fedexp,
     "qfedavg": qfedavg,
     "feddisco": feddisco,
+    "agnostic_fedavg": agnostic_fedavg,
     "feddc": feddc,
     "mimelite": mimelite,
     "mime": mime,

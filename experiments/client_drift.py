@@ -10,14 +10,14 @@ FedNova's does not (Wang et al., 2020).
     python -m experiments.client_drift mnist --data-dir DIR
 
 The quadratic federation is linear regression: ten clients with slopes and spreads of their own,
-of which in "uneven" each takes 5 to 50 local steps. ``DIR`` holds ``mnist.npz``.
+which take 20 local steps each or, "uneven", 5 to 50. ``DIR`` holds ``mnist.npz``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +31,24 @@ from fedjax_kd.report import bands, figures
 Task = Literal["quadratic", "mnist"]
 
 CLIENTS, ROWS, INPUTS = 10, 40, 5
-ROUNDS = 200
-STEPS = {"even": (20,) * CLIENTS, "uneven": tuple(range(5, 55, 5))}
 ABOVE = "loss above the optimum"
+FLOOR = 1e-6  # of losses in float32, which cannot tell less apart
+
+
+class Case(NamedTuple):
+    """How clients train on `regression`."""
+
+    steps: tuple[int, ...]  # of each client in a round
+    client_lr: float
+    rounds: int
+
+
+_UNEVEN = tuple(range(5, 55, 5))
+CASES = {
+    "even": Case((20,) * CLIENTS, 0.01, 400),
+    "uneven": Case(_UNEVEN, 0.01, 400),
+    "uneven, short steps": Case(_UNEVEN, 0.002, 1500),
+}
 
 QUADRATIC: Mapping[str, Mapping[str, Any]] = {
     "fedavg": {},
@@ -93,18 +108,19 @@ def regression(seed: int) -> tuple[fk.Federation, float]:
     return federation, float(np.mean(np.square(known @ best - target)))
 
 
-def quadratic(method: str, steps: tuple[int, ...], seed: int) -> list[dict[str, float]]:
+def quadratic(method: str, case: Case, seed: int) -> list[dict[str, float]]:
     """The rows of a run on `regression`, with `ABOVE`."""
     federation, least = regression(seed)
     build = fk.MODELS["logistic"](federation.input_shape, 1)
     task = fk.from_nnx(build, prepare=federation.prepare, example_loss=federation.example_loss)
-    own = np.array(steps, np.int32)
+    own = np.array(case.steps, np.int32)
 
     def of_client(client: Any, round: Any) -> Any:
         return own[client] if isinstance(client, np.ndarray) else jnp.asarray(own)[client]
 
-    fit = fk.local_training(client_lr=0.05, batch_size=ROWS, steps=of_client)
-    rounds = ROUNDS * (2 if method == "mime" else 1)  # of which one of two asks for gradients
+    fit = fk.local_training(client_lr=case.client_lr, batch_size=ROWS, steps=of_client)
+    per_round = 2 if method == "mime" else 1  # of which one asks for gradients
+    rounds = per_round * case.rounds
     result = fk.train(
         REGISTRY[method](task, fit, **QUADRATIC[method]),
         federation,
@@ -113,9 +129,8 @@ def quadratic(method: str, steps: tuple[int, ...], seed: int) -> list[dict[str, 
         eval_every=rounds // 20,
         seed=seed,
     )
-    per_round = rounds // ROUNDS
     return [
-        {"round": row["round"] / per_round, ABOVE: row["test_loss"] - least}
+        {"round": row["round"] / per_round, ABOVE: max(row["test_loss"] - least, FLOOR)}
         for row in result.history
         if "test_loss" in row
     ]
@@ -124,18 +139,19 @@ def quadratic(method: str, steps: tuple[int, ...], seed: int) -> list[dict[str, 
 def quadratics(choice: Choice) -> str:
     """Trains all methods; a table of what is left above the optimum, and where the picture is."""
     methods = choice.methods or list(QUADRATIC)
-    lines = [f"| method | {' | '.join(STEPS)} |", "|---|---|---|"]
+    lines = [f"| method | {' | '.join(CASES)} |", f"|{'---|' * (1 + len(CASES))}"]
     panels: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
-    for name, steps in STEPS.items():
-        panels[name] = {m: [quadratic(m, steps, s) for s in range(choice.seeds)] for m in methods}
+    for name, case in CASES.items():
+        panels[name] = {m: [quadratic(m, case, s) for s in range(choice.seeds)] for m in methods}
     for method in methods:
-        ends = [[rows[-1][ABOVE] for rows in panels[name][method]] for name in STEPS]
+        ends = [[rows[-1][ABOVE] for rows in panels[name][method]] for name in CASES]
         lines.append(f"| {method} | {' | '.join(f'{np.median(e):.1e}' for e in ends)} |")
     paths = []
     for name, found in panels.items():
-        figure = bands.draw_curves(found, [ABOVE], title=f"{name} numbers of local steps")
+        figure = bands.draw_curves(found, [ABOVE], title=f"Local steps: {name}")
         figure.axes[0].set_yscale("log")
-        paths.append(str(figures.save_figure(figure, choice.out / f"quadratic-{name}.png")))
+        path = choice.out / f"quadratic-{'-'.join(name.replace(',', '').split())}.png"
+        paths.append(str(figures.save_figure(figure, path)))
     return "\n".join([*lines, "", *paths])
 
 

@@ -93,10 +93,10 @@ METHODS: Mapping[str, Arguments] = {
     "fedmoswa": {},
     "fedlc": {},
     "fedrs": {},
-    "fedbabu": {},
+    "fedbabu": {"tune_lr": 0.01},
     "fedrep": {},
     "fedrod": {},
-    "fedloge": {},
+    "fedloge": {"length": 1.0},
     "fedgkd": {},
     "fedcurv": {},
     "ditto": {},
@@ -108,6 +108,8 @@ METHODS: Mapping[str, Arguments] = {
     "hypcluster": {},
     "ifca": {},
     "fedem": {},
+    "pfedsim": {"warmup": 30},
+    "fedproto": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -119,7 +121,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      65
+      67
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

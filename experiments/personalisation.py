@@ -9,6 +9,11 @@ Shamsian et al., ICML 2021, arXiv:2103.04628) beat the global model, and trainin
     python -m experiments.personalisation domains --data-dir DIR
     python -m experiments.personalisation pacs --data-dir DIR
     python -m experiments.personalisation classes --data-dir DIR
+    python -m experiments.personalisation dirichlet --data-dir DIR
+
+On CIFAR-10 with two classes a client, and split by a Dirichlet distribution of 0.1, all methods
+with models of the clients' own are compared: a part at home, two models, clusters, mixtures.
+The baseline to beat is FedAvg whose model every client trains further before it uses it.
 
 ``DIR`` holds ``mnist.npz``, ``usps.npz`` and ``mnist_m.npz``; ``pacs.npz``; ``cifar10.npz``. The
 domains are brought to 28 x 28 RGB and written to ``out`` once. "Clients' models" are those that
@@ -32,7 +37,7 @@ from numpy.typing import NDArray
 from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out
 from experiments.results import CLIENTS_MODELS, write_arrays
 
-Task = Literal["domains", "pacs", "classes"]
+Task = Literal["domains", "pacs", "classes", "dirichlet"]
 Size = Literal["small", "paper"]
 
 SIDE = 28  # pixels of a digit
@@ -46,14 +51,35 @@ _DOMAINS: Arguments = {
     "batch_size": 32,
     "weighting": "uniform",
 }
-_CLASSES: Arguments = {
-    "dataset": "cifar10",
-    "partition": "pathological",
-    "num_classes_per_partition": 2,
-    "model": "lenet",
-    "batch_size": 50,
-    "eval_every": 15,
+_SPLITS: Mapping[str, Arguments] = {
+    "classes": {"partition": "pathological", "num_classes_per_partition": 2},
+    "dirichlet": {"partition": "dirichlet", "alpha": 0.1, "min_partition_size": 20},
 }
+_HYPERNETWORK: Arguments = {"client_lr": 0.005, "client_momentum": 0.9, "clip_norm": 50.0}
+FAMILY: Mapping[str, Arguments] = {
+    "standalone": {},
+    "fedavg": {},
+    "fedavg-finetuned": {"finetune": 20},
+    "fedper": {},
+    "fedrep": {"head_epochs": 1},
+    "fedbabu": {},
+    "fedrod": {},
+    "perfedavg": {"alpha": 0.1},
+    "perfedavg-FO": {"alpha": 0.1, "hessian": "FO"},
+    "pfedhn": _HYPERNETWORK,
+    "pfedhn_pc": _HYPERNETWORK,
+    "ditto": {},
+    "pfedme": {},
+    "apfl": {},
+    "fml": {},
+    "fedala": {},
+    "knnper": {},
+    "hypcluster": {},
+    "ifca": {"clusters": 4},
+    "fedem": {},
+    "pfedsim": {},
+}
+"""The methods with models of the clients' own, and what each has of its own."""
 
 
 def domains_preset(name: Task, size: Size) -> Preset:
@@ -83,28 +109,22 @@ def domains_preset(name: Task, size: Size) -> Preset:
     )
 
 
-def classes_preset(size: Size) -> Preset:
-    """Two classes of CIFAR-10 a client."""
+def family_preset(split: str, size: Size) -> Preset:
+    """CIFAR-10 among clients whose labels differ much."""
     few = size == "small"
+    rounds = 60 if few else 500
     own: Arguments = {
         "num_clients": 20 if few else 100,
         "cohort_size": 5 if few else 10,
-        "num_rounds": 60 if few else 500,
+        "num_rounds": rounds,
         "client_lr": 0.02,
         "steps": 20 if few else 50,
+        "batch_size": 50,
+        "eval_every": 15,
     }
-    hypernetwork: Arguments = {"client_lr": 0.005, "client_momentum": 0.9, "clip_norm": 50.0}
     return Preset(
-        {**_CLASSES, **own},
-        {
-            "standalone": {},
-            "fedavg": {},
-            "fedper": {},
-            "perfedavg": {"alpha": 0.1},
-            "perfedavg-FO": {"alpha": 0.1, "hessian": "FO"},
-            "pfedhn": hypernetwork,
-            "pfedhn_pc": hypernetwork,
-        },
+        {"dataset": "cifar10", "model": "lenet", **_SPLITS[split], **own},
+        {**FAMILY, "pfedsim": {"warmup": rounds // 2}},
         OWN,
         CLIENTS_MODELS,
     )
@@ -172,12 +192,10 @@ def preset(task: Task, size: Size = "small") -> Preset:
     """The federation of a task and the methods compared on it.
 
     Example:
-      >>> list(preset("classes").methods)
-      ['standalone', 'fedavg', 'fedper', 'perfedavg', 'perfedavg-FO', 'pfedhn', 'pfedhn_pc']
+      >>> list(preset("classes").methods)[:4]
+      ['standalone', 'fedavg', 'fedavg-finetuned', 'fedper']
     """
-    if task == "classes":
-        return classes_preset(size)
-    return domains_preset(task, size)
+    return family_preset(task, size) if task in _SPLITS else domains_preset(task, size)
 
 
 def main(
@@ -189,7 +207,8 @@ def main(
     """Trains every method with every seed, and writes a table and a picture.
 
     Args:
-      task: "domains" (digits), "pacs", or "classes" (CIFAR-10, two a client).
+      task: "domains" (digits), "pacs", "classes" (CIFAR-10, two a client) or "dirichlet"
+        (CIFAR-10).
       size: of the federation and training: "small" for two CPU cores, "paper" nearer the papers.
       choice: which of its runs, on which data, and where they are written.
     """

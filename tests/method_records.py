@@ -14,6 +14,7 @@ from records_labels import LABELS
 from records_linear import LINEAR_CORRECTIONS
 from records_partial import PARTIAL
 from records_personal import PERSONAL
+from records_prototypes import NO_WEIGHTS
 from records_server import SERVER
 from records_sharpness import SHARPNESS
 
@@ -234,6 +235,7 @@ RECORDS: dict[str, Record] = {
     **PARTIAL,
     **PERSONAL,
     **CLUSTERS,
+    **NO_WEIGHTS,
 }
 
 

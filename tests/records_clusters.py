@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from digits import network
-from federations import CLASSES, FEATURES, logistic
+from federations import CLASSES, FEATURES, SIZES, logistic
 from methods import Digits, Limit, Record, uniformly
 
+hidden = partial(logistic, hidden=2)
+
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
+BOTH = 4 * (FEATURES * 2 + 2 + 2 * CLASSES + CLASSES)  # of two hidden units
 NETWORK = Digits(network, {"client_lr": 0.1})
 
 CLUSTERS: dict[str, Record] = {
@@ -28,5 +33,12 @@ CLUSTERS: dict[str, Record] = {
         bytes=(3 * MODEL, 3 * MODEL, 4 * 3),  # a mixture
         limit=Limit({"components": 1}, gap=1e-7),
         digits=Digits(network, {"client_lr": 0.3}),
+    ),
+    "pfedsim": Record(
+        task=hidden,
+        bytes=(BOTH, BOTH, 4),  # the client's number
+        limit=Limit({"warmup": 99}, gap=1e-7),  # the server averages
+        digits=Digits(network, {"client_lr": 0.1}, {"population": 100, "warmup": 8}),
+        options={"population": len(SIZES), "warmup": 1},
     ),
 }

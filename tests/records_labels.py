@@ -30,7 +30,7 @@ LABELS: dict[str, Record] = {
         bytes=(2 * MODEL, MODEL, 0),
         limit=Limit({"gamma": 0.0}, gap=1e-7),  # XLA fuses otherwise beside the teacher
         digits=LINEAR,
-        options={"models": 2},
+        options={"history": 2},
     ),
     "fedcurv": Record(
         task=logistic,

@@ -21,6 +21,8 @@ PARTIAL: dict[str, Record] = {
         # XLA fuses otherwise where the model is put together.
         limit=Limit(NOTHING | {"tune_epochs": 0}, gap=1e-7),
         digits=NETWORK,
+        neutral={"tune_lr": 0.1},  # that of the contract's local training
+        evaluated={"tune_lr"},
     ),
     "fedrep": Record(
         task=partial(logistic, hidden=2),
@@ -33,8 +35,8 @@ PARTIAL: dict[str, Record] = {
         task=partial(logistic, hidden=4),  # no fewer features than classes
         bytes=(WIDE + 4 * 4 * CLASSES, WIDE, 4 * (4 * CLASSES + CLASSES)),
         limit="whatever its numbers, another classifier teaches the body",
-        digits=Digits(network, {"client_lr": 0.1}, {"anchor_steps": 100, "norm": 1.0}),
+        digits=Digits(network, {"client_lr": 0.1}, {"anchor_steps": 100, "length": 1.0}),
         options={"anchor_steps": 20},
-        vary={"norm": 2.0},
+        vary={"length": 2.0},
     ),
 }

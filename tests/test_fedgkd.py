@@ -33,10 +33,10 @@ def test_one_model_is_the_one_received_and_pulls_only_after_a_step():
     """At the received model its own distillation has no gradient."""
     task, pool = logistic(), federation().train
     once = local_training(client_lr=0.1, batch_size=0)
-    one, _ = play(fedgkd(task, once, gamma=5.0, models=1), pool, COHORTS)
+    one, _ = play(fedgkd(task, once, gamma=5.0, history=1), pool, COHORTS)
     other, _ = play(fedavg(task, once), pool, COHORTS)
     assert gap(one.server.base.model, other.server.model) < 1e-6
-    several, _ = play(fedgkd(task, once, gamma=5.0, models=2), pool, COHORTS)
+    several, _ = play(fedgkd(task, once, gamma=5.0, history=2), pool, COHORTS)
     assert gap(several.server.base.model, other.server.model) > 1e-4
 
 
@@ -56,7 +56,7 @@ def test_statistics_and_counters_keep_their_types():
 
 
 def test_a_network_with_normalisation():
-    state, _ = play(fedgkd(normed(), FIT, models=2), federation().train, COHORTS)
+    state, _ = play(fedgkd(normed(), FIT, history=2), federation().train, COHORTS)
     assert bool(tree.is_finite(state))
     message = fedgkd(normed(), FIT).broadcast(
         fedgkd(normed(), FIT).server_init(jax.random.key(0)), jnp.int32(0), in_round()
@@ -67,7 +67,7 @@ def test_a_network_with_normalisation():
 WRONG = [
     ({"gamma": -0.1}, r"gamma is -0.1, but must be >= 0"),
     ({"tau": 0.0}, r"tau is 0.0, but must be > 0"),
-    ({"models": 0}, "models is 0, but must be >= 1"),
+    ({"history": 0}, "history is 0, but must be >= 1"),
     ({"wait": -1}, "wait is -1, but must be >= 0"),
 ]
 

@@ -144,7 +144,7 @@ def test_columns_of_a_sparse_frame_go_apart():
 
 WRONG = [
     ({"beta": 1.0}, r"beta is 1.0, but must be in \[0, 1\)"),
-    ({"norm": 0.0}, r"norm is 0.0, but must be > 0"),
+    ({"length": 0.0}, r"length is 0.0, but must be > 0"),
     ({"anchor_steps": -1}, "anchor_steps is -1, but must be >= 0"),
     ({"variant": "readme"}, "variant is 'readme', but must be one of paper, code"),
 ]

@@ -179,7 +179,7 @@ def teachers(models: np.ndarray, count: int) -> list[Any]:
     """What FedGKD's server sends beside each of these models, which it has one after the other."""
     task = table(*models.shape[1:])
     task = task._replace(init=lambda key: Variables(jnp.asarray(models[0])))
-    algorithm = fedgkd(task, moved_to(models), models=count)
+    algorithm = fedgkd(task, moved_to(models), history=count)
     servers = [algorithm.server_init(jax.random.key(0))]
     played = rounds(algorithm, one_row_a_client(1), [[0]] * (len(models) - 1))
     servers += [state.server for state, _ in played]

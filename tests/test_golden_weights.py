@@ -138,16 +138,16 @@ def test_feddisco_votes(key: str, parts: tuple[Any]):
 COUNTS = np.array([[6, 0, 0], [0, 2, 0], [1, 1, 0]])
 
 
-@pytest.mark.parametrize("target", ["uniform", "cohort"])
+@pytest.mark.parametrize("ideal", ["uniform", "cohort"])
 @pytest.mark.parametrize("distance", ["kl", "l1", "l2", "cosine"])
-def test_feddisco_without_any_vote_is_fedavg(distance: Any, target: Any):
-    found = votes_of(COUNTS, a=1e4, b=0.0, distance=distance, target=target)
+def test_feddisco_without_any_vote_is_fedavg(distance: Any, ideal: Any):
+    found = votes_of(COUNTS, a=1e4, b=0.0, distance=distance, ideal=ideal)
     np.testing.assert_allclose(found, COUNTS.sum(1) / COUNTS.sum(), rtol=1e-6)
 
 
 def test_feddisco_of_the_cohort_s_labels():
     """A class that nobody holds is at no distance."""
-    found = votes_of(COUNTS, a=0.1, b=0.0, distance="l1", target="cohort")
+    found = votes_of(COUNTS, a=0.1, b=0.0, distance="l1", ideal="cohort")
     aim = np.array([0.7, 0.3, 0])
     shares = COUNTS / COUNTS.sum(1, keepdims=True)
     votes = COUNTS.sum(1) / COUNTS.sum() - 0.1 * np.abs(shares - aim).sum(1)
@@ -162,7 +162,7 @@ def test_feddisco_looks_at_the_cohort_alone():
     assert found[1] == found[3] == 0
 
 
-@pytest.mark.parametrize("name", ["distance", "target"])
+@pytest.mark.parametrize("name", ["distance", "ideal"])
 def test_feddisco_says_what_there_is(name: str):
     with pytest.raises(ValueError, match=f"{name} is 'far', but must be one of"):
         votes_of(COUNTS, **{name: "far"})

@@ -119,6 +119,19 @@ def test_fedbabu_tunes_what_it_is_told(tunes: Any):
     assert gap(logits, algorithm.predict(state.server, own, x)) > 1e-4
 
 
+def test_tuning_may_have_a_learning_rate_of_its_own():
+    task, data = logistic(hidden=2), federation().train.of(jnp.int32(4))
+    slow, same = (fedbabu(task, FIT, tune_epochs=1, tune_lr=lr) for lr in (0.5 * LR, None))
+    server = slow.server_init(jax.random.key(0))
+    own = slow.client_init(jax.random.key(1), server)
+    start = combine(own, server.base.model)
+    half, whole_step = (
+        tree.sub(a.personalise(jax.random.key(5), server, own, data), start) for a in (slow, same)
+    )
+    assert gap(tree.scale(2.0, half), whole_step) < 1e-6
+    assert gap(half, tree.zeros_like(half)) > 1e-3
+
+
 def test_who_has_no_examples_is_not_tuned():
     algorithm = fedbabu(logistic(hidden=2), FIT)
     state, _ = play(algorithm, federation().train, [(0, 4)])
@@ -164,6 +177,7 @@ def by_hand(key: Any, model: Any, data: Any, objective: Any, round: Any) -> Any:
 WRONG = [
     (fedbabu, {"tunes": "neck"}, "tunes is 'neck', but must be one of all, head, body"),
     (fedbabu, {"tune_epochs": -1}, "tune_epochs is -1, but must be >= 0"),
+    (fedbabu, {"tune_lr": 0.0}, r"tune_lr is 0.0, but must be > 0"),
     (fedrep, {"head_epochs": 0}, "head_epochs is 0, but must be >= 1"),
 ]
 

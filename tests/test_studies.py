@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from experiments import (
+    client_drift,
     comparison,
     every_method,
     forgetting,
     generated_features,
+    long_tails,
     personalisation,
+    reidentification,
     results,
     server_distillation,
     seven_methods,
+    weight_averaging,
 )
 from experiments.comparison import Arguments, Choice, Preset, command
 from fedjax_kd.algorithms import REGISTRY
@@ -32,14 +36,19 @@ def presets() -> Iterator[tuple[str, Preset]]:
     """All of them, by name."""
     yield from seven_methods.PRESETS.items()
     yield "every_method", every_method.preset()
+    yield "drift", client_drift.MNIST
     for size in ("small", "paper"):
         for split in forgetting.SPLITS:
             yield f"{split}-{size}", forgetting.preset("cifar10", split, size)
         for alpha in server_distillation.ALPHAS:
             yield f"feddf-{alpha}-{size}", server_distillation.preset(0.4, 1, alpha, size)
         yield f"several-{size}", server_distillation.architectures(size)
-        for task in ("domains", "pacs", "classes"):
+        for task in ("domains", "pacs", "classes", "dirichlet"):
             yield f"{task}-{size}", personalisation.preset(task, size)
+        for alpha in weight_averaging.ALPHAS:
+            yield f"averaging-{alpha}-{size}", weight_averaging.preset("cifar10", alpha, size)
+        yield f"long-tails-{size}", long_tails.preset("cifar100", size)
+        yield f"reidentification-{size}", reidentification.preset(size)
         for slow in (False, True):
             shown = generated_features.preset("mnist", 0.1, size, slow=slow)
             yield f"generated-{size}-{slow}", shown

@@ -45,6 +45,7 @@ from fedjax_kd.algorithms.fednova import fednova
 from fedjax_kd.algorithms.fedntd import fedntd
 from fedjax_kd.algorithms.fedpav import fedpav
 from fedjax_kd.algorithms.fedper import fedper
+from fedjax_kd.algorithms.fedproto import fedproto
 from fedjax_kd.algorithms.fedprox import fedprox
 from fedjax_kd.algorithms.fedrep import fedrep
 from fedjax_kd.algorithms.fedrod import fedrod
@@ -67,6 +68,7 @@ from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.pfedme import pfedme
+from fedjax_kd.algorithms.pfedsim import pfedsim
 from fedjax_kd.algorithms.qfedavg import qfedavg
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
@@ -137,6 +139,8 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "hypcluster": hypcluster,
     "ifca": ifca,
     "fedem": fedem,
+    "pfedsim": pfedsim,
+    "fedproto": fedproto,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

@@ -11,7 +11,7 @@ from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.components.model_parts import Part, combine, partition
 from fedjax_kd.components.part_training import of_part
-from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables
+from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
@@ -67,23 +67,29 @@ def fedavg_without(task: Task, fit: Fit, part: Part, **options: Any) -> Algorith
     )
 
 
-def tuned_for_evaluation(
-    algorithm: Algorithm, task: Task, fit: Fit, part: Part, epochs: int
-) -> Algorithm:
-    """`fedavg_without` whose clients train a part of their model before they are evaluated.
+class Tuning(NamedTuple):
+    """How clients train before they are evaluated."""
 
-    Nobody keeps what was trained; the learning rate is that of the first round.
+    part: Part  # of the model; the rest stays as it is
+    epochs: int  # passes over a client's own examples
+    lr: Scalar | None = None  # by default that of local training in the first round
+
+
+def tuned_for_evaluation(algorithm: Algorithm, task: Task, fit: Fit, how: Tuning) -> Algorithm:
+    """`fedavg_without` whose clients train their model, or a part of it, before evaluation.
+
+    Nobody keeps what was trained. Without epochs the algorithm is as it was.
 
     Args:
       algorithm: from `fedavg_without`.
       task: the model and its loss.
       fit: local training, from `fedjax_kd.local.local_training`.
-      part: what is trained, while the rest stays as it is.
-      epochs: passes over a client's own examples; 0 leaves the algorithm as it is.
+      how: what is trained, and how long.
     """
-    if epochs == 0:
+    if how.epochs == 0:
         return algorithm
-    tune = of_part(fit.but(epochs=epochs, steps=None), part)
+    rate: dict[str, Any] = {} if how.lr is None else {"client_lr": how.lr}
+    tune = of_part(fit.but(epochs=how.epochs, steps=None, **rate), how.part)
 
     def personalise(key: Key, server: Shared, own: Variables, data: Data) -> Variables:
         whole = combine(own, server.base.model)

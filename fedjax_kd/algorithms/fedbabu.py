@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import jax
 
-from fedjax_kd.algorithms._partial import fedavg_without, tuned_for_evaluation
+from fedjax_kd.algorithms._partial import Tuning, fedavg_without, tuned_for_evaluation
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.components.model_parts import Part, other, personal_part
 from fedjax_kd.components.part_training import of_part
-from fedjax_kd.core import Algorithm, Variables
+from fedjax_kd.core import Algorithm, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.options import check_choice, extends
 from fedjax_kd.task import Task
@@ -25,6 +25,7 @@ def fedbabu(
     fit: Fit,
     *,
     tune_epochs: int = 5,
+    tune_lr: Scalar | None = None,
     tunes: Tuned = "all",
     personal: Callable[[Variables], Part] | None = None,
     **options: Any,
@@ -43,10 +44,12 @@ def fedbabu(
 
     Args:
       task: a model with ``features`` that knows the shape of its examples.
-      fit: local training, from `fedjax_kd.local.local_training`; also that before evaluation, with
-        the learning rate of the first round.
+      fit: local training, from `fedjax_kd.local.local_training`; with these epochs also that before
+        evaluation.
       tune_epochs: a client's passes over its own examples before evaluation, >= 0; with 0 all
         clients use the common model. The authors' code has 5.
+      tune_lr: learning rate of these passes, > 0; by default that of the first round. Features may
+        be large below a head that stays small: where tuning harms, take a smaller one.
       tunes: what they train then: the whole model, the "head", or the "body".
       personal: the model's shapes -> booleans, one a value: what is not trained. By default all
         that the model uses after ``features``, whatever its name.
@@ -65,4 +68,4 @@ def fedbabu(
     body, everything = other(head), jax.tree.map(lambda _: True, head)
     base = fedavg_without(task, of_part(fit, body), head, **options)
     part = {"all": everything, "head": head, "body": body}[tunes]
-    return tuned_for_evaluation(base, task, fit, part, tune_epochs)
+    return tuned_for_evaluation(base, task, fit, Tuning(part, tune_epochs, tune_lr))

@@ -1,4 +1,4 @@
-"""FedDisco: clients whose labels are unlike the target's count less."""
+"""FedDisco: clients whose labels are unlike the ideal count less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
 from fedjax_kd.components.class_statistics import own_counts
-from fedjax_kd.components.label_distances import LabelDistance, LabelTarget, label_distances
+from fedjax_kd.components.label_distances import LabelDistance, LabelIdeal, label_distances
 from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, Variables, stack
 from fedjax_kd.local import Fit
 from fedjax_kd.options import check_choice, extends
@@ -33,7 +33,7 @@ def feddisco(
     a: Scalar = 0.5,
     b: Scalar = 0.1,
     distance: LabelDistance = "kl",
-    target: LabelTarget = "uniform",
+    ideal: LabelIdeal = "uniform",
     **options: Any,
 ) -> Algorithm:
     """FedDisco: clients vote by their examples and by their labels (Ye et al., 2023).
@@ -41,7 +41,7 @@ def feddisco(
     Against FedAvg: the votes.
     Down: the model. Up: its change, and the counts of labels. Keeps: nothing.
 
-        d_k = distance of the labels of client k from the target
+        d_k = distance of the labels of client k from the ideal
         a_k = max(0, p_k - a d_k + b)                     or p_k, where all of these are 0
         w = w + server_lr * sum_k a_k Delta_k / sum_k a_k
 
@@ -56,16 +56,16 @@ def feddisco(
       a: how much a distance counts, >= 0.
       b: is added to all votes, >= 0; the larger, the more alike they are.
       distance: "kl" (divergences, divided by their sum over the cohort), "l1", "l2" or "cosine".
-      target: "uniform" as in the paper, or the labels of the "cohort" together.
+      ideal: labels at no distance: "uniform" as in the paper, or those of the "cohort" together.
 
     Raises:
-      ValueError: if a number is out of its range, or ``distance`` or ``target`` unknown.
+      ValueError: if a number is out of its range, or ``distance`` or ``ideal`` unknown.
 
     Departs from the paper: nothing known. The authors' code fails where all votes are 0.
     Source: Ye, Xu, Wang, Xu, Chen, Wang, ICML 2023, arXiv:2305.19229.
     """
     check_choice("distance", distance, LabelDistance)
-    check_choice("target", target, LabelTarget)
+    check_choice("ideal", ideal, LabelIdeal)
     base = fedavg(task, fit, **options)
 
     def client_update(
@@ -77,7 +77,7 @@ def feddisco(
 
     def votes_of(counts: Float[Array, "K L"], votes: Float[Array, " K"]) -> Float[Array, " K"]:
         there = (votes > 0).astype(votes.dtype)
-        apart = label_distances(counts * there[:, None], distance, target).astype(votes.dtype)
+        apart = label_distances(counts * there[:, None], distance, ideal).astype(votes.dtype)
         shares = votes / jnp.maximum(votes.sum(), jnp.finfo(votes.dtype).tiny)
         discerning = jax.nn.relu(shares - a * apart + b) * there
         return jnp.where(discerning.sum() > 0, discerning, shares)

@@ -30,7 +30,7 @@ def fedgkd(
     *,
     gamma: Scalar = 0.2,
     tau: Scalar = 1.0,
-    models: int = 5,
+    history: int = 5,
     wait: int = 0,
     weighting: Weighting = "examples",
     **options: Any,
@@ -54,7 +54,7 @@ def fedgkd(
       fit: local training, from `fedjax_kd.local.local_training`.
       gamma: weight of the distillation, >= 0; the authors' experiments have 0.2.
       tau: its temperature, > 0.
-      models: M, >= 1; while there are fewer, the mean of these. With 1 the received model teaches.
+      history: M, >= 1; while there are fewer, the mean of these. With 1 the received model teaches.
       wait: rounds at the start without distillation, >= 0; the authors' code has 1.
       weighting: whether clients vote by their examples or all alike.
 
@@ -66,15 +66,15 @@ def fedgkd(
 
     def server_init(key: Key) -> WithPast:
         server = base.server_init(key)
-        return WithPast(server, LastModels.of(server.model, models))
+        return WithPast(server, LastModels.of(server.model, history))
 
     def broadcast(server: WithPast, number: Array, round: Round) -> WithTeacher:
-        return WithTeacher(server.base.model, server.past.mean() if models > 1 else ())
+        return WithTeacher(server.base.model, server.past.mean() if history > 1 else ())
 
     def client_update(
         key: Key, received: WithTeacher, client: Client, data: Data, round: Round
     ) -> tuple[Upload, Client]:
-        teacher = received.teacher if models > 1 else received.model
+        teacher = received.teacher if history > 1 else received.model
         weight = jnp.where(round.number < wait, 0, 0.5 * gamma)
 
         def loss(model: PyTree, batch: Batch, key: Key) -> tuple[Array, PyTree]:

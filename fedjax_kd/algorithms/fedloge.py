@@ -26,7 +26,7 @@ def fedloge(
     fit: Fit,
     *,
     beta: Scalar = 0.6,
-    norm: Scalar = 0.1,
+    length: Scalar = 0.1,
     anchor_steps: int = 10000,
     variant: Realignment = "paper",
     weighting: Weighting = "examples",
@@ -39,8 +39,8 @@ def fedloge(
     Down: the model, body and head phi; psi, of one seed, is not counted. Up: its change. Keeps: a
     head phi_k.
 
-        CE(psi f), f = body(x)                               gives the gradient of the body
-        CE(phi constant(f)), CE(phi_k constant(f))           give those of both heads
+        CE(psi f), f = body(x)                        gives the gradient of the body
+        CE(phi constant(f)), CE(phi_k constant(f))    give those of both heads
         generic prediction: phi_c f / |phi_c| * 1.7
         of client k: (phi_c / |phi_c| * |phi_k,c| + phi_k,c) f for the classes c that it holds
 
@@ -50,7 +50,7 @@ def fedloge(
       task: a classifier with ``features`` and a linear head, no more classes than features.
       fit: local training of all three, in one optimiser; ``clip_norm`` is of all gradients.
       beta: share of the entries of psi that are zero, in [0, 1).
-      norm: length of its columns, about, > 0.
+      length: of its columns, about, > 0; short ones make large features, and want small steps.
       anchor_steps: of Adam by which they are spread, once, >= 0.
       variant: "code" does not divide phi_c by its length in a client's prediction.
       weighting: how clients vote.
@@ -71,7 +71,7 @@ def fedloge(
     base = fedavg(task, fit, weighting=weighting, **options)
 
     def server_init(key: Key) -> Anchored:
-        anchors = sparse_frame(jax.random.fold_in(key, 1), shape, beta, norm, anchor_steps)
+        anchors = sparse_frame(jax.random.fold_in(key, 1), shape, beta, length, anchor_steps)
         return Anchored(base.server_init(key), anchors)
 
     def client_update(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fedjax_kd.algorithms._partial import fedavg_without, tuned_for_evaluation
+from fedjax_kd.algorithms._partial import Tuning, fedavg_without, tuned_for_evaluation
 from fedjax_kd.algorithms.fedper import fedper
 from fedjax_kd.components.model_parts import Part, other, personal_part
 from fedjax_kd.components.part_training import in_turns, of_part
@@ -58,4 +58,4 @@ def fedrep(
     head = personal_part(task, personal)
     first = of_part(fit.but(epochs=head_epochs, steps=None), head)
     base = fedavg_without(task, in_turns(first, of_part(fit, other(head))), head, **options)
-    return tuned_for_evaluation(base, task, fit, head, tune_epochs)
+    return tuned_for_evaluation(base, task, fit, Tuning(head, tune_epochs))

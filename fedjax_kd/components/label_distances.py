@@ -12,35 +12,35 @@ from jaxtyping import Array, Float
 from fedjax_kd import losses
 
 LabelDistance = Literal["kl", "l1", "l2", "cosine"]
-LabelTarget = Literal["uniform", "cohort"]
+LabelIdeal = Literal["uniform", "cohort"]
 
 
 def label_distances(
-    counts: Float[Array, "K L"], distance: LabelDistance, target: LabelTarget
+    counts: Float[Array, "K L"], distance: LabelDistance, ideal: LabelIdeal
 ) -> Float[Array, " K"]:
-    """The distance of each client's shares of the classes from the target's.
+    """The distance of each client's shares of the classes from the ideal.
 
-    Divergences are of the client from the target, so that a client may lack classes; they are
-    divided by their sum over the clients. A client without labels is at the target.
+    Divergences are of the client from the ideal, so that a client may lack classes; they are
+    divided by their sum over the clients. A client without labels is at the ideal.
 
     Args:
       counts: labels of each class, those of clients that do not count all 0.
       distance: "kl", "l1", "l2", or "cosine", which is 1 - cosine.
-      target: "uniform", or the labels of the "cohort" together.
+      ideal: "uniform", or the labels of the "cohort" together.
 
     Example:
       >>> label_distances(jnp.array([[4.0, 0.0], [2.0, 2.0]]), "l1", "uniform")
       Array([1., 0.], dtype=float32)
     """
     own = counts.sum(1, keepdims=True)
-    together = counts if target == "cohort" else jnp.ones_like(counts)
+    together = counts if ideal == "cohort" else jnp.ones_like(counts)
     aim = (together.sum(0) / jnp.maximum(together.sum(), 1))[None]
     shares = jnp.where(own > 0, counts / jnp.maximum(own, 1), aim)
     return _DISTANCES[distance](shares, aim)
 
 
 def _divergence(shares: Array, aim: Array) -> Array:
-    # The cohort has all classes of its clients: where the target is 0, so are the shares.
+    # The cohort has all classes of its clients: where the ideal is 0, so are the shares.
     values = (xlogy(shares, shares) - xlogy(shares, aim)).sum(1)
     together = values.sum()
     return values / jnp.where(together > 0, together, 1)

@@ -52,21 +52,21 @@ def sparse_mask(key: Key, shape: tuple[int, int], beta: Scalar) -> Bool[Array, "
 
 
 def spread_out(
-    frame: Float[Array, "D L"], mask: Float[Array, "D L"], norm: Scalar, steps: int
+    frame: Float[Array, "D L"], mask: Float[Array, "D L"], length: Scalar, steps: int
 ) -> Float[Array, "D L"]:
     """What is left of a frame under a mask, moved so that its columns are far apart again.
 
-        min  sum_c (|m_c| - norm)^2 - mean_c angle of m_c to its nearest other column
+        min  sum_c (|m_c| - length)^2 - mean_c angle of m_c to its nearest other column
 
-    by Adam. Columns come near the length ``norm``, and need not have it.
+    by Adam. Columns come near that length, and need not have it.
 
     Args:
       frame: from `simplex_frame`.
       mask: 1 for entries that may move, 0 for those that are zero.
-      norm: the columns' length.
+      length: of the columns.
       steps: of Adam.
     """
-    opt, norm = optax.adam(_RATE), jnp.asarray(norm, frame.dtype)
+    opt, length = optax.adam(_RATE), jnp.asarray(length, frame.dtype)
     same = jnp.eye(frame.shape[1], dtype=bool)
 
     def loss(columns: Array) -> Array:
@@ -74,7 +74,7 @@ def spread_out(
         cosines = jnp.matmul(unit, unit.T, precision=jax.lax.Precision.HIGHEST)
         nearest = jnp.where(same, -1, cosines).max(1).clip(-_LARGEST, _LARGEST)
         lengths = losses.length(columns.T)
-        return jnp.square(lengths - norm).sum() - jnp.arccos(nearest).mean()
+        return jnp.square(lengths - length).sum() - jnp.arccos(nearest).mean()
 
     def step(_: Array, carry: tuple) -> tuple:
         columns, state = carry
@@ -85,7 +85,7 @@ def spread_out(
 
 
 def sparse_frame(
-    key: Key, shape: tuple[int, int], beta: Scalar, norm: Scalar, steps: int
+    key: Key, shape: tuple[int, int], beta: Scalar, length: Scalar, steps: int
 ) -> Float[Array, "D L"]:
     """A random sparse frame.
 
@@ -93,9 +93,9 @@ def sparse_frame(
       key: consumed.
       shape: features and classes, D >= L >= 2.
       beta: share of entries that are zero.
-      norm: length of the columns, about.
+      length: of the columns, about.
       steps: of the optimisation that spreads what is left.
     """
     frame = simplex_frame(jax.random.normal(jax.random.fold_in(key, 0), shape))
     mask = sparse_mask(jax.random.fold_in(key, 1), shape, beta)
-    return spread_out(frame, mask.astype(frame.dtype), norm, steps)
+    return spread_out(frame, mask.astype(frame.dtype), length, steps)

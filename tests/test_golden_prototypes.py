@@ -1,0 +1,120 @@
+"""Golden vectors of methods in which no weights travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from federations import federation, logistic, play, rounds, start
+from several_models import pool_of
+from two_layers import two_layers
+from vectors import golden
+
+from fedjax_kd import batching
+from fedjax_kd.algorithms import fedproto
+from fedjax_kd.components import class_means
+from fedjax_kd.components.class_means import ClassSums
+from fedjax_kd.core import Variables
+from fedjax_kd.errors import InputError
+from fedjax_kd.local import local_training
+
+TORCH = {"rtol": 2e-5, "atol": 2e-6}
+HEAD = ("Wh", "bh")
+
+
+@pytest.mark.parametrize("at", ["r0", "r1"])
+def test_fedproto_round(at: str, monkeypatch: pytest.MonkeyPatch):
+    vectors = golden("fedproto_round")
+    # Clients take their examples in the order of the file.
+    monkeypatch.setattr(batching, "shuffled", lambda seed, positions, size: positions)
+    batches, rows, width = vectors["in_x"].shape
+    pool = pool_of([vectors["in_x"].reshape(-1, width)], [vectors["in_y"].reshape(-1)])
+    pool = pool._replace(y=pool.y.astype(jnp.int32))
+    rates = {name: float(vectors[f"in_{name}"]) for name in ("lr", "momentum")}
+    fit = local_training(client_lr=rates["lr"], client_momentum=rates["momentum"], batch_size=rows)
+    algorithm = fedproto(two_layers(vectors, *HEAD), fit, lamb=float(vectors["in_ld"]))
+    state = start([algorithm], np.zeros(1))
+    known = np.zeros(len(vectors["in_global_protos"]), np.float32)
+    known[vectors["in_known"] if at == "r1" else []] = 1
+    given = ClassSums(jnp.asarray(vectors["in_global_protos"] * known[:, None]), jnp.asarray(known))
+    state = state._replace(server=state.server._replace(of_classes=given))
+    ((after, report),) = rounds(algorithm, pool, [[0]], state=state)
+    for name in ("Wb", "bb", *HEAD):
+        found = after.clients[0].params[name][0]
+        np.testing.assert_allclose(found, vectors[f"out_{at}_{name}"], **TORCH)
+    loss = float(report.metrics["loss"])
+    assert loss == pytest.approx(vectors[f"out_{at}_losses"][-1], rel=1e-5)
+    assert batches == 2, "the loss is the mean of the steps"
+    seen = vectors[f"out_{at}_proto_counts"] > 0
+    found = np.asarray(class_means.class_means(after.server.of_classes))
+    np.testing.assert_allclose(found[seen], vectors[f"out_{at}_protos"][seen], **TORCH)
+    np.testing.assert_array_equal(found[~seen], np.asarray(given.sums)[~seen])
+
+
+@pytest.mark.parametrize(("weighting", "key"), [("uniform", ""), ("examples", "_count_weighted")])
+def test_fedproto_means_of_clients_and_nearest_prototypes(weighting: str, key: str):
+    vectors = golden("fedproto_round")
+    counts = jnp.asarray(vectors["in_counts"], jnp.float32)
+    means = jnp.asarray(np.nan_to_num(vectors["in_local_protos"]))
+    sent = ClassSums(means * counts[..., None], counts)
+    if weighting == "uniform":
+        sent = jax.vmap(class_means.as_one_each)(sent)
+    together = jax.tree.map(lambda a: a.sum(0), sent)
+    found, expected = class_means.class_means(together), vectors[f"out_global{key}"]
+    known = np.asarray(together.counts) > 0
+    np.testing.assert_allclose(found[known], expected[known], rtol=1e-5, atol=1e-6)
+    if weighting == "uniform":
+        query = jnp.asarray(vectors["in_query"])
+        near = class_means.nearness(query, together, jnp.zeros((len(query), len(known))))
+        np.testing.assert_allclose(
+            -near[:, known], vectors["out_query_dist"][:, known], rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_array_equal(near.argmax(-1), vectors["out_query_pred"])
+
+
+def method(**options: Any) -> Any:
+    return fedproto(logistic(hidden=2), local_training(client_lr=0.1, batch_size=4), **options)
+
+
+def test_a_class_that_nobody_has_keeps_its_prototype():
+    pool = federation((6, 6)).train
+    only = pool._replace(y=jnp.zeros_like(pool.y).at[6:].set(1))
+    algorithm = method()
+    states = [state for state, _ in rounds(algorithm, only, [[0], [1]])]
+    first, second = (state.server.of_classes for state in states)
+    np.testing.assert_array_equal(second.sums[0], first.sums[0])
+    assert first.counts.tolist()[:2] == [1, 0]
+    assert second.counts.tolist()[:2] == [1, 1]
+    assert second.counts.tolist()[2:] == [0] * (len(second.counts) - 2)
+    near = algorithm.predict(states[1].server, own_of(states[1], 0), only.x[:3])
+    assert set(np.asarray(near.argmax(-1)).tolist()) <= {0, 1}
+
+
+def own_of(state: Any, client: int) -> Variables:
+    return jax.tree.map(lambda a: a[client], state.clients[0])
+
+
+def test_the_head_predicts_before_there_are_prototypes():
+    pool, algorithm = federation((6, 6)).train, method()
+    state = start([algorithm], np.zeros(2))
+    by_head = method(predicts="head").predict(state.server, own_of(state, 0), pool.x[:3])
+    found = algorithm.predict(state.server, own_of(state, 0), pool.x[:3])
+    np.testing.assert_array_equal(found, by_head)
+
+
+def test_without_a_pull_clients_train_alone():
+    pool = federation((6, 6)).train
+    together, _ = play(method(lamb=0.0), pool, [(0, 1), (0, 1)])
+    alone, _ = play(method(lamb=0.0), pool, [(0,), (0,)])
+    for both, one in zip(*map(jax.tree.leaves, (together.clients, alone.clients)), strict=True):
+        np.testing.assert_allclose(both[0], one[0], rtol=1e-6)
+
+
+def test_bad_options_say_what_to_do():
+    with pytest.raises(InputError, match="predicts is 'nearest', but must be"):
+        method(predicts="nearest")
+    with pytest.raises(InputError, match="weighting is 'class'"):
+        method(weighting="class")

@@ -83,6 +83,9 @@ METHODS: Mapping[str, Arguments] = {
     "feddyn": {},
     "fednova": {},
     "fedexp": {},
+    "qfedavg": {},
+    "feddisco": {},
+    "agnostic_fedavg": {},
     "feddc": {"client_lr": 0.02},
     "mimelite": {"client_lr": 0.005},
     "mime": {"client_lr": 0.01},
@@ -119,7 +122,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      65
+      68
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -68,6 +68,7 @@ from fedjax_kd.wrappers import (
     with_median,
     with_power_of_choice,
     with_privacy,
+    with_swa,
     with_top_k,
 )
 
@@ -147,6 +148,7 @@ __all__ = [
     "with_median",
     "with_power_of_choice",
     "with_privacy",
+    "with_swa",
     "with_top_k",
 ]
 __all__ += list(REGISTRY)

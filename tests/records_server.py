@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from digits import softmax_regression
-from federations import CLASSES, FEATURES, logistic
+from federations import CLASSES, FEATURES, SIZES, logistic
 from methods import Digits, Limit, Record, uniformly
 
 MODEL = 4 * (FEATURES * CLASSES + CLASSES)  # bytes of float32 weights and biases
@@ -28,5 +28,24 @@ SERVER: dict[str, Record] = {
         limit=Limit({"eps": 1e9}, 1e-6, uniformly),
         digits=LINEAR,
         vary={"eps": 0.1},
+    ),
+    "qfedavg": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL + 4, 0),
+        limit=Limit({"q": 0.0}, 1e-6, uniformly),
+        digits=LINEAR,
+    ),
+    "feddisco": Record(
+        task=logistic,
+        bytes=(MODEL, MODEL + 4 * CLASSES, 0),
+        limit=Limit({"a": 0.0, "b": 0.0}, 1e-6),
+        digits=LINEAR,
+    ),
+    "agnostic_fedavg": Record(
+        task=logistic,
+        bytes=(MODEL + 4, MODEL + 8, 0),
+        limit=Limit({"domains": 1}, 1e-6),
+        digits=Digits(softmax_regression, {"client_lr": 0.5}, {"population": 100}),
+        options={"population": len(SIZES)},
     ),
 }

@@ -12,7 +12,8 @@ from federations import COHORTS, federation, gap, in_round, logistic, play, publ
 from test_wrappers import EVERY_METHOD, clients, made
 
 from fedjax_kd import tree
-from fedjax_kd.wrappers import top_k, with_ema, with_krum, with_privacy, with_top_k
+from fedjax_kd.core import Plan
+from fedjax_kd.wrappers import top_k, with_ema, with_krum, with_privacy, with_swa, with_top_k
 from fedjax_kd.wrappers.robust import medians
 
 
@@ -129,3 +130,26 @@ def test_an_average_of_models_predicts_and_does_not_train():
         x = federation().test.x[:5]
         found = averaged.predict(state.server, (), x)
         assert gap(found, base.predict(swapped, (), x)) < 1e-5
+
+
+def test_a_mean_of_late_models_predicts_and_does_not_train():
+    _, base = made("scaffold")
+    averaged, pool = with_swa(base, clients(), start=1, every=2), federation().train
+    cohorts = [*COHORTS, *COHORTS[:2]]
+    states = [state for state, _ in rounds(averaged, pool, cohorts)]
+    plain = [state for state, _ in rounds(base, pool, cohorts)]
+    assert gap([s.server.base for s in states], [s.server for s in plain]) < 1e-6
+    models = [own.server.base.model for own in plain]
+    two = tree.scale(0.5, tree.add(models[1], models[3]))
+    x = federation().test.x[:5]
+    for state, own, model in zip(states, plain, [*models[:2], models[1], two, two], strict=True):
+        swapped = own.server._replace(base=own.server.base._replace(model=model))
+        found = averaged.predict(state.server, (), x)
+        assert gap(found, base.predict(swapped, (), x)) < 1e-5
+
+
+def test_a_mean_of_no_models_is_told():
+    _, base = made("fedavg")
+    averaged = with_swa(base, clients(), start=3)
+    with pytest.warns(UserWarning, match="from round 3 on, counted from 0, but there are 3 rounds"):
+        averaged.check(Plan(clients().train.x, clients().sizes, range(6), 3, 3))

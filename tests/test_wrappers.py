@@ -38,12 +38,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 # What these cannot do to a method, and say when they are built.
 REFUSED = {
-    ("ema", "standalone"): "read nothing of the server",
-    ("ema", "fedmd"): "read nothing of the server",
-    ("ema", "ditto"): "read nothing of the server",
-    ("ema", "pfedme"): "read nothing of the server",
-    ("ema", "fml"): "read nothing of the server",
-    ("ema", "fedala"): "read nothing of the server",
+    **{
+        (average, name): "read nothing of the server"
+        for average in ("ema", "swa")
+        for name in ("standalone", "fedmd", "ditto", "pfedme", "fml", "fedala")
+    },
     **{
         ("ccvr", name): "holds . models of the task's shapes"
         for name in (
@@ -86,9 +85,9 @@ def plain_types(name: str) -> tuple[Algorithm, Types]:
 def test_types_around_every_method(name: str):
     """Several wrappers around each other, around a method: what travels has the same types."""
     algorithm, plain = plain_types(name)
-    around_all = {w: OPTIONS.get(w, {}) for w in ("top_k", "privacy", "median", "ema")}
+    around_all = {w: OPTIONS.get(w, {}) for w in ("top_k", "privacy", "median", "ema", "swa")}
     if ("ema", name) in REFUSED:
-        del around_all["ema"]
+        del around_all["ema"], around_all["swa"]
     made = wrapped(algorithm, around_all, RECORDS[name].task(), clients())
     types = check_algorithm(made, clients().train, clients().public)
     assert (types.message, types.upload.message) == (plain.message, plain.upload.message)
@@ -128,6 +127,7 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "privacy": {"clip": 1e6, "noise": 0.0},
     "krum": {"select": 99},
     "ema": {"beta": 0.0},
+    "swa": {"start": 99},
     "ccvr": {"after": 99},
 }
 
@@ -193,7 +193,7 @@ def test_the_median_of_two_is_their_mean(method: str):
 BY_DEFAULT = {("top_k", "scaffold"), ("privacy", "feddf"), ("krum", "fedavg")}
 PAIRS = [
     pytest.param(w, m, marks=[] if (w, m) in BY_DEFAULT else [pytest.mark.thorough])
-    for w in ("top_k", "privacy", "median", "krum", "ema")
+    for w in ("top_k", "privacy", "median", "krum", "ema", "swa")
     for m in METHODS
 ]
 
@@ -217,7 +217,7 @@ def test_chunks_and_devices_change_nothing(wrapper: str, method: str):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("wrapper", ["top_k", "privacy", "median", "krum", "ema"])
+@pytest.mark.parametrize("wrapper", ["top_k", "privacy", "median", "krum", "ema", "swa"])
 def test_the_debug_engine_agrees(wrapper: str):
     engines_agree(wrapper, "fedavg", debug=True)
 
@@ -241,6 +241,8 @@ WRONG = [
     ("krum", {"select": 0}, "select is 0, but must be >= 1"),
     ("ema", {"beta": 1.0}, r"beta is 1.0, but must be in \[0, 1\)"),
     ("ema", {"ema_start": "one"}, "ema_start is 'one', but must be one of model, zero"),
+    ("swa", {"every": 0}, "every is 0, but must be >= 1"),
+    ("swa", {"start": -1}, "start is -1, but must be >= 0"),
     ("krumm", {}, "There is no wrapper 'krumm'; near it: krum"),
     ("krum", {"f": 1}, "wrapper krum has no option 'f'"),
 ]

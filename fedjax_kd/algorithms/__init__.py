@@ -5,6 +5,7 @@ A method is registered by its import and its entry below; `fedjax_kd` takes its 
 
 from collections.abc import Callable as _Callable
 
+from fedjax_kd.algorithms.agnostic_fedavg import agnostic_fedavg
 from fedjax_kd.algorithms.apfl import apfl
 from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.ditto import ditto
@@ -21,6 +22,7 @@ from fedjax_kd.algorithms.fedbn import fedbn
 from fedjax_kd.algorithms.fedcurv import fedcurv
 from fedjax_kd.algorithms.feddc import feddc
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
+from fedjax_kd.algorithms.feddisco import feddisco
 from fedjax_kd.algorithms.feddyn import feddyn
 from fedjax_kd.algorithms.fedem import fedem
 from fedjax_kd.algorithms.fedexp import fedexp
@@ -68,6 +70,7 @@ from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
 from fedjax_kd.algorithms.pfedme import pfedme
 from fedjax_kd.algorithms.pfedsim import pfedsim
+from fedjax_kd.algorithms.qfedavg import qfedavg
 from fedjax_kd.algorithms.scaffold import scaffold
 from fedjax_kd.algorithms.standalone import standalone
 from fedjax_kd.core import Algorithm as _Algorithm
@@ -112,6 +115,9 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "feddyn": feddyn,
     "fednova": fednova,
     "fedexp": fedexp,
+    "qfedavg": qfedavg,
+    "feddisco": feddisco,
+    "agnostic_fedavg": agnostic_fedavg,
     "feddc": feddc,
     "mimelite": mimelite,
     "mime": mime,

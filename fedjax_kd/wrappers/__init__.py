@@ -8,6 +8,7 @@ from fedjax_kd.wrappers.choice import with_loss_sampling, with_power_of_choice
 from fedjax_kd.wrappers.ema import with_ema
 from fedjax_kd.wrappers.privacy import with_privacy
 from fedjax_kd.wrappers.robust import with_krum, with_median
+from fedjax_kd.wrappers.swa import with_swa
 from fedjax_kd.wrappers.top_k import with_top_k
 
 WRAPPERS: dict[str, Callable[..., Algorithm]] = {
@@ -16,6 +17,7 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "median": with_median,
     "krum": with_krum,
     "ema": with_ema,
+    "swa": with_swa,
     "ccvr": with_ccvr,
     "power_of_choice": with_power_of_choice,
     "loss_sampling": with_loss_sampling,

@@ -110,6 +110,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedem": {},
     "pfedsim": {"warmup": 30},
     "fedproto": {},
+    "fd": {},
 }
 
 TRAFFIC = "kB a client and round"
@@ -121,7 +122,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      67
+      68
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

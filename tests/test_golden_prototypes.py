@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from federations import federation, logistic, play, rounds, start
+from federations import federation, logistic, play, rounds, start, task_of
 from several_models import pool_of
 from two_layers import two_layers
 from vectors import golden
 
-from fedjax_kd import batching
-from fedjax_kd.algorithms import fedproto
+from fedjax_kd import batching, tree
+from fedjax_kd.algorithms import fd, fedproto
 from fedjax_kd.components import class_means
 from fedjax_kd.components.class_means import ClassSums
-from fedjax_kd.core import Variables
+from fedjax_kd.core import Key, Variables
 from fedjax_kd.errors import InputError
 from fedjax_kd.local import local_training
 
@@ -118,3 +118,88 @@ def test_bad_options_say_what_to_do():
         method(predicts="nearest")
     with pytest.raises(InputError, match="weighting is 'class'"):
         method(weighting="class")
+
+
+def linear_classifier(vectors: dict[str, np.ndarray]) -> Any:
+    """Softmax regression that starts as the vectors say."""
+    given = Variables({"W": jnp.asarray(vectors["in_W"]), "b": jnp.asarray(vectors["in_b"])})
+
+    def apply(model: Variables, x: jax.Array, key: Key | None = None) -> tuple[Any, Any]:
+        return x @ model.params["W"].T + model.params["b"][None], model.stats
+
+    inputs = jax.ShapeDtypeStruct((2, vectors["in_W"].shape[1]), jnp.float32)
+    return task_of(lambda key: given, apply)._replace(input_types=inputs)
+
+
+def test_fd_round_of_pfllib(monkeypatch: pytest.MonkeyPatch):
+    vectors = golden("fd_label_logits")
+    monkeypatch.setattr(batching, "shuffled", lambda seed, positions, size: positions)
+    _, rows, width = vectors["in_x"].shape
+    pool = pool_of([vectors["in_x"].reshape(-1, width)], [vectors["in_y"].reshape(-1)])
+    pool = pool._replace(y=pool.y.astype(jnp.int32))
+    fit = local_training(client_lr=float(vectors["in_lr"]), batch_size=rows)
+    gamma = float(vectors["in_lambda"])
+    algorithm = fd(linear_classifier(vectors), fit, gamma=gamma, phi="pfllib")
+    state = start([algorithm], np.zeros(1))
+    known = np.isin(np.arange(len(vectors["in_b"])), vectors["in_known"]).astype(np.float32)
+    sums = jnp.asarray(np.nan_to_num(vectors["in_global_logits"]) * known[:, None])
+    given = ClassSums(sums, jnp.asarray(known))
+    state = state._replace(server=state.server._replace(of_classes=given))
+    ((after, _),) = rounds(algorithm, pool, [[0]], state=state)
+    for name in "Wb":
+        found = after.clients[0].model.params[name][0]
+        np.testing.assert_allclose(found, vectors[f"out_pfllib_{name}"], **TORCH)
+    found, expected = after.server.of_classes, vectors["out_pfllib_client_logits"]
+    seen = ~np.isnan(expected).any(1)
+    np.testing.assert_allclose(found.sums[seen], expected[seen], **TORCH)
+    np.testing.assert_array_equal(found.counts, seen)
+
+
+def test_fd_teachers_are_the_others():
+    vectors = golden("fd_label_logits")
+    counts = jnp.asarray(vectors["in_counts"], jnp.float32)
+    own = jnp.asarray(np.nan_to_num(vectors["in_own"]), jnp.float32)
+    sent = jax.vmap(class_means.as_one_each)(ClassSums(own * counts[..., None], counts))
+    together = jax.tree.map(lambda a: a.sum(0), sent)
+    known = np.asarray(together.counts) > 0
+    everyone = class_means.class_means(together)
+    np.testing.assert_allclose(everyone[known], vectors["out_paper_mean"][known], rtol=1e-5)
+    for k in range(len(own)):
+        mine = jax.tree.map(lambda a, k=k: a[k], sent)
+        others, expected = tree.sub(together, mine), vectors["out_paper_leave_one_out"][k]
+        has = ~np.isnan(expected).any(1)
+        np.testing.assert_array_equal(np.asarray(others.counts) > 0, has)
+        found = class_means.class_means(others)
+        np.testing.assert_allclose(found[has], expected[has], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("phi", "key"), [("cross_entropy", "ce_softmax"), ("squared", "mse_logits")]
+)
+def test_fd_regulariser(phi: Any, key: str):
+    vectors = golden("fd_label_logits")
+    given = vectors["out_paper_leave_one_out"][0]
+    has = ~np.isnan(given).any(1)
+    sums = jnp.asarray(np.nan_to_num(given), jnp.float32)
+    teachers = ClassSums(sums, jnp.asarray(has, jnp.float32))
+    task = linear_classifier(vectors)
+    z, _ = task.apply(task.init(jax.random.key(0)), jnp.asarray(vectors["in_x"][0]))
+    y = jnp.asarray(vectors["in_y"][0], jnp.int32)
+    found, mask = class_means.taught(phi, z, y, teachers), vectors["out_paper_reg_mask"]
+    np.testing.assert_array_equal(has[np.asarray(y)], mask)
+    np.testing.assert_allclose(found, vectors[f"out_paper_reg_{key}"], rtol=1e-5, atol=1e-6)
+
+
+def test_fd_does_not_teach_a_client_by_itself():
+    pool, fit = federation((6, 6, 6)).train, local_training(client_lr=0.1, batch_size=4)
+    alone, _ = play(fd(logistic(), fit, gamma=0.0), pool, [(0,), (0,), (0, 1)])
+    taught, _ = play(fd(logistic(), fit, gamma=1.0), pool, [(0,), (0,), (0, 1)])
+    first, second = (
+        [
+            np.concatenate([np.ravel(leaf[k]) for leaf in jax.tree.leaves(s.clients[0].model)])
+            for k in (0, 1)
+        ]
+        for s in (alone, taught)
+    )
+    np.testing.assert_allclose(first[0], second[0], rtol=1e-6)
+    assert np.abs(first[1] - second[1]).max() > 1e-3, "client 1 was taught by client 0"

@@ -9,6 +9,7 @@ from fedjax_kd.algorithms.agnostic_fedavg import agnostic_fedavg
 from fedjax_kd.algorithms.apfl import apfl
 from fedjax_kd.algorithms.ccvr import ccvr
 from fedjax_kd.algorithms.ditto import ditto
+from fedjax_kd.algorithms.fd import fd
 from fedjax_kd.algorithms.fedadagrad import fedadagrad
 from fedjax_kd.algorithms.fedadam import fedadam
 from fedjax_kd.algorithms.fedala import fedala
@@ -141,6 +142,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedem": fedem,
     "pfedsim": pfedsim,
     "fedproto": fedproto,
+    "fd": fd,
 }
 """Every method by its name; the command line and the contract tests go through this."""
 

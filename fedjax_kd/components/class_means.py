@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Int
 from fedjax_kd import losses, tree
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Variables
 from fedjax_kd.local import Fit, Fitted
+
+Phi = Literal["cross_entropy", "squared", "pfllib"]
+"""How FD compares logits with those that teach them."""
 
 _FAR = 1e6  # more than any distance, and finite in a loss
 
@@ -98,6 +101,31 @@ def nearness(
     known = (of.counts > 0).reshape(*one_each, -1)
     apart = jnp.square(vectors[..., None, :] - means).mean(-1)
     return jnp.where(known.any(), -jnp.where(known, apart, _FAR), otherwise)
+
+
+def taught(
+    phi: Phi,
+    logits: Float[Array, "B ... L"],
+    y: Int[Array, "B ..."],
+    teachers: ClassSums,
+) -> Float[Array, "B ..."]:
+    """How far logits are from their label's mean, one value a label; 0 where there is none.
+
+    Args:
+      phi: see `fedjax_kd.algorithms.fd`.
+      logits: of the student.
+      y: labels.
+      teachers: logits, summed.
+    """
+    target = of_label(class_means(teachers), y)
+    known = of_label(teachers.counts, y) > 0
+    if phi == "squared":
+        return jnp.where(known, jnp.square(logits - target).mean(-1), 0)
+    logarithms = jax.nn.log_softmax(logits)
+    if phi == "cross_entropy":
+        return jnp.where(known, -(jax.nn.softmax(target) * logarithms).sum(-1), 0)
+    own = jax.lax.stop_gradient(logits)
+    return -(jnp.where(known[..., None], target, own) * logarithms).sum(-1)
 
 
 def fit_and_collect(

@@ -113,6 +113,17 @@ def head_types(task: Task) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     return features, logits
 
 
+def output_types(task: Task) -> jax.ShapeDtypeStruct:
+    """The types of the model's outputs for two examples, ``[2, ...]``.
+
+    Raises:
+      ValueError: if the task does not know the shape of its examples.
+    """
+    check_example(task)
+    model = jax.eval_shape(task.init, jax.random.key(0))
+    return jax.eval_shape(lambda v, x: task.apply(v, x)[0], model, task.input_types)
+
+
 def in_one_pass(task: Task, reader: str) -> Callable[..., tuple[Array, Array, PyTree]]:
     """A task's ``(model, x, key=None) -> features, logits, new stats``.
 

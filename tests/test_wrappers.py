@@ -41,22 +41,13 @@ REFUSED = {
     **{
         (average, name): "read nothing of the server"
         for average in ("ema", "swa")
-        for name in ("standalone", "fedmd", "ditto", "pfedme", "fml", "fedala")
+        for name in ("standalone", "fedmd", "ditto", "pfedme", "fml", "fedala", "fd")
     },
     **{
         ("ccvr", name): "holds . models of the task's shapes"
         for name in (
             *("fedper", "fedpav", "pfedhn", "pfedhn_pc", "fedmd", "fedgkt"),
-            *("fedbabu", "fedrep"),
-            "fedper",
-            "fedpav",
-            "pfedhn",
-            "pfedhn_pc",
-            "fedmd",
-            "fedgkt",
-            "hypcluster",
-            "ifca",
-            "fedem",
+            *("fedbabu", "fedrep", "hypcluster", "ifca", "fedem"),
         )
     },
 }

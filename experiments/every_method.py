@@ -110,6 +110,7 @@ METHODS: Mapping[str, Arguments] = {
     "fedem": {},
     "pfedsim": {"warmup": 30},
     "fedproto": {},
+    "fedtgp": {},
     "fd": {},
 }
 
@@ -122,7 +123,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      68
+      69
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

@@ -20,6 +20,14 @@ NO_WEIGHTS: dict[str, Record] = {
         limit="whatever its numbers, no model travels",
         digits=Digits(network, {"client_lr": 0.1}),
     ),
+    "fedtgp": Record(
+        task=partial(logistic, hidden=WIDTH),
+        bytes=(PROTOTYPES, PROTOTYPES, MODEL),
+        limit="whatever its numbers, no model travels",
+        digits=Digits(network, {"client_lr": 0.1}),
+        options={"prototype_steps": 3, "prototype_hidden": 4},
+        vary={"tau": 0.01, "prototype_lr": 0.5},
+    ),
     "fd": Record(
         task=partial(logistic, hidden=WIDTH),
         bytes=(LOGITS, LOGITS, MODEL + LOGITS + 4),

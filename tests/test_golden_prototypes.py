@@ -17,6 +17,12 @@ from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import fd, fedproto
 from fedjax_kd.components import class_means
 from fedjax_kd.components.class_means import ClassSums
+from fedjax_kd.components.trained_prototypes import (
+    PrototypeTraining,
+    largest_gap,
+    prototypes_of,
+    train_prototypes,
+)
 from fedjax_kd.core import Key, Variables
 from fedjax_kd.errors import InputError
 from fedjax_kd.local import local_training
@@ -118,6 +124,28 @@ def test_bad_options_say_what_to_do():
         method(predicts="nearest")
     with pytest.raises(InputError, match="weighting is 'class'"):
         method(weighting="class")
+
+
+def test_fedtgp_step():
+    vectors = golden("server_rules")
+    counts = jnp.asarray(vectors["in_tgp_has"], jnp.float32)
+    means = jnp.asarray(vectors["in_tgp_local"]) * counts[..., None]
+    together = ClassSums(means.sum(0), counts.sum(0))
+    gap = largest_gap(class_means.class_means(together), together.counts > 0)
+    np.testing.assert_allclose(gap, vectors["out_tgp_max_gap"], rtol=1e-6)
+    how = PrototypeTraining(steps=1, lr=0.1, hidden=0, largest=100.0)
+    given = {"embedding": jnp.asarray(vectors["in_tgp_global"])}
+    found = prototypes_of(train_prototypes(how, given, ClassSums(means, counts)))
+    np.testing.assert_allclose(found, vectors["out_tgp_global_after_step"], rtol=1e-5, atol=1e-6)
+
+
+def test_prototypes_at_a_mean_and_clients_that_send_nothing_are_finite():
+    how = PrototypeTraining(steps=2, lr=0.1, hidden=0, largest=1.0)
+    given = {"embedding": jnp.ones((3, 2))}
+    for counts in (jnp.ones((1, 3)), jnp.zeros((1, 3))):
+        found = train_prototypes(how, given, ClassSums(jnp.ones((1, 3, 2)), counts))
+        assert bool(jnp.isfinite(found["embedding"]).all())
+    np.testing.assert_array_equal(found["embedding"], given["embedding"])
 
 
 def linear_classifier(vectors: dict[str, np.ndarray]) -> Any:

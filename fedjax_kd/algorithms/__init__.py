@@ -55,6 +55,7 @@ from fedjax_kd.algorithms.fedsam import fedsam
 from fedjax_kd.algorithms.fedsgd import fedsgd
 from fedjax_kd.algorithms.fedspeed import fedspeed
 from fedjax_kd.algorithms.fedswa import fedswa
+from fedjax_kd.algorithms.fedtgp import fedtgp
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.fml import fml
 from fedjax_kd.algorithms.hypcluster import hypcluster
@@ -142,6 +143,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "fedem": fedem,
     "pfedsim": pfedsim,
     "fedproto": fedproto,
+    "fedtgp": fedtgp,
     "fd": fd,
 }
 """Every method by its name; the command line and the contract tests go through this."""

@@ -128,7 +128,7 @@ def test_clients_own_models_are_tallied_too(digits: Federation) -> None:
     state = fk.initial_state(simulation)
     pools = (digits.train, digits.client_test)
     key, algorithm = simulation.key("evaluate"), simulation.groups[0]
-    personal = evaluate_personal(simulation, [algorithm], key, state, pools)
+    personal, _ = evaluate_personal(simulation, [algorithm], key, state, pools)
     measures, own = simulation.measures(algorithm), digits.client_test
     rows = measure_rows(lambda x: algorithm.predict(state.server, (), x), measures, own, 25)
     shared = measure_clients(measures, *rows, own, simulation.test_capacity)

@@ -10,8 +10,8 @@ client's own (FedPer, FedRep, FedBABU).
     python -m experiments.long_tails cifar100 --data-dir DIR
 
 ``DIR`` holds ``cifar10.npz`` and ``cifar100.npz``, whose classes are thinned out exponentially to
-a fiftieth and a hundredth. ``--size paper`` has the paper's rounds, and ResNet-18 for both. The accuracy of
-head, middle and tail classes is the global model's.
+a fiftieth and a hundredth. ``--size paper`` has the paper's rounds, and ResNet-18 for both. The
+accuracy of head, middle and tail classes is the global model's.
 """
 
 from __future__ import annotations

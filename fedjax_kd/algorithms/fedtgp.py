@@ -73,8 +73,9 @@ def fedtgp(
 
     def server_init(key: Key) -> Trained:
         server = base.server_init(key)
+        classes, width = server.of_classes.sums.shape
         key = jax.random.fold_in(key, 1)
-        params = prototype_parameters(key, *server.of_classes.sums.shape, prototype_hidden)
+        params = prototype_parameters(key, classes, width, prototype_hidden)
         return Trained(server, params)
 
     def server_update(key: Key, server: Trained, sent: ClassSums, round: Round) -> Trained:

@@ -23,8 +23,8 @@ from fedjax_kd.options import extends
 from fedjax_kd.task import Task
 
 
-class Trained(NamedTuple):
-    """FedProto's server, and what makes its prototypes."""
+class WithGenerator(NamedTuple):
+    """FedProto's server, and what generates its prototypes."""
 
     base: WithMeans
     params: Any
@@ -71,23 +71,25 @@ def fedtgp(
     base = fedproto(task, fit, weighting="uniform", **options)
     how = PrototypeTraining(prototype_steps, prototype_lr, prototype_hidden, tau)
 
-    def server_init(key: Key) -> Trained:
+    def server_init(key: Key) -> WithGenerator:
         server = base.server_init(key)
         classes, width = server.of_classes.sums.shape
         key = jax.random.fold_in(key, 1)
         params = prototype_parameters(key, classes, width, prototype_hidden)
-        return Trained(server, params)
+        return WithGenerator(server, params)
 
-    def server_update(key: Key, server: Trained, sent: ClassSums, round: Round) -> Trained:
+    def server_update(
+        key: Key, server: WithGenerator, sent: ClassSums, round: Round
+    ) -> WithGenerator:
         here = jax.vmap(lambda present, own: tree.where(present > 0, own, tree.zeros_like(own)))(
             round.present, sent
         )
         params = train_prototypes(how, server.params, here)
         known = jnp.maximum(server.base.of_classes.counts, here.counts.max(0))
         made = ClassSums(prototypes_of(params) * known[:, None], known)
-        return Trained(server.base._replace(of_classes=made), params)
+        return WithGenerator(server.base._replace(of_classes=made), params)
 
-    def predict(server: Trained, own: Any, x: Any) -> Array:
+    def predict(server: WithGenerator, own: Any, x: Any) -> Array:
         return base.predict(server.base, own, x)
 
     return base._replace(

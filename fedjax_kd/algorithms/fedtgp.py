@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from fedjax_kd import tree
 from fedjax_kd.algorithms.fedproto import fedproto
@@ -89,14 +88,11 @@ def fedtgp(
         made = ClassSums(prototypes_of(params) * known[:, None], known)
         return WithGenerator(server.base._replace(of_classes=made), params)
 
-    def predict(server: WithGenerator, own: Any, x: Any) -> Array:
-        return base.predict(server.base, own, x)
-
     return base._replace(
         server_init=server_init,
         client_init=lambda key, server: base.client_init(key, server.base),
         broadcast=lambda server, number, round: base.broadcast(server.base, number, round),
         aggregate=ClassSums(stack, stack),
         server_update=server_update,
-        predict=predict,
+        predict=lambda server, own, x: base.predict(server.base, own, x),
     )

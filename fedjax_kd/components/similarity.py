@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.components.model_parts import Part, combine, nonempty_head, partition
+from fedjax_kd.components.model_parts import Part, combine, nonempty_head, output_types, partition
 from fedjax_kd.core import Plan, PyTree, Round, Variables
 from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.errors import InputError
@@ -27,7 +27,7 @@ def class_weights(task: Task) -> tuple[Part, Part]:
       ValueError: if the task does not know the shape of its examples, or there are no such values.
     """
     part, model = nonempty_head(task), jax.eval_shape(task.init, jax.random.key(0))
-    logits = jax.eval_shape(lambda v, x: task.apply(v, x)[0], model, task.input_types)
+    logits = output_types(task)
 
     def of_classes(here: bool, value: jax.ShapeDtypeStruct) -> bool:
         return here and len(value.shape) > 1 and value.shape[-1] == logits.shape[-1]

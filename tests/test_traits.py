@@ -87,7 +87,8 @@ def test_reports_show_first_and_last():
         {"round": 1},
         {"round": 2, "trait_alpha_mean": 0.7, "trait_alpha_std": 0.1, "trait_cluster_0_share": 0.3},
     ]
-    lines = {"apfl": [rows, rows], "fedavg": [[{"round": 0, "test_loss": 1.0}]]}
+    other = [{"round": 0, "test_loss": 1.0, "trait_alpha_mean": None}]
+    lines = {"apfl": [rows, rows], "fedavg": [other]}
     table = traits_table(lines, "method")
     assert table is not None
     assert [row[:2] for row in table.rows] == [["apfl", "alpha"], ["apfl", "clients in cluster 0"]]

@@ -46,7 +46,9 @@ class _Trait(NamedTuple):
 
 def _traits(lines: Mapping[str, Seeds]) -> Iterator[_Trait]:
     for method, seeds in lines.items():
-        columns = dict.fromkeys(name for rows in seeds for row in rows for name in row)
+        # A table of several methods has empty cells for what only others tell.
+        known = (row.items() for rows in seeds for row in rows)
+        columns = dict.fromkeys(name for row in known for name, cell in row if cell is not None)
         for column in columns:
             if column.startswith(TRAIT) and column.endswith((_MEAN, _SHARE)):
                 yield _Trait(method, column, seeds)

@@ -50,7 +50,7 @@ def preset(size: Size = "small") -> Preset:
         "partition": "natural",
         "model": "lenet" if few else "resnet18",
         "cohort_size": len(WRITERS),
-        "num_rounds": 60 if few else 300,
+        "num_rounds": 30 if few else 300,
         "eval_every": 5 if few else 10,
         "batch_size": 32,
         "client_lr": 0.05,

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxtyping import Array
 
 from fedjax_kd.algorithms.fedavg import GlobalModel, fedavg
+from fedjax_kd.components.joint_models import as_one, as_two
 from fedjax_kd.core import Algorithm, Data, Key, PyTree, Round, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, local_change
 from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
-
-
-class Two(NamedTuple):
-    """The model that travels and the client's own: both models, their parameters or statistics."""
-
-    shared: Any
-    own: Any
-
-
-def as_one(shared: Variables, own: Variables) -> Variables:
-    """Two models as one, for a single local training."""
-    return Variables(Two(shared.params, own.params), Two(shared.stats, own.stats))
-
-
-def as_two(joint: Variables) -> Two:
-    """Undoes `as_one`."""
-    params, stats = joint
-    return Two(Variables(params.shared, stats.shared), Variables(params.own, stats.own))
 
 
 @extends(fedavg, fixes=["objective"])

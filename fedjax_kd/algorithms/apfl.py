@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from fedjax_kd import tree
-from fedjax_kd.algorithms._two_models import Two, as_two, fedavg_beside
+from fedjax_kd.algorithms._two_models import fedavg_beside
 from fedjax_kd.algorithms.fedavg import GlobalModel
 from fedjax_kd.components.interpolation import OwnStats, blended, times
+from fedjax_kd.components.joint_models import Two, as_two
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.losses.objectives import gradient

@@ -12,7 +12,7 @@ from fedjax_kd.components.anchored import Adapted, Anchored, anchored_loss, real
 from fedjax_kd.components.class_statistics import own_counts
 from fedjax_kd.components.linear_head import Realignment
 from fedjax_kd.components.model_parts import nonempty_head, partition
-from fedjax_kd.components.own_head import TwoHeaded, change_of_both
+from fedjax_kd.components.own_head import change_of_both
 from fedjax_kd.components.simplex import sparse_frame
 from fedjax_kd.core import Algorithm, Data, Key, Round, Scalar, Upload, Variables, Wire
 from fedjax_kd.local import Fit, Weighting
@@ -78,7 +78,7 @@ def fedloge(
         key: Key, received: Anchored, own: Variables, data: Data, round: Round
     ) -> tuple[Upload, Variables]:
         model, loss = received.base, loss_below(received.anchors)
-        upload, own = change(key, TwoHeaded(model, own), data, loss, round)
+        upload, own = change(key, (model, own), data, loss, round)
         return upload._replace(wire=Wire(down=tree.num_bytes(model))), own
 
     def server_update(key: Key, server: Anchored, update: Variables, round: Round) -> Anchored:

@@ -17,7 +17,7 @@ from fedjax_kd.components.model_parts import (
     nonempty_head,
     partition,
 )
-from fedjax_kd.components.own_head import TwoHeaded, change_of_both
+from fedjax_kd.components.own_head import change_of_both
 from fedjax_kd.core import Algorithm, Batch, Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting
 from fedjax_kd.options import extends
@@ -80,7 +80,7 @@ def fedrod(
             values = [losses.batch_mean(task.example_loss(z, batch.y), batch) for z in outputs]
             return values[0] + values[1], stats
 
-        return change(key, TwoHeaded(received, own), data, loss, round)
+        return change(key, (received, own), data, loss, round)
 
     def predict(server: GlobalModel, own: Variables, x: PyTree) -> Array:
         features, generic, _ = both(server.model, x)

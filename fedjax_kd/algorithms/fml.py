@@ -8,7 +8,8 @@ import jax
 from jaxtyping import Array
 
 from fedjax_kd import losses
-from fedjax_kd.algorithms._two_models import Two, as_two, fedavg_beside
+from fedjax_kd.algorithms._two_models import fedavg_beside
+from fedjax_kd.components.joint_models import Two, as_two
 from fedjax_kd.core import Algorithm, Batch, Key, PyTree, Scalar, Variables
 from fedjax_kd.local import Fit
 from fedjax_kd.options import check_choice, extends

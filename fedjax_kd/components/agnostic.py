@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from fedjax_kd import losses, tree
 from fedjax_kd.batching import over_rows
+from fedjax_kd.components.model_checks import check_population
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Scalar, Variables
-from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.losses.objectives import Objective
 from fedjax_kd.task import Task
@@ -172,11 +172,7 @@ def by_client(update: DomainChange, round: Round, population: int) -> DomainChan
     Raises:
       MissingError: if the federation has another number of clients.
     """
-    if round.population != population:
-        raise MissingError(
-            f"population is {population}, but the federation has {round.population} clients: "
-            "give that number, which is how many domains there are."
-        )
+    check_population(population, round, "how many domains there are")
     who = jnp.where(round.present > 0, round.cohort, population)
 
     def placed(sums: Float[Array, "K 1"]) -> Float[Array, " C"]:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from fedjax_kd import losses, tree
+from fedjax_kd import tree
+from fedjax_kd.components.class_statistics import memberships
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Variables
 from fedjax_kd.local import Fit, Fitted
 
@@ -60,10 +61,7 @@ def class_sums(
       >>> found.sums.ravel().tolist(), found.counts.tolist()
       ([4.0, 0.0], [2.0, 0.0])
     """
-    weights = losses.label_weights(y, mask).astype(vectors.dtype)
-    members = (jax.nn.one_hot(y, classes, dtype=vectors.dtype) * weights[..., None]).reshape(
-        -1, classes
-    )
+    members = memberships(y, mask, classes, vectors.dtype)
     flat = vectors.reshape(-1, vectors.shape[-1])
     exact = jax.lax.Precision.HIGHEST
     return ClassSums(jnp.einsum("bl,bd->ld", members, flat, precision=exact), members.sum(0))

@@ -119,13 +119,19 @@ def square_roots(covariance: Float[Array, "L D D"]) -> Float[Array, "L D D"]:
     return jnp.einsum("lde,le,lfe->ldf", vectors, lengths, vectors, precision=exact)
 
 
+def memberships(
+    y: Int[Array, "B ..."], mask: Float[Array, " B"], classes: int, dtype: DTypeLike
+) -> Float[Array, "N L"]:
+    """What each label counts in each class: 1 in its own, and 0 if it is -1 or of filling."""
+    weights = losses.label_weights(y, mask).astype(dtype)
+    return (jax.nn.one_hot(y, classes, dtype=dtype) * weights[..., None]).reshape(-1, classes)
+
+
 def label_counts(data: Data, classes: int) -> Float[Array, " L"]:
     """How many labels of each class a client holds."""
 
     def add(counts: Array, batch: Batch, _: Array) -> Array:
-        weights = losses.label_weights(batch.y, batch.mask)
-        members = jax.nn.one_hot(batch.y, classes, dtype=weights.dtype) * weights[..., None]
-        return counts + members.reshape(-1, classes).sum(0)
+        return counts + memberships(batch.y, batch.mask, classes, batch.mask.dtype).sum(0)
 
     return over_rows(data, AT_ONCE, add, jnp.zeros(classes, jnp.float32))
 

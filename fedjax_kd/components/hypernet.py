@@ -15,8 +15,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
+from fedjax_kd.components.model_checks import check_population
 from fedjax_kd.core import Key, PyTree, Round, Scalar
-from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.local import Optimiser, Rate, made_optimiser, rate_at
 from fedjax_kd.options import check_choice, checks_options
 
@@ -110,11 +110,7 @@ def hypernet_learner(
         return jax.tree.map(lambda a: a[0], make_parameters(learning.net, number[None]))
 
     def learn(learning: HypernetState, changes: PyTree, round: Round) -> HypernetState:
-        if round.population != population:
-            raise MissingError(
-                f"population is {population}, but the federation has {round.population} clients: "
-                "give that number, which is how many embeddings there are."
-            )
+        check_population(population, round, "how many embeddings there are")
         summed = pulled_back(learning.net, round.cohort, changes)
         grads = tree.scale(-1 / jnp.maximum(round.present.sum(), 1), summed)
         step, state = optimiser(round.number).update(grads, learning.opt, learning.net)

@@ -42,7 +42,8 @@ class LinearHead(NamedTuple):
 
 def linear_head(task: Task, model: Variables) -> LinearHead:
     """The head of a model, if it is linear: its logits of no features, and of each one alone."""
-    width, dtype = head_types(task)[0].shape[-1], head_types(task)[0].dtype
+    features, _ = head_types(task)
+    width, dtype = features.shape[-1], features.dtype
     alone = jnp.concatenate([jnp.zeros((1, width), dtype), jnp.eye(width, dtype=dtype)])
     logits = classifier(task)(model, alone)
     return LinearHead(logits[1:] - logits[:1], logits[0])

@@ -1,4 +1,4 @@
-"""Whether a model can be trained on the batches that clients have, and knows when it is trained."""
+"""Whether a federation suits a model and a method: its batches, and how many clients it has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedjax_kd.core import Plan, PyTree
+from fedjax_kd.core import Plan, PyTree, Round
+from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.errors import InputError, warn
 from fedjax_kd.losses.objectives import MICROBATCH
 from fedjax_kd.nn.modes import Kind, one_example
@@ -16,6 +17,21 @@ from fedjax_kd.task import Task
 
 _REMEDY = "or a network with norm='group'"
 _SHOWN = 5  # clients or layers that a message names
+
+
+def check_population(population: int, round: Round, why: str) -> None:
+    """Raises MissingError if a federation has another number of clients than a method was told.
+
+    Args:
+      population: clients, as the method was told.
+      round: of the federation.
+      why: the end of the advice to give the right number.
+    """
+    if round.population != population:
+        raise MissingError(
+            f"population is {population}, but the federation has {round.population} clients: give "
+            f"that number, which is {why}."
+        )
 
 
 def check_batches(task: Task, name: str, size: int, examples: PyTree = None) -> None:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from jaxtyping import Array
 
+from fedjax_kd.components.joint_models import Two, as_one, as_two
 from fedjax_kd.core import Batch, Data, Key, PyTree, Round, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, local_change
 
 HeadsLoss = Callable[[Variables, Variables, Batch, Key], tuple[Array, PyTree]]
 """(model, own head, batch, key) -> (the sum of both losses, new stats of the model)"""
 
-
-class TwoHeaded(NamedTuple):
-    """The model and the client's own head, or the parameters, or the statistics, of both."""
-
-    shared: PyTree
-    own: PyTree
+ModelAndHead = tuple[Variables, Variables]
+"""The model, and the client's own head."""
 
 
 def change_of_both(
     fit: Fit, weighting: Weighting
-) -> Callable[[Key, TwoHeaded, Data, HeadsLoss, Round], tuple[Upload, Variables]]:
+) -> Callable[[Key, ModelAndHead, Data, HeadsLoss, Round], tuple[Upload, Variables]]:
     """Local training of the model and of the own head, of which the model's change is sent.
 
     Where neither loss has a gradient by the other's parameters, the steps of both are those that
@@ -34,26 +30,20 @@ def change_of_both(
       weighting: whether clients vote by their examples or all alike.
 
     Returns:
-      ``(key, model and own head, data, loss, round) -> (upload, own head)``; the head is a tree
+      ``(key, (model, own head), data, loss, round) -> (upload, own head)``; the head is a tree
       from `fedjax_kd.components.model_parts.partition`.
     """
     change = local_change(fit, weighting)
 
     def both(
-        key: Key, start: TwoHeaded, data: Data, loss: HeadsLoss, round: Round
+        key: Key, start: ModelAndHead, data: Data, loss: HeadsLoss, round: Round
     ) -> tuple[Upload, Variables]:
         def objective(pair: Variables, batch: Batch, key: Key) -> tuple[Array, PyTree]:
-            model, head = _apart(pair)
+            model, head = as_two(pair)
             value, stats = loss(model, head, batch, key)
-            return value, TwoHeaded(stats, head.stats)
+            return value, Two(stats, head.stats)
 
-        joint = Variables(*(TwoHeaded(*of) for of in zip(start.shared, start.own, strict=True)))
-        upload, fitted = change(key, joint, data, objective, round)
-        return upload._replace(message=_apart(upload.message)[0]), _apart(fitted.model)[1]
+        upload, fitted = change(key, as_one(*start), data, objective, round)
+        return upload._replace(message=as_two(upload.message).shared), as_two(fitted.model).own
 
     return both
-
-
-def _apart(pair: Variables) -> tuple[Variables, Variables]:
-    params, stats = pair.params, pair.stats
-    return Variables(params.shared, stats.shared), Variables(params.own, stats.own)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
+from fedjax_kd.components.model_checks import check_population
 from fedjax_kd.components.model_parts import Part, combine, nonempty_head, output_types, partition
 from fedjax_kd.core import Plan, PyTree, Round, Variables
-from fedjax_kd.data.public_inputs import MissingError
 from fedjax_kd.errors import InputError
 from fedjax_kd.task import Task
 
@@ -118,11 +118,7 @@ def with_models(server: WithModels, weights: Part, sent: Variables, round: Round
       MissingError: if a federation has not so many clients as there is room for.
     """
     population = len(server.known)
-    if round.population != population:
-        raise MissingError(
-            f"population is {population}, but the federation has {round.population} clients: give "
-            "that number, which is for how many clients the server has room."
-        )
+    check_population(population, round, "for how many clients the server has room")
     who = jnp.where(round.present > 0, round.cohort, population)  # others are dropped
     found = similarities(partition(weights, sent)[1]).astype(server.similarity.dtype)
     return server._replace(

@@ -30,7 +30,7 @@ NO_WEIGHTS: dict[str, Record] = {
     ),
     "fd": Record(
         task=partial(logistic, hidden=WIDTH),
-        bytes=(LOGITS, LOGITS, MODEL + LOGITS + 4),
+        bytes=(LOGITS + 4, LOGITS, MODEL + LOGITS + 4),
         limit="whatever its numbers, no model travels",
         digits=Digits(network, {"client_lr": 0.1}),
     ),

@@ -172,12 +172,12 @@ def test_fd_round_of_pfllib(monkeypatch: pytest.MonkeyPatch):
     known = np.isin(np.arange(len(vectors["in_b"])), vectors["in_known"]).astype(np.float32)
     sums = jnp.asarray(np.nan_to_num(vectors["in_global_logits"]) * known[:, None])
     given = ClassSums(sums, jnp.asarray(known))
-    state = state._replace(server=state.server._replace(of_classes=given))
+    state = state._replace(server=state.server._replace(table=given))
     ((after, _),) = rounds(algorithm, pool, [[0]], state=state)
     for name in "Wb":
-        found = after.clients[0].model.params[name][0]
+        found = after.clients[0].base.params[name][0]
         np.testing.assert_allclose(found, vectors[f"out_pfllib_{name}"], **TORCH)
-    found, expected = after.server.of_classes, vectors["out_pfllib_client_logits"]
+    found, expected = after.server.table, vectors["out_pfllib_client_logits"]
     seen = ~np.isnan(expected).any(1)
     np.testing.assert_allclose(found.sums[seen], expected[seen], **TORCH)
     np.testing.assert_array_equal(found.counts, seen)
@@ -224,10 +224,19 @@ def test_fd_does_not_teach_a_client_by_itself():
     taught, _ = play(fd(logistic(), fit, gamma=1.0), pool, [(0,), (0,), (0, 1)])
     first, second = (
         [
-            np.concatenate([np.ravel(leaf[k]) for leaf in jax.tree.leaves(s.clients[0].model)])
+            np.concatenate([np.ravel(leaf[k]) for leaf in jax.tree.leaves(s.clients[0].base)])
             for k in (0, 1)
         ]
         for s in (alone, taught)
     )
     np.testing.assert_allclose(first[0], second[0], rtol=1e-6)
     assert np.abs(first[1] - second[1]).max() > 1e-3, "client 1 was taught by client 0"
+
+
+def test_fd_knows_its_own_logits_after_a_round_in_which_nothing_arrived():
+    pool, fit = federation((6, 0)).train, local_training(client_lr=0.1, batch_size=4)
+    cohorts = [(0,), (1,), (0,)]  # client 1 has no examples, and sends nothing that counts
+    alone, _ = play(fd(logistic(), fit, gamma=0.0), pool, cohorts)
+    taught, _ = play(fd(logistic(), fit, gamma=1.0), pool, cohorts)
+    for one, other in zip(*map(jax.tree.leaves, (alone.clients, taught.clients)), strict=True):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-6)

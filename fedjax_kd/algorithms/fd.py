@@ -17,12 +17,12 @@ from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.task import Task
 
 
-class Distilled(NamedTuple):
-    """A client's model, and what it sent, and when."""
+class WithTable(NamedTuple):
+    """A client's model or the server, the sums that it sent or has, and from which round."""
 
-    model: Variables
-    sent: class_means.ClassSums
-    number: Array  # of the round; -2 before it sent anything
+    base: Any
+    table: class_means.ClassSums
+    number: Any
 
 
 @checks_options
@@ -32,14 +32,15 @@ def fd(
     """FD: the mean logits of each class teach other clients' examples of it (Jeong et al., 2018).
 
     Against FedAvg: clients keep their models and send mean logits, which are their teachers.
-    Down: sums of mean logits G [L, L], of how many clients [L]. Up: its mean logits [L, L], which
-    of them there are [L]. Keeps: a model, and what it sent last.
+    Down: sums of mean logits G [L, L], of how many clients [L], of which round. Up: its mean logits
+    [L, L], which of them there are [L]. Keeps: a model, and what it sent last.
 
         G_kc = mean over the other clients that have class c of their mean logits of it
         loss_k = task.loss + gamma * mean_x phi(f_k(x), G_ky)          where G_ky is known
         phi(z, G) = -sum_c softmax(G)_c log softmax(z)_c, or the mean squared difference
 
-    Mean logits are those of the steps of a round; the clients of the round before are the teachers.
+    Mean logits are those of the steps of a round; teachers are the clients of the last round that
+    had any.
 
     It is never FedAvg: with ``gamma == 0`` every client trains alone.
 
@@ -63,10 +64,10 @@ def fd(
     nothing = class_means.no_vectors(logits.shape[-1], logits.shape[-1], logits.dtype)
 
     def client_update(
-        key: Key, received: class_means.ClassSums, own: Distilled, data: Data, round: Round
-    ) -> tuple[Upload, Distilled]:
-        is_among = (own.number == round.number - 1) & (phi != "pfllib")
-        teachers = tree.sub(received, tree.where(is_among, own.sent, nothing))
+        key: Key, received: WithTable, own: WithTable, data: Data, round: Round
+    ) -> tuple[Upload, WithTable]:
+        is_among = (own.number == received.number) & (phi != "pfllib")
+        teachers = tree.sub(received.table, tree.where(is_among, own.table, nothing))
 
         def distilled(model: Variables, batch: Batch, key: Key) -> tuple[Array, Array, Any]:
             z, stats = task.apply(model, batch.x, key)
@@ -75,20 +76,21 @@ def fd(
             return losses.batch_mean(values, batch), z, stats
 
         run = class_means.fit_and_collect(fit, nothing, distilled)
-        fitted, seen = run(key, own.model, data, round)
+        fitted, seen = run(key, own.base, data, round)
         sent = class_means.as_one_each(seen)
-        number = jnp.asarray(round.number, jnp.int32)
-        return Upload(sent, vote(data), fitted.metrics), Distilled(fitted.model, sent, number)
+        new = WithTable(fitted.model, sent, round.number)
+        return Upload(sent, vote(data), fitted.metrics), new
+
+    def untaught(base: Any) -> WithTable:
+        return WithTable(base, nothing, jnp.int32(-1))
 
     return base._replace(
-        server_init=lambda key: class_means.WithMeans(base.server_init(key), nothing),
-        client_init=lambda key, server: Distilled(
-            base.client_init(key, server.base), nothing, jnp.int32(-2)
-        ),
-        broadcast=lambda server, number, round: server.of_classes,
+        server_init=lambda key: untaught(base.server_init(key)),
+        client_init=lambda key, server: untaught(base.client_init(key, server.base)),
+        broadcast=lambda server, number, round: server._replace(base=()),
         client_update=client_update,
         aggregate=class_means.ClassSums(total, total),
-        server_update=lambda key, server, update, round: server._replace(of_classes=update),
-        predict=lambda server, own, x: task.apply(own.model, x)[0],
+        server_update=lambda key, server, sums, round: WithTable(server.base, sums, round.number),
+        predict=lambda server, own, x: task.apply(own.base, x)[0],
         needs_classes="FD averages the logits of each class",
     )

@@ -55,7 +55,8 @@ def fedproto(
       ValueError: if an option is unknown, or features are no vectors.
 
     Departs from the paper: each example's feature is pulled, and not their mean, and prototypes are
-    those of the steps, both as in the authors' code, which counts the last epoch's alone.
+    those of the steps, both as in the authors' code, which counts the last epoch's alone, and
+    predicts among the client's own classes.
     Source: Tan, Long, Liu, Zhou, Lu, Jiang, Zhang, AAAI 2022, arXiv:2105.00243.
     """
     check_choice("predicts", predicts, PredictsBy)

@@ -64,7 +64,8 @@ def fedtgp(
       TypeError: if the module has no ``features``.
       ValueError: if an option is unknown, or features are no vectors.
 
-    Departs from the paper: steps are on all prototypes at once, as many as fit a simulation.
+    Departs from the paper: steps are on all prototypes at once, as many as fit a simulation. Where
+    not all clients take part, prototypes of classes that nobody sent move, too.
     Source: Zhang, Liu, Hua, Cao, AAAI 2024, arXiv:2401.03230.
     """
     base = fedproto(task, fit, weighting="uniform", **options)

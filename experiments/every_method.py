@@ -86,6 +86,7 @@ METHODS: Mapping[str, Arguments] = {
     "qfedavg": {},
     "feddisco": {},
     "agnostic_fedavg": {},
+    "heterofl": {},
     "feddc": {"client_lr": 0.02},
     "mimelite": {"client_lr": 0.005},
     "mime": {"client_lr": 0.01},
@@ -123,7 +124,7 @@ def preset() -> Preset:
 
     Example:
       >>> len(preset().methods)
-      69
+      70
     """
     return Preset(SHARED, METHODS, (*COLUMNS, TRAFFIC, "seconds"))
 

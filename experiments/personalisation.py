@@ -112,15 +112,15 @@ def domains_preset(name: Task, size: Size) -> Preset:
 def family_preset(split: str, size: Size) -> Preset:
     """CIFAR-10 among clients whose labels differ much."""
     few = size == "small"
-    rounds = 60 if few else 500
+    rounds = 40 if few else 500
     own: Arguments = {
         "num_clients": 20 if few else 100,
         "cohort_size": 5 if few else 10,
         "num_rounds": rounds,
         "client_lr": 0.02,
-        "steps": 20 if few else 50,
+        "steps": 15 if few else 50,
         "batch_size": 50,
-        "eval_every": 15,
+        "eval_every": 10,
     }
     return Preset(
         {"dataset": "cifar10", "model": "lenet", **_SPLITS[split], **own},

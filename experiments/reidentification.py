@@ -9,9 +9,11 @@ clients' features on shared inputs makes training smoother.
 
 ``DIR`` holds ``mnist.npz`` with ``train_client``, the writer of each image. None of the nine data
 sets of the paper can be had without a licence, so that its identities are writers here: nine
-clients have 8 to 150 writers of their own. Eight images of each writer are held out, of which four
-are looked for among the others, each writer's by two cameras in turn: an image must be found by the
-other camera. Images of further writers, unlabelled, are the shared inputs.
+clients have 4 to 75 writers of their own. What is to be recognised is a tile of four digits of one
+writer, since one digit tells little of who wrote it. Eight tiles of each writer, of digits that are
+in no other tile, are held out, of which four are looked for among the others, each writer's by two
+cameras in turn: a tile must be found by the other camera. Tiles of further writers, unlabelled, are
+the shared inputs.
 """
 
 from __future__ import annotations
@@ -32,8 +34,10 @@ from fedjax_kd.report.estimates import number
 
 Size = Literal["small", "paper"]
 
-WRITERS = (8, 12, 18, 27, 40, 58, 75, 110, 150)  # of each client
-HELD_OUT = 8  # images of each writer
+WRITERS = (4, 6, 9, 14, 20, 29, 38, 55, 75)  # of each client
+HELD_OUT = 8  # tiles of each writer
+TRAINED = 24  # those that are trained on
+SIDE = 2  # digits along a side of a tile
 
 
 def preset(size: Size = "small") -> Preset:
@@ -78,7 +82,7 @@ def preset(size: Size = "small") -> Preset:
 
 
 def writers(data_dir: Path, path: Path) -> Path:
-    """Writes MNIST as a set of writers to be told apart, and the images of those left over.
+    """Writes tiles of MNIST as a set of writers to be told apart, and tiles of those left over.
 
     Args:
       data_dir: holds ``mnist.npz``.
@@ -89,34 +93,44 @@ def writers(data_dir: Path, path: Path) -> Path:
     arrays = np.load(data_dir / "mnist.npz")
     x, writer = arrays["train_x"], arrays["train_client"]
     rng = np.random.default_rng(0)
-    people = rng.permutation(np.unique(writer))
+    found, images = np.unique(writer, return_counts=True)
+    people = rng.permutation(found[images >= 2 * HELD_OUT * SIDE * SIDE])
     own, apart = people[: sum(WRITERS)], people[sum(WRITERS) :]
-    identity = np.full(writer.max() + 1, -1)
-    identity[own] = np.arange(len(own))
+    tiles = [_tiles(x[writer == person], rng) for person in own]
     client = np.repeat(np.arange(len(WRITERS)), WRITERS)
-    order = rng.permutation(np.flatnonzero(identity[writer] >= 0))
-    turn = _turns(writer[order])
-    held = turn < HELD_OUT
     parts: dict[str, NDArray[Any]] = {}
-    for part, rows in (("train", order[~held]), ("test", order[held])):
-        who = identity[writer[rows]]
-        parts |= {f"{part}_x": x[rows], f"{part}_y": who, f"{part}_client": client[who]}
-    for part, seen in (("train", turn[~held]), ("test", turn[held])):
-        parts |= {f"{part}_camera": seen % 2, f"{part}_query": seen // 2 % 2}
-    others = np.flatnonzero(np.isin(writer, apart))
-    alike = {"x": x[others], "y": np.zeros(len(others), np.int64)}  # nobody looks at who they are
+    for place, (part, count) in enumerate((("train", TRAINED), ("test", HELD_OUT))):
+        order = rng.permutation(len(own) * count)
+        who, turn = np.repeat(np.arange(len(own)), count), np.tile(np.arange(count), len(own))
+        parts |= {
+            f"{part}_x": np.concatenate([both[place] for both in tiles])[order],
+            f"{part}_y": who[order],
+            f"{part}_client": client[who][order],
+            f"{part}_camera": turn[order] % 2,
+            f"{part}_query": turn[order] // 2 % 2,
+        }
+    others = np.concatenate([_tiles(x[writer == person], rng)[0] for person in apart])
+    alike = {"x": others, "y": np.zeros(len(others), np.int64)}  # nobody looks at who they are
     both = {f"{part}_{name}": a for part in ("train", "test") for name, a in alike.items()}
     write_arrays(path.with_name("writers_apart.npz"), both)
     return write_arrays(path, parts)
 
 
-def _turns(writer: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many images of its writer come before each image."""
-    turn = np.zeros(len(writer), np.int64)
-    for person in np.unique(writer):
-        mine = np.flatnonzero(writer == person)
-        turn[mine] = np.arange(len(mine))
-    return turn
+def _tiles(
+    x: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Tiles of a writer's images, to train on and held out; the latter have each image once."""
+    x, digits = rng.permutation(x), SIDE * SIDE
+    held, rest = x[: HELD_OUT * digits], x[HELD_OUT * digits :]
+    chosen = np.stack([rng.permutation(len(rest))[:digits] for _ in range(TRAINED)])
+    return _tiled(rest[chosen.ravel()]), _tiled(held)
+
+
+def _tiled(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Every four images as one."""
+    _, height, width, channels = x.shape
+    rows = x.reshape(-1, SIDE, SIDE, height, width, channels).swapaxes(2, 3)
+    return rows.reshape(-1, SIDE * height, SIDE * width, channels)
 
 
 def by_client(folders: Folders) -> str:

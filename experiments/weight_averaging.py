@@ -34,7 +34,8 @@ PAPER: Arguments = {
     "client_lr": 0.1,
     "augment": "crop_flip",
 }
-SMALL: Arguments = {"model": "lenet", "num_rounds": 40, "steps": 10, "client_lr": 0.1}
+SMALL: Arguments = {"model": "lenet", "num_rounds": 40, "client_lr": 0.1}
+SMALL_STEPS: Mapping[Data, int] = {"cifar10": 10, "cifar100": 20}
 SHARED: Arguments = {
     "partition": "dirichlet",
     "num_clients": 100,
@@ -63,7 +64,7 @@ def preset(data: Data, alpha: float, size: Size = "small") -> Preset:
       >>> preset("cifar10", 0.3).shared["alpha"]
       0.3
     """
-    chosen = PAPER if size == "paper" else SMALL
+    chosen = PAPER if size == "paper" else {**SMALL, "steps": SMALL_STEPS[data]}
     return Preset(
         {"dataset": data, **SHARED, "alpha": alpha, **chosen},
         METHODS,

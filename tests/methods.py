@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import jax
 import pytest
@@ -101,8 +101,9 @@ def missing(names: Collection[str], records: Mapping[str, Record]) -> list[str]:
 
 
 def numeric(factory: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a factory that may be any number, with their defaults."""
-    found = [o for o in options(factory) if float in (o.type, *get_args(o.type))]
+    """The options of a factory that may be any one number, with their defaults."""
+    single = [o for o in options(factory) if get_origin(o.type) is not tuple]
+    found = [o for o in single if float in (o.type, *get_args(o.type))]
     return {o.name: o.default for o in found}
 
 

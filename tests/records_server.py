@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from digits import softmax_regression
+from digits import network, softmax_regression
 from federations import CLASSES, FEATURES, SIZES, logistic
 from methods import Digits, Limit, Record, uniformly
 
@@ -47,5 +47,13 @@ SERVER: dict[str, Record] = {
         limit=Limit({"domains": 1}, 1e-6),
         digits=Digits(softmax_regression, {"client_lr": 0.5}, {"population": 100}),
         options={"population": len(SIZES)},
+    ),
+    "heterofl": Record(
+        task=partial(logistic, hidden=2),
+        # What a slice weighs is told by the round: this is all of it, and who holds what.
+        bytes=(HIDDEN, HIDDEN + 4 * (2 + 2 * CLASSES), 0),
+        limit=Limit({"rates": (1.0,), "absent": "kept"}, 1e-6, uniformly),
+        digits=Digits(network, {"client_lr": 0.1}, {"rates": (1.0, 0.5)}),
+        options={"rates": (1.0, 0.5)},
     ),
 }

@@ -58,6 +58,7 @@ from fedjax_kd.algorithms.fedswa import fedswa
 from fedjax_kd.algorithms.fedtgp import fedtgp
 from fedjax_kd.algorithms.fedyogi import fedyogi
 from fedjax_kd.algorithms.fml import fml
+from fedjax_kd.algorithms.heterofl import heterofl
 from fedjax_kd.algorithms.hypcluster import hypcluster
 from fedjax_kd.algorithms.ifca import ifca
 from fedjax_kd.algorithms.knnper import knnper
@@ -119,6 +120,7 @@ REGISTRY: dict[str, _Callable[..., _Algorithm]] = {
     "qfedavg": qfedavg,
     "feddisco": feddisco,
     "agnostic_fedavg": agnostic_fedavg,
+    "heterofl": heterofl,
     "feddc": feddc,
     "mimelite": mimelite,
     "mime": mime,

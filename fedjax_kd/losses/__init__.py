@@ -39,6 +39,7 @@ from fedjax_kd.losses.features import (
 from fedjax_kd.losses.flow import flow_matching, fsp_matrix
 from fedjax_kd.losses.label_skew import (
     Adjustment,
+    absent_classes,
     adjusted,
     among,
     class_margins,
@@ -89,6 +90,7 @@ __all__ = [
     "ExampleLoss",
     "Mixed",
     "Mutual",
+    "absent_classes",
     "adaptive_mutual",
     "adjusted",
     "aligned",

@@ -15,6 +15,7 @@ from fedjax_kd.core import Scalar
 from fedjax_kd.options import check_choice, checks_options
 
 Restriction = Literal["paper", "code"]
+AbsentLogits = Literal["excluded", "zero", "kept"]
 
 
 class Adjustment(NamedTuple):
@@ -93,6 +94,27 @@ def class_restrictions(
     return Adjustment(alpha + (1 - alpha) * share, jnp.zeros_like(counts))
 
 
+def absent_classes(counts: Float[Array, " L"], absent: AbsentLogits = "excluded") -> Adjustment:
+    """What becomes of the logits of classes that a client lacks.
+
+    Args:
+      counts: examples of each class.
+      absent: they are left out of the softmax ("excluded"), are 0 in it ("zero"), or stay ("kept").
+
+    Raises:
+      ValueError: if ``absent`` is unknown.
+
+    Example:
+      >>> absent_classes(jnp.array([2.0, 0.0])).shift
+      Array([  0., -inf], dtype=float32)
+    """
+    check_choice("absent", absent, AbsentLogits)
+    if absent == "excluded":
+        shift = jnp.where(counts > 0, jnp.zeros_like(counts), -jnp.inf)
+        return Adjustment(jnp.ones_like(counts), shift)
+    return class_restrictions(counts, alpha=0.0 if absent == "zero" else 1.0)
+
+
 def among(present: Bool[Array, " L"], logits: Float[Array, "*B L"]) -> Float[Array, "*B L"]:
     """Logits of the classes that are present; those of others are far below any.
 
@@ -100,8 +122,7 @@ def among(present: Bool[Array, " L"], logits: Float[Array, "*B L"]) -> Float[Arr
       >>> among(jnp.array([True, False]), jnp.array([1.0, 50.0])).argmax().item()
       0
     """
-    shift = jnp.where(present, 0.0, -jnp.inf)
-    return adjusted(logits, Adjustment(jnp.ones_like(shift), shift))
+    return adjusted(logits, absent_classes(present.astype(logits.dtype)))
 
 
 def adjusted(logits: Float[Array, "*B L"], by: Adjustment) -> Float[Array, "*B L"]:

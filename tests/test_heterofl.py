@@ -120,10 +120,8 @@ def test_means_over_those_who_hold_a_value():
         new = jax.tree.map(lambda a, b: padded(b, a.shape), model.params, parameters(f"in_new{k}"))
         change = tree.sub(model._replace(params=new), within(cut.at(k), model))
         kind = jnp.zeros(len(clients())).at[k].set(1)
-        mine = of_classes(cut.at(k), last, present)
-        sent.append(
-            SliceChange(within(mine, change), kind, jnp.outer(kind, present.astype(kind.dtype)))
-        )
+        mine, present = of_classes(cut.at(k), last, jnp.asarray(mask)), mask.astype(np.float32)
+        sent.append(SliceChange(within(mine, change), kind, jnp.outer(kind, present)))
     summed = jax.tree.map(lambda *leaves: jnp.stack(leaves).sum(0), *sent)
     moved = tree.add(model, mean_of_holders(summed, cut, last)).params
     expected = parameters("out_combined")

@@ -136,9 +136,11 @@ def trained(name: str, preset: Preset, choice: Choice) -> results.Folders:
       The finished folders, one a seed, of each method.
 
     Raises:
-      ValueError: if a chosen method is not compared in the preset.
+      ValueError: if a chosen method is not compared in the preset, or there is no seed.
     """
     compile_cache.enable()
+    if choice.seeds < 1:
+        raise ValueError(f"seeds is {choice.seeds}, but must be >= 1: each is a run of its own.")
     unknown = [method for method in choice.methods if method not in preset.methods]
     if unknown:
         raise ValueError(

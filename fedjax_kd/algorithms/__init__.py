@@ -67,6 +67,7 @@ from fedjax_kd.algorithms.mime import mime
 from fedjax_kd.algorithms.mimelite import mimelite
 from fedjax_kd.algorithms.mofedsam import mofedsam
 from fedjax_kd.algorithms.moon import moon
+from fedjax_kd.algorithms.no_weights_groups import fd_groups, fedproto_groups, fedtgp_groups
 from fedjax_kd.algorithms.perfedavg import perfedavg
 from fedjax_kd.algorithms.pfedhn import pfedhn
 from fedjax_kd.algorithms.pfedhn_pc import pfedhn_pc
@@ -155,5 +156,8 @@ GROUPS: dict[str, _Callable[..., tuple[_Algorithm, ...]]] = {
     "fedmd": fedmd_groups,
     "fedgkt": fedgkt_groups,
     "fedkd": fedkd_groups,
+    "fedproto": fedproto_groups,
+    "fedtgp": fedtgp_groups,
+    "fd": fd_groups,
 }
 """Methods for several architectures behind one server: from tasks to an algorithm for each."""

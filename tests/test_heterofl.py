@@ -265,7 +265,18 @@ def of_model(name: str, shape: tuple[int, ...], dtype: Any = jnp.float32, **opti
     return from_nnx(MODELS[name](shape, 10, **options), example_x=jnp.zeros((1, *shape), dtype))
 
 
+class TwoLayers(Gated):
+    """A network whose head has a layer of its own units."""
+
+    def features(self, x: jax.Array) -> jax.Array:
+        return x
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(nnx.relu(self.hidden(x)))
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
+    "head": (lambda: from_nnx(TwoLayers, example_x=jnp.zeros((1, 4))), "last layer"),
     "sigmoid": (lambda: from_nnx(Gated, example_x=jnp.zeros((1, 4))), "ReLU"),
     "group": (lambda: of_model("resnet8", (8, 8, 3), norm="group"), "batch normalisation"),
     "lstm": (lambda: of_model("char_lstm", (5,), jnp.int32), "LSTM"),

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
 from fedjax_kd import losses
-from fedjax_kd.components.model_parts import Part, head
+from fedjax_kd.components.model_parts import Part, head, output_types, partition
 from fedjax_kd.core import Batch, Key, PyTree, Variables
 from fedjax_kd.errors import InputError
 from fedjax_kd.losses.objectives import Objective
@@ -76,8 +76,8 @@ def slices(task: Task, rates: Sequence[float]) -> Slices:
 
     Raises:
       TypeError: if the module has no ``features``.
-      ValueError: if there is no rate, channels that are zero would count, or nothing reaches a
-        layer of a slice.
+      ValueError: if there is no rate, the head is more than a layer, channels that are zero would
+        count, or nothing reaches a layer of a slice.
 
     Example:
       >>> from fedjax_kd.models import mlp
@@ -91,6 +91,7 @@ def slices(task: Task, rates: Sequence[float]) -> Slices:
     if not rates:
         raise InputError("There are no rates: give the share of the channels of some slice.")
     last, model = head(task), jax.eval_shape(task.init, jax.random.key(0))
+    _check_head(last, model, output_types(task).shape[-1])
     watched = _watching(task)
     _check_silent(watched(jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), model.params))[1])
     usual, probed, *found = (
@@ -253,6 +254,18 @@ def _examples(types: PyTree) -> PyTree:
         return jnp.asarray(x).astype(t.dtype)
 
     return jax.tree.map(drawn, types)
+
+
+def _check_head(last: Part, model: Variables, classes: int) -> None:
+    """Raises ValueError if the head has values that are not one a class."""
+    held = jax.tree.leaves(partition(last, model)[1])
+    others = [a.shape for a in held if a.shape[-1:] != (classes,)]
+    if others:
+        raise InputError(
+            f"The head, which `features` leaves out, has values of the shapes {others}, but rows "
+            f"of {classes} classes are held one by one: let `features` return the input of the "
+            "last layer."
+        )
 
 
 def _check_silent(constant: NDArray[np.bool_]) -> None:

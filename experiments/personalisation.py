@@ -34,7 +34,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out
+from experiments import results
+from experiments.comparison import Arguments, Choice, Chosen, Preset, carry_out, trained
 from experiments.results import CLIENTS_MODELS, write_arrays
 
 Task = Literal["domains", "pacs", "classes", "dirichlet"]
@@ -217,7 +218,13 @@ def main(
     if task in PREPARED:
         made = PREPARED[task](Path(choice.data_dir), choice.out / "data" / f"{task}.npz")
         choice = replace(choice, data_dir=str(made.parent))
-    print(carry_out(f"{task}-{size}", preset(task, size), choice))
+    name, compared = f"{task}-{size}", preset(task, size)
+    if task not in _SPLITS:
+        print(carry_out(name, compared, choice))
+        return
+    folders = trained(name, compared, choice)
+    print(results.table(folders, compared.columns))
+    print(results.picture_of_many(folders, choice.out / f"{name}.png", OWN[:2], title=name))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,14 @@ PAPER: Arguments = {
     "epochs": 5,
     "client_lr": 0.1,
     "augment": "crop_flip",
+    "client_schedule": "cosine:rounds=300",
 }
-SMALL: Arguments = {"model": "lenet", "num_rounds": 40, "client_lr": 0.1}
+SMALL: Arguments = {
+    "model": "lenet",
+    "num_rounds": 40,
+    "client_lr": 0.1,
+    "client_schedule": "cosine:rounds=40",
+}
 SMALL_STEPS: Mapping[Data, int] = {"cifar10": 10, "cifar100": 20}
 SHARED: Arguments = {
     "partition": "dirichlet",

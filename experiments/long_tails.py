@@ -51,6 +51,11 @@ METHODS: Mapping[str, Arguments] = {
 }
 
 _IMBALANCE: Mapping[Data, float] = {"cifar10": 50, "cifar100": 100}
+# FedLoGe needs as many features as there are classes; a LeNet has 84.
+_SMALL: Mapping[Data, Arguments] = {
+    "cifar10": {"model": "lenet", "cohort_size": 8},
+    "cifar100": {"model": "cnn_small", "cohort_size": 8},
+}
 _PAPER: Mapping[Data, Arguments] = {
     "cifar10": {"model": "resnet18", "cohort_size": 8},
     "cifar100": {"model": "resnet18", "cohort_size": 40},
@@ -64,7 +69,7 @@ def preset(data: Data, size: Size = "small") -> Preset:
       >>> preset("cifar10").shared["imbalance_factor"]
       50
     """
-    few: Arguments = {"model": "lenet", "cohort_size": 8, "num_rounds": 60, "batch_size": 16}
+    few: Arguments = {"num_rounds": 60, "batch_size": 16}
     many: Arguments = {"num_rounds": 500, "epochs": 5, "batch_size": 8}
     return Preset(
         {
@@ -76,7 +81,7 @@ def preset(data: Data, size: Size = "small") -> Preset:
             "client_lr": 0.03,
             "client_momentum": 0.5,
             "eval_every": 10,
-            **(few if size == "small" else {**many, **_PAPER[data]}),
+            **({**few, **_SMALL[data]} if size == "small" else {**many, **_PAPER[data]}),
         },
         METHODS,
         COLUMNS,

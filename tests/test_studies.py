@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,8 +27,11 @@ from experiments import (
 from experiments.comparison import Arguments, Choice, Preset, command
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import run
+from fedjax_kd.local import local_training
+from fedjax_kd.models import MODELS
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.interrupt import EXIT_CODE
+from fedjax_kd.task import from_nnx
 
 FEW: dict[str, Arguments] = {"fedavg": {}, "fedprox": {"mu": 1.0}}
 NOWHERE = Choice(Path("runs"), "nowhere")
@@ -57,6 +62,17 @@ def presets() -> Iterator[tuple[str, Preset]]:
 PRESETS = dict(presets())
 # Those of the paper's size name the methods and options of the small ones.
 LARGE = [name for name in PRESETS if name.endswith("-paper")]
+
+
+@pytest.mark.parametrize("size", get_args(long_tails.Size))
+@pytest.mark.parametrize(("data", "classes"), [("cifar10", 10), ("cifar100", 100)])
+def test_networks_of_long_tails_are_wide_enough_for_fedloge(
+    data: Any, classes: int, size: Any
+) -> None:
+    network = MODELS[str(long_tails.preset(data, size).shared["model"])]
+    build = network((32, 32, 3), classes)
+    task = from_nnx(build, example_x=jnp.zeros((1, 32, 32, 3)))
+    assert REGISTRY["fedloge"](task, local_training(client_lr=0.1)).judged_by == "clients"
 
 
 @pytest.mark.parametrize(

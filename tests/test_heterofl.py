@@ -81,7 +81,9 @@ def parameters(prefix: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def blocks(widths: Sequence[int]) -> Task:
-    build = lambda rngs: Blocks(widths, rngs=rngs)  # noqa: E731
+    def build(rngs: nnx.Rngs) -> Blocks:
+        return Blocks(widths, rngs=rngs)
+
     return from_nnx(build, example_x=jnp.zeros((1, 8, 8, widths[0])))
 
 

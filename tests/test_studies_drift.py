@@ -27,22 +27,29 @@ def test_controls_end_nearer_to_the_optimum_than_the_average():
 
 
 def test_writers_are_identities_of_their_clients_alone(tmp_path: Path):
-    people = np.repeat(np.arange(sum(reidentification.WRITERS) + 3), 12)
-    x = np.arange(len(people) * 4, dtype=np.int64).astype(np.uint8).reshape(-1, 2, 2, 1)
+    held, trained = reidentification.HELD_OUT, reidentification.TRAINED
+    identities, each = sum(reidentification.WRITERS), 2 * 4 * held
+    people = np.repeat(np.arange(identities + 4), each)
+    people = people[each // 2 :]  # the first one has too few
+    number = np.arange(len(people))
+    x = np.stack([number // 256, number % 256], axis=-1).astype(np.uint8).reshape(-1, 1, 2, 1)
     np.savez(tmp_path / "mnist.npz", train_x=x, train_y=people % 10, train_client=people)
     made = np.load(reidentification.writers(tmp_path, tmp_path / "out" / "writers.npz"))
-    identities = sum(reidentification.WRITERS)
-    for part, images in (("train", 12 - reidentification.HELD_OUT), ("test", 8)):
-        assert np.bincount(made[f"{part}_y"]).tolist() == [images] * identities
+    digits = {}
+    for part, tiles in (("train", trained), ("test", held)):
+        assert np.bincount(made[f"{part}_y"]).tolist() == [tiles] * identities
+        pixels = made[f"{part}_x"].reshape(-1, 4, 2).astype(int)
+        digits[part] = 256 * pixels[..., 0] + pixels[..., 1]
+        whose = people[digits[part]]
+        assert (whose == whose[:, :1]).all()
+        assert len(set(zip(whose[:, 0], made[f"{part}_y"], strict=True))) == identities
+    assert np.unique(digits["test"]).size == digits["test"].size
+    assert not set(digits["test"].ravel()) & set(digits["train"].ravel())
     found = np.array([np.unique(made["test_y"][made["test_client"] == k]).size for k in range(9)])
     assert tuple(found) == reidentification.WRITERS
     one = made["test_y"] == 5
     queries, cameras = made["test_query"][one], made["test_camera"][one]
-    assert sorted(zip(queries.tolist(), cameras.tolist(), strict=True)) == [
-        *[(0, 0)] * 2,
-        *[(0, 1)] * 2,
-        *[(1, 0)] * 2,
-        *[(1, 1)] * 2,
-    ]
+    pairs = [(query, camera) for query in (0, 1) for camera in (0, 1) for _ in range(2)]
+    assert sorted(zip(queries.tolist(), cameras.tolist(), strict=True)) == pairs
     apart = np.load(tmp_path / "out" / "writers_apart.npz")
-    assert len(apart["train_x"]) == 3 * 12
+    assert len(apart["train_x"]) == 3 * trained

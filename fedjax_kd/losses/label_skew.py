@@ -110,8 +110,9 @@ def absent_classes(counts: Float[Array, " L"], absent: AbsentLogits = "excluded"
     """
     check_choice("absent", absent, AbsentLogits)
     if absent == "excluded":
-        shift = jnp.where(counts > 0, jnp.zeros_like(counts), -jnp.inf)
-        return Adjustment(jnp.ones_like(counts), shift)
+        return Adjustment(
+            jnp.ones_like(counts), _without_absent(jnp.zeros_like(counts), counts, 1.0)
+        )
     return class_restrictions(counts, alpha=0.0 if absent == "zero" else 1.0)
 
 

@@ -23,6 +23,16 @@ Numbers = Mapping[str, float]
 FIT = {"client_lr": 0.1, "batch_size": 4}  # of the contract
 WHOLE = local_training(client_lr=0.1, batch_size=0, epochs=3)  # of the limits
 
+# One of each kind. What compiles long runs with these by default and with the others in `thorough`.
+OF_EACH_KIND = frozenset(
+    (
+        *("fedavg", "fedadam", "scaffold", "mime", "moon", "perfedavg", "fedsam", "fedswa"),
+        *("fednova", "qfedavg", "fedgkd", "fedrep", "fedbn", "ditto", "knnper", "ifca", "fedproto"),
+        *("heterofl", "pfedhn", "feddf", "fedmd", "fedgkt", "fedgen", "ccvr"),
+    )
+)
+OF_A_KIND = frozenset(REGISTRY) - OF_EACH_KIND
+
 
 def averaged(task: Task, fit: Fit) -> Algorithm:
     """FedAvg, where clients vote by their examples."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from federations import COHORTS, CPU, federation, gap, in_round, play, public, rounds, start
 from method_records import RECORDS, limit_is_numeric
-from methods import FIT, each_method, make, model, numeric, takes_fit
+from methods import FIT, OF_A_KIND, each_method, make, model, numeric, takes_fit
 
 from fedjax_kd import batching, tree
 from fedjax_kd.algorithms import REGISTRY
@@ -219,7 +219,7 @@ def one_by_one(run: RoundFn, state: State, count: int = 3) -> State:
     return state
 
 
-@METHODS
+@each_method(list(REGISTRY), thorough=OF_A_KIND)
 def test_numeric_options_are_traceable(name: str):
     initial = start([build(name)], np.zeros(federation().num_clients))
     expected = one_by_one(counted(name)[0], initial, RECORDS[name].rounds)
@@ -237,7 +237,7 @@ def fedavg_beside(task: Any, equals: Any) -> Variables:
     return model(one_by_one(jax.jit(one_round(algorithm)), initial))
 
 
-@each_method([name for name in REGISTRY if limit_is_numeric(name)])
+@each_method([n for n in REGISTRY if limit_is_numeric(n)], thorough=OF_A_KIND)
 def test_among_traced_numbers_the_limit_is_fedavg(name: str):
     known = RECORDS[name]
     expected = fedavg_beside(known.task, known.limit.equals)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from federations import federation, gap, logistic, play, public
 from method_records import RECORDS, limit_is_numeric
-from methods import WHOLE, Limit, each_method, make, model
+from methods import OF_A_KIND, WHOLE, Limit, each_method, make, model
 
 from fedjax_kd.algorithms import REGISTRY, scaffold
 from fedjax_kd.core import Algorithm, State
@@ -29,7 +29,7 @@ def reference_of(
 # Numbers that the sweep of the contract may trace are compared there, up to rounding.
 @each_method(
     [name for name in REGISTRY if name not in RECORDS or isinstance(RECORDS[name].limit, Limit)],
-    thorough=[name for name in REGISTRY if limit_is_numeric(name)],
+    thorough=OF_A_KIND.union(filter(limit_is_numeric, REGISTRY)),
 )
 def test_degenerate_case_is_fedavg(name: str):
     known = RECORDS[name]

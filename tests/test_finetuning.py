@@ -13,7 +13,7 @@ import pytest
 from commandline import command
 from federations import SIZES, federation, in_round, logistic, normed
 from method_records import RECORDS
-from methods import FIT, each_method, make
+from methods import FIT, OF_A_KIND, each_method, make
 
 from fedjax_kd import metrics
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedper
@@ -112,7 +112,7 @@ def test_a_sweep_traces_its_learning_rate():
     assert moved["finetuned_accuracy_mean"] > moved["client_accuracy_mean"]
 
 
-@each_method(list(REGISTRY))
+@each_method(list(REGISTRY), thorough=OF_A_KIND)
 def test_every_method_has_a_model_to_tune(name: str):
     known = RECORDS[name]
     base = make(name, known.task(), FIT_4, **known.options)

@@ -10,7 +10,7 @@ import numpy as np
 from digits import cohorts, digits, public
 from federations import rounds
 from method_records import RECORDS
-from methods import each_method, make
+from methods import OF_A_KIND, each_method, make
 
 from fedjax_kd import metrics
 from fedjax_kd.algorithms import REGISTRY
@@ -38,7 +38,7 @@ def accuracy(algorithm: Algorithm, state: State) -> float:
     return metrics.summary(how["measures"], metrics.total_of(sums))["accuracy"]
 
 
-@each_method(list(REGISTRY))
+@each_method(list(REGISTRY), thorough=OF_A_KIND)
 def test_learns_digits(name: str):
     federation, how = digits(), RECORDS[name].digits
     fit = local_training(**FIT | how.fit)

@@ -272,8 +272,7 @@ class Algorithm(NamedTuple):
     personalise: Callable[[Key, Server, Client, Data], Client] = keep  # before evaluation only
     # (examples of clients [k], their numbers [k], round number) -> their local steps, in any unit
     work: Callable[[Any, Any, Any], Any] = examples
-    # whose models tell how good the method is: the server's, or the clients' own
-    judged_by: JudgedBy = "server"
+    judged_by: JudgedBy = "server"  # whose models tell how good the method is
     # (outputs, targets) -> loss of each example or target, which evaluation tells: the task's;
     # that of the problem if None
     score: Callable[[Array, PyTree], Array] | None = None
@@ -290,6 +289,7 @@ class Algorithm(NamedTuple):
     # its own model, ...: numbers, vectors, or booleans of which one tells a choice; evaluations
     # show them; None for nothing
     traits: Callable[[Server, Client], dict[str, Array]] | None = None
+    uploads: Literal["changes", "values"] = "changes"  # values, as logits, are new in each round
     choice: Choice | None = None  # who of those that the sampler asked takes part; None for all
 
 

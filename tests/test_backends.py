@@ -33,7 +33,7 @@ from fedjax_kd.task import from_nnx
 GPU = backend_of("gpu")
 ALIKE = (6, 5, 7, 8, 5, 6)  # two batches of 4 each
 COHORTS = ((0, 4, 2), (1, 5, 3), (4, 3))
-FEW = {"fedavg", "scaffold", "feddf", "fedgkt", "fedmd", "perfedavg", "fedsgd"}
+FEW = {"fedavg", "scaffold", "feddf"}
 
 
 def primitives_of(s: simulation.Simulation) -> list[str]:

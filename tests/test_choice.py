@@ -111,7 +111,7 @@ def test_last_losses_are_those_of_the_rounds_before():
     assert [int(report.used.sum()) for _, report in played] == [2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("losses", ["model", "last"])
+@pytest.mark.parametrize("losses", [pytest.param("model", marks=pytest.mark.thorough), "last"])
 @pytest.mark.parametrize(
     "how",
     [
@@ -233,7 +233,7 @@ def test_bad_input(make: Any):
         simulate(mute, federation(), num_rounds=1, cohort_size=3)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_streamed_clients(devices: int, tmp_path: Path):
     pool, pairs = federation().train, []
     for start, size in zip(np.asarray(pool.starts), SIZES, strict=True):

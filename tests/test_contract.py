@@ -50,8 +50,8 @@ def build(name: str, fit: Mapping[str, Any] = FIT, **given: Any) -> Algorithm:
 
 
 # Summed and stacked messages, state of clients, groups, branches: the other methods are thorough.
-PLACED = {"scaffold", "feddf", "fedavg", "fedper", "pfedhn", "ccvr"}
-METHODS = each_method(list(REGISTRY))
+PLACED = {"scaffold", "feddf", "fedrep", "pfedhn", "ccvr"}
+METHODS = each_method(list(REGISTRY), thorough=OF_A_KIND)
 
 
 def one_round(algorithm: Algorithm) -> RoundFn:
@@ -158,7 +158,7 @@ def test_clients_outside_the_cohort_stay_bitwise(name: str):
         before = after
 
 
-@METHODS
+@each_method(list(REGISTRY))
 def test_declared_bytes(name: str):
     algorithm = build(name)
     types = check_algorithm(algorithm, federation().train, public())
@@ -219,7 +219,7 @@ def one_by_one(run: RoundFn, state: State, count: int = 3) -> State:
     return state
 
 
-@each_method(list(REGISTRY), thorough=OF_A_KIND)
+@METHODS
 def test_numeric_options_are_traceable(name: str):
     initial = start([build(name)], np.zeros(federation().num_clients))
     expected = one_by_one(counted(name)[0], initial, RECORDS[name].rounds)

@@ -13,11 +13,12 @@ from test_golden import EXACT, one_row_a_client
 from vectors import golden, keys_of, number
 
 from fedjax_kd.algorithms import fedavg
+from fedjax_kd.components.robust_rules import krum_scores, squared_distances
+from fedjax_kd.components.sparsity import largest
 from fedjax_kd.core import Key, Variables
 from fedjax_kd.local import Fit, Fitted
 from fedjax_kd.task import Task
-from fedjax_kd.wrappers import privacy, top_k, with_ema, with_krum, with_median, with_privacy
-from fedjax_kd.wrappers.robust import krum_scores, squared_distances
+from fedjax_kd.wrappers import privacy, with_ema, with_krum, with_median, with_privacy
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -29,10 +30,11 @@ def from_zero(like: Any) -> Task:
 
 
 def moving(updates: Any) -> Fit:
-    """Local training that changes the model of client k by entry k of ``updates``."""
+    """Local training that changes the model of client k by entry k, perhaps of the round."""
 
     def fit(key: Key, model: Variables, data: Any, objective: Any, round: Any) -> Fitted:
-        own = jax.tree.map(lambda a: a[data.client], updates)
+        given = updates(round.number) if callable(updates) else updates
+        own = jax.tree.map(lambda a: a[data.client], given)
         moved = Variables(jax.tree.map(jnp.add, model.params, own))
         return Fitted(moved, jnp.float32(0), jnp.int32(1), jnp.float32(1))
 
@@ -54,7 +56,7 @@ def test_gradient_dropping(key: str, parts: tuple[str]):
     residual = jnp.zeros_like(jnp.asarray(vectors["in_g"][0]))
     for n, gradient in enumerate(vectors["in_g"]):
         waiting = jnp.asarray(gradient) + residual
-        sent = top_k.largest(waiting, keep)
+        sent = largest(waiting, keep)
         residual = waiting - sent
         np.testing.assert_array_equal(sent, vectors[key][n])
         np.testing.assert_array_equal(residual, vectors[key.replace("sent", "residual")][n])

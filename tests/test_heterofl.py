@@ -199,7 +199,10 @@ def cut_out(values: Any, held: Any, like: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.thorough] * (n == "cnn_small")) for n in NETWORKS],
+)
 def test_a_client_learns_as_a_narrow_network_does(name: str):
     wide, narrow = wide_and_narrow(name, 0.5)
     shape, rng, key = NETWORKS[name][0], np.random.default_rng(0), jax.random.key(1)

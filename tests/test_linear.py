@@ -130,12 +130,15 @@ VARIANTS: dict[str, Callable[[Fit], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.thorough] * n.endswith("code")) for n in VARIANTS],
+)
 def test_in_each_variant_clients_without_examples_count_for_nothing(name: str):
     method, data = VARIANTS[name](FIT), federation().train
     state, _ = play(method, data, [(1, 5, 2), (1, 0)])
     expected, _ = play(method, data, [(5, 2), (0,)])
-    assert gap(state, expected) == 0
+    assert gap(state, expected) < 1e-6  # two programs, which need not round alike
     assert bool(tree.is_finite(state))
 
 

@@ -22,7 +22,9 @@ from fedjax_kd.task import Task, from_nnx
 FIT = local_training(client_lr=0.1, batch_size=4)
 GROUP_OF = np.array([0, 1, 0, 1, 1, 0])
 COHORTS = [(0, 4, 3), (5, 3, 4)]
-METHODS = pytest.mark.parametrize("name", ["fedproto", "fedtgp", "fd"])
+METHODS = pytest.mark.parametrize(
+    "name", ["fedproto", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("fedtgp", "fd"))]
+)
 
 
 def network(*hidden: int, classes: int = CLASSES) -> Task:

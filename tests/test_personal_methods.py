@@ -200,7 +200,11 @@ def test_fine_tuning_leaves_what_is_stored():
     assert gap(tuned_server.model, server.model) > 1e-4
 
 
-@pytest.mark.parametrize("make", [ditto, apfl, pfedme, fml, fedala], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [ditto, *(pytest.param(m, marks=pytest.mark.thorough) for m in (apfl, pfedme, fml, fedala))],
+    ids=lambda make: make.__name__,
+)
 def test_statistics_of_normalisation(make: Any):
     """They are measured, averaged and finite, also of a client that is not asked."""
     how = {"merged": "all"} if make is fedala else {}

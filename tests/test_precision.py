@@ -31,7 +31,7 @@ MODELS_HERE: dict[str, tuple[str, dict[str, Any]]] = {
     "char_lstm": ("char_lstm", {"units": 16}),
 }
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS_HERE)
-SMALL = pytest.mark.parametrize("name", ["mlp", "cnn", "char_lstm", "small group", "small batch"])
+REST = ("cnn", "char_lstm", "small group", "small batch")  # beside the fastest
 OTHERS = ["LinenNet", "LinenText", "NnxText"]
 
 
@@ -180,7 +180,9 @@ def test_features_are_float32_but_computed_in_bfloat16():
     assert all(factors(p) == {SHORT} for p in products(task.features, model, batch.x))
 
 
-@SMALL
+@pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(n, marks=pytest.mark.thorough) for n in REST)]
+)
 def test_bfloat16_is_close_on_real_digits(name: str):
     """Within 2 % in the loss, and within an angle of 14 degrees (cosine 0.97) in the gradient."""
     wide, batch = case(name, "float32")

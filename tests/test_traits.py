@@ -64,7 +64,9 @@ def test_the_table_of_clients_has_them(trained: tuple[Any, Any], tmp_path: Path)
     assert [int(n) for n in columns["sign"]] == (np.asarray(seen.traits["head"]) > 0).tolist()
 
 
-@pytest.mark.parametrize("wrapped", ["ema", "swa", "top_k"])
+@pytest.mark.parametrize(
+    "wrapped", ["ema", pytest.param("swa", marks=pytest.mark.thorough), "top_k"]
+)
 def test_wrappers_tell_those_of_the_method_inside(wrapped: str):
     inside = wrappers.WRAPPERS[wrapped](telling(), digits())
     result = fk.train(inside, digits(), num_rounds=1, cohort_size=5, eval_every=1)

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from federations import COHORTS, federation, gap, in_round, logistic, play, public, rounds
-from test_wrappers import EVERY_METHOD, clients, made
+from test_wrappers import EVERY_METHOD, made
+from wrapping import clients
 
 from fedjax_kd import tree
+from fedjax_kd.components.codecs import Sent, codec_of, encoded
+from fedjax_kd.components.robust_rules import medians
+from fedjax_kd.components.sparsity import largest, sparse_bytes
 from fedjax_kd.core import Plan
-from fedjax_kd.wrappers import top_k, with_ema, with_krum, with_privacy, with_swa, with_top_k
-from fedjax_kd.wrappers.robust import medians
+from fedjax_kd.wrappers import with_ema, with_krum, with_privacy, with_swa, with_top_k
 
 
 @EVERY_METHOD
@@ -53,16 +56,23 @@ def test_a_sparse_message_is_never_larger_than_a_whole_one():
 @pytest.mark.parametrize("scope", ["message", "tensor"])
 def test_largest_entries_compete_within_the_scope(scope: Any):
     entries = {"a": jnp.arange(1.0, 11.0), "b": -jnp.arange(11.0, 21.0)}
-    sent = top_k.largest(entries, 0.2, scope)
+
+    def one(key: jax.Array, vector: jax.Array, number: jax.Array) -> Sent:
+        chosen = largest(vector, 0.2)
+        return encoded(chosen, sparse_bytes(chosen))
+
+    codec = codec_of(one, scope, raw=False)
+    sent, size, _ = codec(jax.random.key(0), entries, jnp.int32(0))
+    assert int(size) == 4 * 8
     counts = {name: int((a != 0).sum()) for name, a in sent.items()}
     assert counts == ({"a": 0, "b": 4} if scope == "message" else {"a": 2, "b": 2})
 
 
 def test_zeros_never_travel_and_ties_are_left():
-    assert not np.any(top_k.largest(jnp.zeros(10), 0.5))
-    tied = top_k.largest(jnp.array([1.0, 1.0, 1.0, 2.0]), 0.5)
+    assert not np.any(largest(jnp.zeros(10), 0.5))
+    tied = largest(jnp.array([1.0, 1.0, 1.0, 2.0]), 0.5)
     np.testing.assert_array_equal(tied, [0, 0, 0, 2])
-    np.testing.assert_array_equal(top_k.largest(jnp.array([1.0, 0.0]), 1.0), [1, 0])
+    np.testing.assert_array_equal(largest(jnp.array([1.0, 0.0]), 1.0), [1, 0])
 
 
 def test_noise_has_the_deviation_that_is_asked_for():

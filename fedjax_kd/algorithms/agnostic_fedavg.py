@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import agnostic
 from fedjax_kd.components.agnostic import DomainChange, DomainOf, WeighedModel, WeighingServer
-from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, mean, stack, total
+from fedjax_kd.components.pooling import summed
+from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Scalar, Upload, mean, stack
 from fedjax_kd.local import Fit, local_change
 from fedjax_kd.options import extends
 from fedjax_kd.task import Task
@@ -88,7 +89,7 @@ def agnostic_fedavg(
     def server_init(key: Key) -> WeighingServer:
         return WeighingServer(base.server_init(key), agnostic.alike(domains or population, window))
 
-    sums = total if domains else stack
+    sums = summed if domains else stack
     return base._replace(
         server_init=server_init,
         broadcast=lambda server, number, round: agnostic.sent(server, None if domains else number),

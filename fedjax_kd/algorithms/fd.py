@@ -11,7 +11,8 @@ from fedjax_kd import losses, tree
 from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.components import class_means
 from fedjax_kd.components.model_parts import everything, output_types
-from fedjax_kd.core import Algorithm, Batch, Data, Key, Round, Scalar, Upload, Variables, total
+from fedjax_kd.components.pooling import summed
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, voting
 from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.task import Task
@@ -89,8 +90,9 @@ def fd(
         client_init=lambda key, server: untaught(base.client_init(key, server.base)),
         broadcast=lambda server, number, round: server._replace(base=()),
         client_update=client_update,
-        aggregate=class_means.ClassSums(total, total),
+        aggregate=class_means.ClassSums(summed, summed),
         server_update=lambda key, server, sums, round: WithTable(server.base, sums, round.number),
         predict=lambda server, own, x: task.apply(own.base, x)[0],
+        uploads="values",
         needs_classes="FD averages the logits of each class",
     )

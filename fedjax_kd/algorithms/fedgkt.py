@@ -34,8 +34,7 @@ def fedgkt(
 
     Against FedAvg: no weights travel, and nothing is averaged. Labels leave the clients.
     Down: the server's logits [N, L] of the client's N = ``capacity`` rows, and a boolean.
-    Up: features [N, ...], logits [N, L] and labels [N] of the rows, and their number.
-    Keeps: its network.
+    Up: features [N, ...], logits [N, L], labels [N] of rows, and their number. Keeps: its network.
 
         z_k, z = client k's and the server's logits of one example
         client: CE(z_k, y) + alpha * tau^2 KL(softmax(z / tau) || softmax(z_k / tau))
@@ -55,8 +54,8 @@ def fedgkt(
     Raises:
       ValueError: if a number is out of its range, or the task cannot be cut in two.
 
-    Departs from the paper: absent clients keep their last answers; clients' optimisers start anew
-    in each round. Clients train on augmented examples, and send those as stored.
+    Departs from the paper: absent clients keep their last answers; optimisers of clients start anew
+    each round. Clients train on augmented examples, and send those as stored.
     Source: He, Annavaram, Avestimehr, NeurIPS 2020, arXiv:2007.14513.
     """
     both = in_one_pass(task, "a network cut in two")
@@ -89,6 +88,7 @@ def fedgkt(
         predict=lambda server, model, x: top.apply(server, task.features(model, x)),
         work=getattr(fit, "steps", examples),
         judged_by="clients",
+        uploads="values",
         score=task.example_loss,
         check=model_check(task, fit),
     )

@@ -38,7 +38,6 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
         consensus(x) = mean_k f_k(x)                     over the next public inputs
 
     A client is evaluated with its own model, a newcomer with an untrained one.
-
     Equals local training when ``public_lr == 0``: FedAvg, if one client is alone.
 
     Args:
@@ -84,6 +83,7 @@ def fedmd(task: Task, fit: Fit, *, weighting: Weighting = "uniform", **options: 
         predict=lambda server, own, x: task.apply(own.model, x)[0],
         work=getattr(fit, "steps", examples),
         judged_by="clients",
+        uploads="values",
         score=task.example_loss,
         check=model_check(task, fit),
     )

@@ -11,7 +11,8 @@ from fedjax_kd import losses
 from fedjax_kd.algorithms._partial import fedavg_without
 from fedjax_kd.components import class_means
 from fedjax_kd.components.model_parts import everything, head_types, in_one_pass
-from fedjax_kd.core import Algorithm, Batch, Data, Key, Round, Scalar, Upload, Variables, total
+from fedjax_kd.components.pooling import summed
+from fedjax_kd.core import Algorithm, Batch, Data, Key, Round, Scalar, Upload, Variables
 from fedjax_kd.local import Fit, Weighting, voting
 from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.task import Task
@@ -91,8 +92,9 @@ def fedproto(
         client_init=lambda key, server: base.client_init(key, server.base),
         broadcast=lambda server, number, round: class_means.as_one_each(server.of_classes),
         client_update=client_update,
-        aggregate=class_means.ClassSums(total, total),
+        aggregate=class_means.ClassSums(summed, summed),
         server_update=class_means.renew,
         predict=predict,
+        uploads="values",
         needs_classes="FedProto compares features with the prototypes of classes",
     )

@@ -12,8 +12,9 @@ from fedjax_kd.algorithms.fedavg import fedavg
 from fedjax_kd.components import width_slices
 from fedjax_kd.components.class_statistics import own_counts
 from fedjax_kd.components.model_parts import head
+from fedjax_kd.components.pooling import summed
 from fedjax_kd.components.width_slices import SliceChange, within
-from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, Wire, total
+from fedjax_kd.core import Algorithm, Client, Data, Key, Round, Upload, Variables, Wire
 from fedjax_kd.local import Fit, local_change
 from fedjax_kd.losses.label_skew import AbsentLogits
 from fedjax_kd.options import check_choice, extends
@@ -96,4 +97,4 @@ def heterofl(
         mean = width_slices.mean_of_holders(update, slices, last)
         return base.server_update(key, server, mean, round)
 
-    return base._replace(client_update=client_update, aggregate=total, server_update=server_update)
+    return base._replace(client_update=client_update, aggregate=summed, server_update=server_update)

@@ -140,3 +140,68 @@ def factor_numbers(shape: tuple[int, ...], rank: Int[Array, ""]) -> Int[Array, "
     rows, columns = shape
     factors = rank * (rows + columns + 1)
     return jnp.minimum(factors, rows * columns)
+
+
+def power_step(
+    matrix: Float[Array, "*K M N"],
+    start: Float[Array, "N r"],
+    mean: Callable[[Array], Array] = lambda products: products,
+) -> tuple[Float[Array, "M r"], Float[Array, "N r"]]:
+    """One power iteration of PowerSGD: factors P and Q, whose product P Q^T is near the matrix.
+
+        P = orthonormalised(mean(A Q0));  Q = mean(A^T P)
+
+    Args:
+      matrix: A, or those of several clients.
+      start: Q0.
+      mean: of several clients' products, on the way; for one, nothing.
+
+    Example:
+      >>> left, right = power_step(jnp.outer(jnp.arange(3.0), jnp.ones(2)), jnp.ones((2, 1)))
+      >>> left @ right.T
+      Array([[0., 0.], [1., 1.], [2., 2.]], dtype=float32)
+    """
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    left = orthonormalised(mean(product(matrix, start)))
+    return left, mean(product(matrix.mT, left))
+
+
+def orthonormalised(columns: Float[Array, "M r"]) -> Float[Array, "M r"]:
+    """Columns made orthonormal one after the other; what is left of dependent ones is zero.
+
+    Example:
+      >>> orthonormalised(jnp.array([[3.0, 3.0], [0.0, 2.0]]))
+      Array([[1., 0.], [0., 1.]], dtype=float32)
+    """
+    found: list[Array] = []
+    for column in columns.T:
+        rest = column
+        for other in (*found, *found):  # once more, for what rounding left
+            rest = rest - jnp.vdot(other, rest) * other
+        length = jnp.linalg.norm(rest)
+        kept = length > 10 * jnp.finfo(columns.dtype).eps * jnp.linalg.norm(column)
+        found.append(jnp.where(kept, rest / jnp.where(kept, length, 1), 0))
+    return jnp.stack(found, axis=1)
+
+
+def powered(leaf: Array, key: jax.Array, rank: int) -> Array:
+    """An array as `power_step` leaves it, or as it is where its factors are not smaller."""
+    if factor_bytes(leaf, rank) == leaf.nbytes:
+        return leaf
+    matrix = leaf.reshape(-1, leaf.shape[-1])
+    start = jax.random.normal(key, (matrix.shape[1], rank), matrix.dtype)
+    left, right = power_step(matrix, start)
+    return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST).reshape(leaf.shape)
+
+
+def factor_bytes(leaf: Array, rank: int) -> int:
+    """Bytes of an array's two factors, or of itself if that is less.
+
+    Example:
+      >>> factor_bytes(jnp.ones((20, 9)), 2), factor_bytes(jnp.ones((2, 3)), 2)
+      (232, 24)
+    """
+    if leaf.ndim < 2 or not leaf.size:
+        return leaf.nbytes
+    columns = leaf.shape[-1]
+    return leaf.dtype.itemsize * min(rank * (leaf.size // columns + columns), leaf.size)

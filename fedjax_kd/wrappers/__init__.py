@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fedjax_kd.core import Algorithm
+from fedjax_kd.wrappers.attack import with_attack
 from fedjax_kd.wrappers.ccvr import with_ccvr
 from fedjax_kd.wrappers.choice import with_loss_sampling, with_power_of_choice
 from fedjax_kd.wrappers.clipping import with_centred_clipping, with_norm_bound
@@ -41,6 +42,7 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "bulyan": with_bulyan,
     "norm_bound": with_norm_bound,
     "centred_clipping": with_centred_clipping,
+    "attack": with_attack,
     "ema": with_ema,
     "swa": with_swa,
     "ccvr": with_ccvr,

@@ -63,6 +63,13 @@ def float_leaves(update: PyTree) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(update) if is_float(leaf)]
 
 
+def with_floats(update: PyTree, floats: Sequence[Array]) -> PyTree:
+    """The update with other arrays in place of its `float_leaves`."""
+    leaves, structure = jax.tree.flatten(update)
+    given = iter(floats)
+    return jax.tree.unflatten(structure, [next(given) if is_float(a) else a for a in leaves])
+
+
 def by_rule(
     algorithm: Algorithm, robust: Robust, update: PyTree, round: Round
 ) -> tuple[PyTree, Round]:

@@ -21,7 +21,9 @@ def liars(population: int, share: Scalar, seed: int) -> Bool[Array, " C"]:
       Array(3, dtype=int32)
     """
     ranks = np.random.default_rng(seed).permutation(population)
-    return jnp.asarray(ranks, jnp.int32) < jnp.round(jnp.asarray(share * population)).astype(jnp.int32)
+    return jnp.asarray(ranks, jnp.int32) < jnp.round(jnp.asarray(share * population)).astype(
+        jnp.int32
+    )
 
 
 def mirrored(labels: Int[Array, " M"], classes: int) -> Int[Array, " M"]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fedjax_kd.core import Algorithm
+from fedjax_kd.wrappers.adaptive_clipping import with_adaptive_clipping
 from fedjax_kd.wrappers.attack import with_attack
 from fedjax_kd.wrappers.ccvr import with_ccvr
 from fedjax_kd.wrappers.choice import with_loss_sampling, with_power_of_choice
@@ -35,6 +36,7 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "svd": with_svd,
     "sketch": with_sketch,
     "privacy": with_privacy,
+    "adaptive_clipping": with_adaptive_clipping,
     "median": with_median,
     "trimmed_mean": with_trimmed_mean,
     "geometric_median": with_geometric_median,

@@ -61,7 +61,7 @@ def with_privacy(
     Raises:
       ValueError: if a number is out of its range.
 
-    Departs from the paper: privacy is not accounted for, and adaptive clipping is not offered.
+    Departs from the paper: privacy is not accounted for; adaptive clipping is another wrapper.
     Poisson sampling is a matter of the sampler; a round without a usable upload changes nothing,
     where the mechanism would add noise.
     Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963.
@@ -76,30 +76,55 @@ def with_privacy(
 
     def server_update(key: Key, server: Server, update: PyTree, round: Round) -> Server:
         count = round.present.sum()
-        divided_by = count if denominator is None else denominator
-        keys = iter(jax.random.split(jax.random.fold_in(key, 2), len(jax.tree.leaves(update))))
-
-        def noisy(rule: Reducer, entry: PyTree) -> PyTree:
-            averaged = rule.name in (mean.name, uniform_mean.name)
-
-            def one(value: Array) -> Array:
-                own = next(keys)
-                if not is_float(value):
-                    return value
-                if rule.stacked:
-                    return value + _noise_of_each(own, value, round, clip * noise)
-                draw = (clip * noise * jax.random.normal(own, value.shape)).astype(value.dtype)
-                if averaged:
-                    many, divisor = (jnp.asarray(a, value.dtype) for a in (count, divided_by))
-                    return (value * many + draw) / divisor
-                return value + draw
-
-            return jax.tree.map(one, entry)
-
-        update = jax.tree.map(noisy, algorithm.aggregate, update)
-        return algorithm.server_update(key, server, update, round)
+        divided_by = count if denominator is None else jnp.asarray(denominator)
+        noised = noisy(
+            algorithm.aggregate, update, key, round, deviation=clip * noise, divided_by=divided_by
+        )
+        return algorithm.server_update(key, server, noised, round)
 
     return algorithm._replace(client_update=client_update, server_update=server_update)
+
+
+def noisy(
+    aggregate: PyTree,
+    update: PyTree,
+    key: Key,
+    round: Round,
+    *,
+    deviation: Scalar,
+    divided_by: Scalar,
+) -> PyTree:
+    """What a server receives, with Gaussian noise on the sums over clients.
+
+    Args:
+      aggregate: the reducers, by which sums, means and single clients are told apart.
+      update: what they make of the uploads.
+      key: of the server, in this round.
+      round: whose present clients are counted.
+      deviation: of the noise on a sum.
+      divided_by: what sums of means are divided by.
+    """
+    count = round.present.sum()
+    keys = iter(jax.random.split(jax.random.fold_in(key, 2), len(jax.tree.leaves(update))))
+
+    def of_entry(rule: Reducer, entry: PyTree) -> PyTree:
+        averaged = rule.name in (mean.name, uniform_mean.name)
+
+        def one(value: Array) -> Array:
+            own = next(keys)
+            if not is_float(value):
+                return value
+            if rule.stacked:
+                return value + _noise_of_each(own, value, round, deviation)
+            draw = (deviation * jax.random.normal(own, value.shape)).astype(value.dtype)
+            if averaged:
+                many, divisor = (jnp.asarray(a, value.dtype) for a in (count, divided_by))
+                return (value * many + draw) / divisor
+            return value + draw
+
+        return jax.tree.map(one, entry)
+
+    return jax.tree.map(of_entry, aggregate, update)
 
 
 def _noise_of_each(key: Key, values: Array, round: Round, deviation: Scalar) -> Array:

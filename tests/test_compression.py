@@ -143,6 +143,20 @@ def test_every_codec_goes_both_ways(name: str, way: Any):
     assert 0 < down.max() <= 3 * whole
 
 
+@pytest.mark.parametrize(("memory", "way"), [("ef14", "up"), ("ef21", "up"), ("none", "down")])
+@pytest.mark.parametrize("name", ["qsgd", "terngrad", "quantise"])
+def test_what_chance_leaves_out_does_not_grow(name: str, memory: Any, way: Any):
+    """A norm in one step, or a range in two levels, may make many times the vector of it."""
+    data, coarse = federation(), {"qsgd": {"steps": 1}, "quantise": {"levels": 2}}.get(name, {})
+    base = fedavg(logistic(hidden=20), FIT)
+    plain, _ = play(base, data.train, [(0, 4, 3)] * 40)
+    wrapped: Any = WRAPPERS[name](base, data, memory=memory, way=way, **coarse)
+    state, _ = play(wrapped, data.train, [(0, 4, 3)] * 40)
+    start = logistic(hidden=20).init(jax.random.key(0))
+    server = state.server if memory == "ef14" else state.server.base
+    assert gap(server.model, plain.server.model) < 3 * gap(plain.server.model, start)
+
+
 def test_who_comes_again_gets_differences():
     data = federation()
     base = fedavg(logistic(), FIT)

@@ -28,7 +28,8 @@ def close(found: Any, expected: Any, tolerance: dict[str, float]) -> None:
 def test_uniform_levels(key: str, parts: tuple[str]):
     known, levels = golden("compress_fedjax"), int(*parts)
     values, draws = jnp.asarray(known["in_v"]), jnp.asarray(known["in_rand"])
-    decoded, codes = quantisers.uniform_levels(values, draws, levels)
+    decoded, codes, variance = quantisers.uniform_levels(values, draws, levels)
+    close(variance, known[f"{key}_variance"].sum(), FEDJAX)
     close(decoded, known[key], FEDJAX)
     estimated = 8 * entropy_bytes(codes, levels)
     close(estimated, known[f"{key}_arith_bits_f64"], FEDJAX)
@@ -61,7 +62,9 @@ def test_vectors_of_one_value_stay(kind: str):
 def test_terngrad():
     known = golden("compress_fedjax")
     values, draws = jnp.asarray(known["in_v"]), jnp.asarray(known["in_rand"])
-    close(quantisers.ternary(values, draws, 2.5)[0], known["out_terngrad"], FEDJAX)
+    coded = quantisers.ternary(values, draws, 2.5)
+    close(coded.decoded, known["out_terngrad"], FEDJAX)
+    close(coded.variance, known["out_terngrad_variance"].sum(), FEDJAX)
     close(values.std(), known["out_terngrad_sigma"], FEDJAX)
 
 
@@ -116,7 +119,10 @@ def test_drive(scale: Any):
 @pytest.mark.parametrize(("key", "parts"), keys_of("compress_ef", r"out_qsgd_s(\d+)"))
 def test_qsgd(key: str, parts: tuple[str]):
     known, steps = golden("compress_ef"), int(*parts)
-    decoded, codes = quantisers.qsgd(jnp.asarray(known["in_v"]), jnp.asarray(known["in_u"]), steps)
+    decoded, codes, variance = quantisers.qsgd(
+        jnp.asarray(known["in_v"]), jnp.asarray(known["in_u"]), steps
+    )
+    close(variance, known[f"{key}_variance"].sum(), FORMULA)
     close(decoded, known[key], FORMULA)
     levels = jnp.abs(codes - steps)
     close(levels, np.abs(known[f"{key}_levels"]), {"rtol": 0, "atol": 0})

@@ -18,6 +18,7 @@ class Coded(NamedTuple):
 
     decoded: Float[Array, " n"]
     codes: Int[Array, " n"]  # from 0
+    variance: Float[Array, ""]  # of the decoded vector, summed over its entries
 
 
 def rounded(values: Float[Array, " n"], draws: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -44,8 +45,9 @@ def uniform_levels(values: Float[Array, " n"], draws: Float[Array, " n"], levels
     """
     low, high = values.min(), values.max()
     width = jnp.where(high > low, high - low, 1)
-    level = rounded((values - low) / width * (levels - 1), draws)
-    return Coded(low + level * (width / (levels - 1)), level.astype(jnp.int32))
+    exact, step = (values - low) / width * (levels - 1), width / (levels - 1)
+    level = rounded(exact, draws)
+    return Coded(low + level * step, level.astype(jnp.int32), _variance(exact) * step**2)
 
 
 def qsgd(values: Float[Array, " n"], draws: Float[Array, " n"], steps: int) -> Coded:
@@ -57,13 +59,15 @@ def qsgd(values: Float[Array, " n"], draws: Float[Array, " n"], steps: int) -> C
     Codes are signed levels, from 0 for ``-steps`` on. The mean is ``v``.
 
     Example:
-      >>> qsgd(jnp.array([3.0, -4.0]), jnp.array([0.5, 0.9]), steps=1)
-      Coded(decoded=Array([ 5., -0.], dtype=float32), codes=Array([2, 1], dtype=int32))
+      >>> qsgd(jnp.array([3.0, -4.0]), jnp.array([0.5, 0.9]), steps=1)[:2]
+      (Array([ 5., -0.], dtype=float32), Array([2, 1], dtype=int32))
     """
     norm = jnp.linalg.norm(values)
     unit = values / jnp.where(norm > 0, norm, 1)
-    level = jnp.sign(values) * rounded(steps * jnp.abs(unit), draws)
-    return Coded(norm * level / steps, level.astype(jnp.int32) + steps)
+    exact = steps * jnp.abs(unit)
+    level = jnp.sign(values) * rounded(exact, draws)
+    variance = _variance(exact) * jnp.square(norm / steps)
+    return Coded(norm * level / steps, level.astype(jnp.int32) + steps, variance)
 
 
 def ternary(values: Float[Array, " n"], draws: Float[Array, " n"], clip: Scalar) -> Coded:
@@ -74,24 +78,50 @@ def ternary(values: Float[Array, " n"], draws: Float[Array, " n"], clip: Scalar)
     with the deviation sigma of the vector. The mean is the clipped ``v``.
 
     Example:
-      >>> ternary(jnp.array([1.0, -0.5, 0.0]), jnp.array([0.9, 0.6, 0.0]), clip=2.5)
-      Coded(decoded=Array([ 1., -0.,  0.], dtype=float32), codes=Array([2, 1, 1], dtype=int32))
+      >>> ternary(jnp.array([1.0, -0.5, 0.0]), jnp.array([0.9, 0.6, 0.0]), clip=2.5)[:2]
+      (Array([ 1., -0.,  0.], dtype=float32), Array([2, 1, 1], dtype=int32))
     """
     bound = jnp.asarray(clip, values.dtype) * values.std()
     kept = jnp.clip(values, -bound, bound)
     largest = jnp.abs(kept).max()
     share = jnp.abs(kept) / jnp.where(largest > 0, largest, 1)
     signs = jnp.sign(kept) * (draws < share).astype(values.dtype)
-    return Coded(largest * signs, signs.astype(jnp.int32) + 1)
+    variance = _variance(share) * jnp.square(largest)
+    return Coded(largest * signs, signs.astype(jnp.int32) + 1, variance)
 
 
 def scaled_sign(values: Float[Array, " n"]) -> Coded:
     """Signs times the mean size (Karimireddy et al., 2019); zero counts as positive.
 
     Example:
-      >>> scaled_sign(jnp.array([3.0, -1.0]))
-      Coded(decoded=Array([ 2., -2.], dtype=float32), codes=Array([1, 0], dtype=int32))
+      >>> scaled_sign(jnp.array([3.0, -1.0]))[:2]
+      (Array([ 2., -2.], dtype=float32), Array([1, 0], dtype=int32))
     """
     positive = values >= 0
     signs = jnp.where(positive, 1, -1).astype(values.dtype)
-    return Coded(jnp.abs(values).mean() * signs, positive.astype(jnp.int32))
+    decoded = jnp.abs(values).mean() * signs
+    return Coded(decoded, positive.astype(jnp.int32), jnp.zeros((), values.dtype))
+
+
+def steadied(values: Float[Array, " n"], coded: Coded) -> Coded:
+    """The decoded vector as short as is nearest to the true one, by expectation.
+
+        decoded * ||v||^2 / (||v||^2 + variance)
+
+    What was left out is then shorter than ``v``, where chance may make it any multiple: a memory of
+    it stays bounded.
+
+    Example:
+      >>> coded = ternary(jnp.array([1.0, 0.5]), jnp.array([0.9, 0.4]), clip=9.0)
+      >>> steadied(jnp.array([1.0, 0.5]), coded).decoded
+      Array([0.8333333, 0.8333333], dtype=float32)
+    """
+    square = jnp.square(values).sum()
+    factor = square / jnp.where(square > 0, square + coded.variance, 1)
+    return coded._replace(decoded=factor * coded.decoded)
+
+
+def _variance(exact: Array) -> Array:
+    """Of numbers after `rounded`, summed."""
+    share = exact - jnp.floor(exact)
+    return (share * (1 - share)).sum()

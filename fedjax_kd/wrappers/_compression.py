@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -55,12 +56,20 @@ class Seen(NamedTuple):
 def with_codec(
     algorithm: Algorithm,
     federation: Federation,
-    codec: Codec,
+    make: Callable[[bool], Codec],
     *,
     memory: Memory,
     way: Way,
 ) -> Algorithm:
     """The algorithm whose messages pass through a codec; see `up` and `down`.
+
+    Args:
+      algorithm: whose messages are compressed.
+      federation: the clients.
+      make: the codec; told whether what it leaves out is remembered, which must then be less than
+        what it was given, also where chance decides.
+      memory: of the clients.
+      way: which messages.
 
     Raises:
       ValueError: if ``memory`` or ``way`` is unknown, or the algorithm's messages do not suit.
@@ -68,9 +77,9 @@ def with_codec(
     check_choice("memory", memory, Memory)
     check_choice("way", way, Way)
     if way != "up":
-        algorithm = down(algorithm, federation, codec)
+        algorithm = down(algorithm, federation, make(True))
     if way != "down":
-        algorithm = up(algorithm, federation, codec, memory)
+        algorithm = up(algorithm, federation, make(memory != "none"), memory)
     return algorithm
 
 

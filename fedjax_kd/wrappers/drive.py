@@ -60,5 +60,5 @@ def with_drive(
         return encoded(rotations.rotated_back(turned, signs, len(vector)), size)
 
     return with_codec(
-        algorithm, federation, codec_of(one, scope, seeded=True), memory=memory, way=way
+        algorithm, federation, lambda _: codec_of(one, scope, seeded=True), memory=memory, way=way
     )

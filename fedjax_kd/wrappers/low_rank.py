@@ -57,7 +57,7 @@ def with_low_rank(
         size = sum(low_rank.factor_bytes(leaf, rank) for leaf in leaves)
         return encoded(jax.tree.unflatten(structure, cut), size)
 
-    return with_codec(algorithm, federation, codec, memory=memory, way=way)
+    return with_codec(algorithm, federation, lambda _: codec, memory=memory, way=way)
 
 
 @checks_options
@@ -97,4 +97,4 @@ def with_svd(
         cut = low_rank.cut(values, energy)
         return encoded(cut.base, jax.numpy.minimum(cut.size, tree.num_bytes(values)))
 
-    return with_codec(algorithm, federation, codec, memory=memory, way=way)
+    return with_codec(algorithm, federation, lambda _: codec, memory=memory, way=way)

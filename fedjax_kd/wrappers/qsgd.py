@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array
 
 from fedjax_kd.components import quantisers
-from fedjax_kd.components.codecs import Scope, Sent, codec_of, encoded, entropy_bytes, packed
+from fedjax_kd.components.codecs import Codec, Scope, Sent, codec_of, encoded, entropy_bytes, packed
 from fedjax_kd.core import Algorithm, Key
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.options import checks_options
@@ -32,6 +32,9 @@ def with_qsgd(
         t = steps |v| / ||v||;  level = floor(t), one more with chance t - floor(t)
         decoded = ||v|| sign(v) level / steps                  whose mean is v
 
+    With a memory, and on the way down, what is decoded is shortened so that less than everything is
+    left out: else errors would grow from round to round.
+
     Equals the algorithm inside as ``steps`` grows.
 
     Args:
@@ -51,10 +54,14 @@ def with_qsgd(
     """
     bits = (2 * steps).bit_length()
 
-    def one(key: Key, vector: Array, number: Array) -> Sent:
-        draws = jax.random.uniform(key, vector.shape, vector.dtype)
-        decoded, codes = quantisers.qsgd(vector, draws, steps)
-        size = packed(len(vector), bits) + vector.dtype.itemsize
-        return encoded(decoded, size, entropy_bytes(codes, 2 * steps + 1))
+    def codec(remembered: bool) -> Codec:
+        def one(key: Key, vector: Array, number: Array) -> Sent:
+            draws = jax.random.uniform(key, vector.shape, vector.dtype)
+            coded = quantisers.qsgd(vector, draws, steps)
+            coded = quantisers.steadied(vector, coded) if remembered else coded
+            size = packed(len(vector), bits) + vector.dtype.itemsize
+            return encoded(coded.decoded, size, entropy_bytes(coded.codes, 2 * steps + 1))
 
-    return with_codec(algorithm, federation, codec_of(one, scope), memory=memory, way=way)
+        return codec_of(one, scope)
+
+    return with_codec(algorithm, federation, codec, memory=memory, way=way)

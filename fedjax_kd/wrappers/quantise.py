@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array
 
-from fedjax_kd.components import codecs, quantisers, rotations
-from fedjax_kd.components.codecs import Scope, Sent, codec_of, encoded, packed
+from fedjax_kd.components import quantisers, rotations
+from fedjax_kd.components.codecs import Codec, Scope, Sent, codec_of, encoded, entropy_bytes, packed
 from fedjax_kd.core import Algorithm, Key
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.options import checks_options
@@ -36,7 +36,8 @@ def with_quantise(
         level = floor(t), or one more with chance t - floor(t)
         rotated: the same of r = H D v / sqrt(n), and back; n is a power of two, by padding
 
-    The mean is the message. All clients of a round share the random signs D.
+    The mean is the message. With a memory, and on the way down, what is decoded is shortened so
+    that less than everything is left out. All clients of a round share the random signs D.
 
     Equals the algorithm inside as ``levels`` grows.
 
@@ -58,21 +59,23 @@ def with_quantise(
     """
     bits = (levels - 1).bit_length()
 
-    def one(key: Key, vector: Array, number: Array) -> Sent:
-        size, signs = len(vector), None
-        if rotate:
-            shared = jax.random.fold_in(jax.random.key(len(vector)), number)
-            signs = rotations.signs_of(shared, size, vector.dtype)
-            vector = rotations.rotated(vector, signs)
-        draws = jax.random.uniform(key, vector.shape, vector.dtype)
-        decoded, codes = quantisers.uniform_levels(vector, draws, levels)
-        floats = _FLOATS * vector.dtype.itemsize
-        wire = packed(len(vector), bits) + floats
-        entropy = codecs.entropy_bytes(codes, levels)
-        if signs is not None:
-            decoded = rotations.rotated_back(decoded, signs, size)
-        return encoded(decoded, wire, entropy)
+    def codec(remembered: bool) -> Codec:
+        def one(key: Key, vector: Array, number: Array) -> Sent:
+            size, signs = len(vector), None
+            if rotate:
+                shared = jax.random.fold_in(jax.random.key(size), number)
+                signs = rotations.signs_of(shared, size, vector.dtype)
+                vector = rotations.rotated(vector, signs)
+            draws = jax.random.uniform(key, vector.shape, vector.dtype)
+            coded = quantisers.uniform_levels(vector, draws, levels)
+            coded = quantisers.steadied(vector, coded) if remembered else coded
+            wire = packed(len(vector), bits) + _FLOATS * vector.dtype.itemsize
+            entropy = entropy_bytes(coded.codes, levels)
+            decoded = coded.decoded
+            if signs is not None:
+                decoded = rotations.rotated_back(decoded, signs, size)
+            return encoded(decoded, wire, entropy)
 
-    return with_codec(
-        algorithm, federation, codec_of(one, scope, seeded=rotate), memory=memory, way=way
-    )
+        return codec_of(one, scope, seeded=rotate)
+
+    return with_codec(algorithm, federation, codec, memory=memory, way=way)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fedjax_kd.components.codecs import Scope, Sent, codec_of, encoded
+from fedjax_kd.components.codecs import Codec, Scope, Sent, codec_of, encoded
 from fedjax_kd.components.sparsity import kept_of
 from fedjax_kd.core import Algorithm, Key, Scalar
 from fedjax_kd.data.federation import Federation
@@ -49,15 +49,15 @@ def with_random_k(
     Departs from the paper: nothing known.
     Source: Stich, Cordonnier, Jaggi, NeurIPS 2018, arXiv:1809.07599.
     """
-    # Scaled up it would be no contraction, and a memory, as a server's view is one, would diverge.
-    plain = memory == "none" and way == "up"
 
-    def one(key: Key, vector: Array, number: Array) -> Sent:
-        count = jnp.asarray(kept_of(len(vector), keep), jnp.int32)
-        order = jax.random.permutation(key, len(vector))
-        mask = (order < count).astype(vector.dtype)
-        scale = len(vector) / count.astype(vector.dtype) if plain else 1.0
-        return encoded(vector * mask * scale, count * vector.dtype.itemsize)
+    def codec(remembered: bool) -> Codec:
+        def one(key: Key, vector: Array, number: Array) -> Sent:
+            count = jnp.asarray(kept_of(len(vector), keep), jnp.int32)
+            order = jax.random.permutation(key, len(vector))
+            mask = (order < count).astype(vector.dtype)
+            scale = 1.0 if remembered else len(vector) / count.astype(vector.dtype)
+            return encoded(vector * mask * scale, count * vector.dtype.itemsize)
 
-    codec = codec_of(one, scope, raw=False, seeded=True)
+        return codec_of(one, scope, raw=False, seeded=True)
+
     return with_codec(algorithm, federation, codec, memory=memory, way=way)

@@ -65,10 +65,10 @@ def with_sign(
     """
 
     def one(key: Key, vector: Array, number: Array) -> Sent:
-        decoded, _ = quantisers.scaled_sign(vector)
+        decoded = quantisers.scaled_sign(vector).decoded
         return encoded(decoded, packed(len(vector), 1) + vector.dtype.itemsize)
 
-    return with_codec(algorithm, federation, codec_of(one, scope), memory=memory, way=way)
+    return with_codec(algorithm, federation, lambda _: codec_of(one, scope), memory=memory, way=way)
 
 
 @checks_options

@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array
 
 from fedjax_kd.components import quantisers
-from fedjax_kd.components.codecs import Scope, Sent, codec_of, encoded, entropy_bytes, packed
+from fedjax_kd.components.codecs import Codec, Scope, Sent, codec_of, encoded, entropy_bytes, packed
 from fedjax_kd.core import Algorithm, Key, Scalar
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.options import checks_options
@@ -34,6 +34,9 @@ def with_terngrad(
         v = clip(v, -c sigma, c sigma), sigma the deviation of the tensor
         decoded = max|v| sign(v) with chance |v| / max|v|, else 0     whose mean is the clipped v
 
+    With a memory, and on the way down, what is decoded is shortened so that less than everything is
+    left out: else errors would grow from round to round.
+
     Equals the algorithm inside where all entries of a tensor have one size that ``clip`` leaves.
 
     Args:
@@ -51,10 +54,14 @@ def with_terngrad(
     Source: Wen, Xu, Yan, Wu, Wang, Chen, Li, NeurIPS 2017, arXiv:1705.07878.
     """
 
-    def one(key: Key, vector: Array, number: Array) -> Sent:
-        draws = jax.random.uniform(key, vector.shape, vector.dtype)
-        decoded, codes = quantisers.ternary(vector, draws, clip)
-        size = packed(len(vector), _BITS) + vector.dtype.itemsize
-        return encoded(decoded, size, entropy_bytes(codes, 3))
+    def codec(remembered: bool) -> Codec:
+        def one(key: Key, vector: Array, number: Array) -> Sent:
+            draws = jax.random.uniform(key, vector.shape, vector.dtype)
+            coded = quantisers.ternary(vector, draws, clip)
+            coded = quantisers.steadied(vector, coded) if remembered else coded
+            size = packed(len(vector), _BITS) + vector.dtype.itemsize
+            return encoded(coded.decoded, size, entropy_bytes(coded.codes, 3))
 
-    return with_codec(algorithm, federation, codec_of(one, scope), memory=memory, way=way)
+        return codec_of(one, scope)
+
+    return with_codec(algorithm, federation, codec, memory=memory, way=way)

@@ -83,4 +83,4 @@ def with_top_k(
         return encoded(chosen, sparse_bytes(chosen, positions))
 
     codec = codec_of(one, scope, raw=False)
-    return with_codec(algorithm, federation, codec, memory=memory, way=way)
+    return with_codec(algorithm, federation, lambda _: codec, memory=memory, way=way)

@@ -40,7 +40,13 @@ NO_MEANS = (
     *("pfedsim", "fedproto", "fedtgp", "fd"),
 )
 REFUSED |= {(w, n): "asks for means" for w in ("majority_vote", "sketch") for n in NO_MEANS}
+ONE_BY_ONE = (
+    *("pfedhn", "pfedhn_pc", "feddf", "fedgkt", "fedgen", "ccvr", "fedpav", "feddisco"),
+    *("agnostic_fedavg", "pfedsim", "fedtgp"),
+)
+REFUSED |= {("secure_aggregation", n): "looks at uploads one by one" for n in ONE_BY_ONE}
 POOLED = ("agnostic_fedavg", "heterofl", "fedproto", "fd")  # sums and their counts
+OTHER_MESSAGES = ("ccvr", "sketch", "adaptive_clipping", "secure_aggregation")
 BY_COORDINATE = ("median", "trimmed_mean", "bulyan")
 REFUSED |= {(w, n): "send sums with their counts" for w in BY_COORDINATE for n in POOLED}
 REFUSED["sketch", "fedmoswa"] = "a mean by votes of one part"
@@ -99,7 +105,7 @@ def test_types_of_every_wrapper_around_every_method(name: str, wrapper: str):
             around(wrapper, algorithm, task)
         return
     types = check_algorithm(around(wrapper, algorithm, task), data.train, data.public)
-    if wrapper not in ("ccvr", "sketch"):
+    if wrapper not in OTHER_MESSAGES:
         assert (types.message, types.upload.message) == (plain.message, plain.upload.message)
     if wrapper in ("privacy", "norm_bound", "krum", "geometric_median", *BY_COORDINATE):
         assert (types.server, types.client) == (plain.server, plain.client)

@@ -17,6 +17,7 @@ from fedjax_kd.wrappers.qsgd import with_qsgd
 from fedjax_kd.wrappers.quantise import with_quantise
 from fedjax_kd.wrappers.random_k import with_random_k
 from fedjax_kd.wrappers.robust import with_geometric_median, with_median, with_trimmed_mean
+from fedjax_kd.wrappers.secure_aggregation import with_secure_aggregation
 from fedjax_kd.wrappers.sign import with_majority_vote, with_sign
 from fedjax_kd.wrappers.sketch import with_sketch
 from fedjax_kd.wrappers.swa import with_swa
@@ -47,6 +48,7 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "attack": with_attack,
     "ema": with_ema,
     "swa": with_swa,
+    "secure_aggregation": with_secure_aggregation,
     "ccvr": with_ccvr,
     "power_of_choice": with_power_of_choice,
     "loss_sampling": with_loss_sampling,

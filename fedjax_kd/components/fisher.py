@@ -17,8 +17,6 @@ from fedjax_kd.task import Task
 
 FisherLabels = Literal["data", "model"]
 
-_AT_ONCE = 8  # examples whose gradients are in memory together
-
 
 class Curvature(NamedTuple):
     """F, and F times the parameters where it was taken, of one client or summed over several."""
@@ -68,12 +66,12 @@ def fisher_diagonal(task: Task, labels: FisherLabels) -> Callable[[Variables, Da
     of_one = _of_labels if labels == "data" else _of_expected
 
     def fisher(model: Variables, data: Data) -> PyTree:
-        def add(carry: PyTree, batch: Batch, _: Array) -> PyTree:
-            alone = jax.tree.map(lambda a: a[:, None], batch)
-            each = jax.vmap(lambda one: of_one(task, model, one))(alone)
-            return tree.add(carry, jax.tree.map(lambda a: a.sum(0), each))
+        def add(carry: PyTree, one: Batch, _: Array) -> PyTree:
+            return tree.add(carry, of_one(task, model, one))
 
-        summed = over_rows(data, _AT_ONCE, add, tree.zeros_like(model.params))
+        # One by one: gradients of several would be written to memory before they are squared, which
+        # takes ten times as long on a CPU.
+        summed = over_rows(data, 1, add, tree.zeros_like(model.params))
         return tree.scale(1 / jnp.maximum(data.size, 1).astype(float), summed)
 
     return fisher

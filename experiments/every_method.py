@@ -86,7 +86,7 @@ METHODS: Mapping[str, Arguments] = {
     "qfedavg": {},
     "feddisco": {},
     "agnostic_fedavg": {},
-    "heterofl": {},
+    "heterofl": {"rates": (1.0, 0.5, 0.25)},
     "feddc": {"client_lr": 0.02},
     "mimelite": {"client_lr": 0.005},
     "mime": {"client_lr": 0.01},

@@ -18,7 +18,7 @@ from fedjax_kd.commands import resume, run
 from fedjax_kd.engine import compile_cache
 from fedjax_kd.runs.folder import read_summary
 
-Value = str | int | float | bool | tuple[str | int, ...] | None
+Value = str | int | float | bool | tuple[str | float, ...] | None
 Arguments = Mapping[str, Value]
 """Options by name; None leaves one out."""
 

@@ -210,9 +210,9 @@ def means_only(algorithm: Algorithm, message: Message, what: str) -> set[Reducer
     rules = jax.tree.map(
         lambda rule, part: jax.tree.map(lambda _: rule, part), algorithm.aggregate, message
     )
-    kept = jax.tree.leaves(compressible(message), is_leaf=lambda part: part is None)
-    rule_of_each = zip(jax.tree.leaves(rules), kept, strict=True)
-    used = {rule for rule, part in rule_of_each if part is not None}
+    kept = {id(part) for part in jax.tree.leaves(compressible(message))}
+    rule_of_each = zip(jax.tree.leaves(rules), jax.tree.leaves(message), strict=True)
+    used = {rule for rule, part in rule_of_each if id(part) in kept}
     if others := sorted(rule.name for rule in used - {mean, uniform_mean}):
         raise InputError(
             f"{what} means of what clients send, and this method's server takes {others}: choose "

@@ -8,6 +8,7 @@ the server of any method.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def codec_of(one: OfVector, scope: Scope, *, raw: bool = True, seeded: bool = Fa
         send = _or_raw(one) if raw else one
         coded = [send(k, v, number) for k, v in zip(keys, vectors, strict=True)]
         flat = jnp.concatenate(_of_one_dtype([part.decoded for part in coded] or [jnp.zeros(0)]))
-        ends = list(_running_sums([leaf.size for leaf in leaves]))
+        ends = accumulate(leaf.size for leaf in leaves)
         decoded = [
             flat[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
             for leaf, end in zip(leaves, ends, strict=True)
@@ -80,12 +81,6 @@ def codec_of(one: OfVector, scope: Scope, *, raw: bool = True, seeded: bool = Fa
         return Sent(jax.tree.unflatten(structure, decoded), size, entropy)
 
     return encode
-
-
-def identity(key: Key, values: PyTree, number: Array) -> Sent:
-    """The codec that sends everything as it is."""
-    del key, number
-    return encoded(values, tree.num_bytes(values))
 
 
 def packed(count: int, bits: int) -> int:
@@ -135,7 +130,3 @@ def _of_one_dtype(vectors: list[Array]) -> list[Array]:
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*vectors)
     return [vector.astype(dtype) for vector in vectors]
-
-
-def _running_sums(sizes: list[int]) -> list[int]:
-    return [sum(sizes[: n + 1]) for n in range(len(sizes))]

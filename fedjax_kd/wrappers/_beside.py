@@ -117,6 +117,13 @@ def wire_of(received: Message, upload: Upload) -> Wire:
     )
 
 
+def rule_of_each(algorithm: Algorithm, message: Message) -> PyTree:
+    """The reducer of each array of a message, in a tree of its structure."""
+    return jax.tree.map(
+        lambda rule, part: jax.tree.map(lambda _: rule, part), algorithm.aggregate, message
+    )
+
+
 def floats(message: Message) -> Message:
     """The entries that can be compressed or noised: floats; None in place of the others."""
     return jax.tree.map(lambda a: a if is_float(a) else None, message)

@@ -30,7 +30,14 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice
-from fedjax_kd.wrappers._beside import Beside, beside_client, beside_server, is_float, wire_of
+from fedjax_kd.wrappers._beside import (
+    Beside,
+    beside_client,
+    beside_server,
+    is_float,
+    rule_of_each,
+    wire_of,
+)
 
 Memory = Literal["none", "ef14", "ef21"]
 Way = Literal["up", "down", "both"]
@@ -114,9 +121,9 @@ def up(algorithm: Algorithm, federation: Federation, codec: Codec, memory: Memor
         own, held = (client, None) if memory == "none" else client
         upload, own = algorithm.client_update(key, message, own, data, round)
         meant = compressible(upload.message)
-        waiting = {"none": lambda: meant, "ef14": lambda: tree.add(meant, held)}.get(
-            memory, lambda: tree.sub(meant, held)
-        )()
+        waiting = meant
+        if memory != "none":
+            waiting = (tree.add if memory == "ef14" else tree.sub)(meant, held)
         sent = codec(jax.random.fold_in(key, _UP), waiting, round.number)
         raw = tree.num_bytes(upload.message) - tree.num_bytes(meant)
         whole = jnp.asarray(wire_of(message, upload).up)
@@ -207,12 +214,10 @@ def means_only(algorithm: Algorithm, message: Message, what: str) -> set[Reducer
     Raises:
       ValueError: if it takes sums, or looks at clients one by one.
     """
-    rules = jax.tree.map(
-        lambda rule, part: jax.tree.map(lambda _: rule, part), algorithm.aggregate, message
-    )
     kept = {id(part) for part in jax.tree.leaves(compressible(message))}
-    rule_of_each = zip(jax.tree.leaves(rules), jax.tree.leaves(message), strict=True)
-    used = {rule for rule, part in rule_of_each if id(part) in kept}
+    rules = jax.tree.leaves(rule_of_each(algorithm, message))
+    pairs = zip(rules, jax.tree.leaves(message), strict=True)
+    used = {rule for rule, part in pairs if id(part) in kept}
     if others := sorted(rule.name for rule in used - {mean, uniform_mean}):
         raise InputError(
             f"{what} means of what clients send, and this method's server takes {others}: choose "

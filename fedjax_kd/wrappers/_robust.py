@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fedjax_kd.components.pooling import summed
 from fedjax_kd.core import Algorithm, Key, PyTree, Reducer, Round, Server, stack, total
 from fedjax_kd.errors import InputError
-from fedjax_kd.wrappers._beside import is_float
+from fedjax_kd.wrappers._beside import is_float, rule_of_each
 
 
 class Robust(NamedTuple):
@@ -76,21 +76,16 @@ def by_rule(
     """What the server of the algorithm inside receives of all uploads, and its round."""
     middles, chosen = iter(robust.centre), robust.chosen
     leaves, structure = jax.tree.flatten(update)
+    reducers = jax.tree.leaves(rule_of_each(algorithm, update))
     reduced = [
         _reduced(reducer, a, next(middles), round, chosen)
         if is_float(a)
         else reducer.finalise(*reducer.accumulate(a, round.votes, round.present))
-        for reducer, a in zip(_reducers(algorithm.aggregate, update), leaves, strict=True)
+        for reducer, a in zip(reducers, leaves, strict=True)
     ]
     if chosen is not None:
         round = round._replace(present=chosen, votes=round.votes * chosen)
     return jax.tree.unflatten(structure, reduced), round
-
-
-def _reducers(aggregate: PyTree, update: PyTree) -> list[Reducer]:
-    """The reducer of each leaf of an update."""
-    each = jax.tree.map(lambda r, values: [r] * len(jax.tree.leaves(values)), aggregate, update)
-    return jax.tree.leaves(each)
 
 
 def _reduced(

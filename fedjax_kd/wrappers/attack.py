@@ -18,13 +18,13 @@ from fedjax_kd.core import (
     Key,
     Message,
     PyTree,
-    Reducer,
     Round,
     Scalar,
     Server,
     Upload,
 )
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.engine import aggregation
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice, checks_options
 from fedjax_kd.wrappers._beside import floats
@@ -138,18 +138,9 @@ def _of_those_who_know(
             jnp.where(forging.reshape(-1, *[1] * forged.ndim), forged[None], a)
             for a, forged in zip(uploads, lie, strict=True)
         ]
-        reduced = _reduced(algorithm.aggregate, with_floats(update, sent), round)
+        forged = with_floats(update, sent), round.votes, round.present
+        sums = aggregation.accumulate(algorithm.aggregate, *forged)
+        reduced = aggregation.finalise(algorithm.aggregate, sums)
         return algorithm.server_update(key, server, reduced, round)
 
     return algorithm._replace(aggregate=all_kept(algorithm), server_update=server_update)
-
-
-def _reduced(aggregate: PyTree, uploads: PyTree, round: Round) -> PyTree:
-    """What the server inside receives of all uploads ``[K, ...]``."""
-
-    def entry(rule: Reducer, part: PyTree) -> PyTree:
-        return jax.tree.map(
-            lambda a: rule.finalise(*rule.accumulate(a, round.votes, round.present)), part
-        )
-
-    return jax.tree.map(entry, aggregate, uploads)

@@ -30,7 +30,7 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine.validation import check_algorithm
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import checks_options
-from fedjax_kd.wrappers._beside import is_float, wire_of
+from fedjax_kd.wrappers._beside import is_float, rule_of_each, wire_of
 
 _KEY = 15  # folded into the keys of a method, which has its own use for them
 
@@ -84,9 +84,7 @@ def with_secure_aggregation(
     Source: Bonawitz et al., CCS 2017; Bell, Bonawitz, Gascon, Lepoint, Raykova, CCS 2020.
     """
     message = check_algorithm(algorithm, federation.train, federation.public).upload.message
-    rules = jax.tree.map(
-        lambda rule, part: jax.tree.map(lambda _: rule, part), algorithm.aggregate, message
-    )
+    rules = rule_of_each(algorithm, message)
     _sums_alone(message, rules)
 
     def client_update(

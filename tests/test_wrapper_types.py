@@ -45,7 +45,7 @@ ONE_BY_ONE = (
     *("agnostic_fedavg", "pfedsim", "fedtgp"),
 )
 REFUSED |= {("secure_aggregation", n): "looks at uploads one by one" for n in ONE_BY_ONE}
-POOLED = ("agnostic_fedavg", "heterofl", "fedproto", "fd")  # sums and their counts
+POOLED = ("heterofl", "fedproto", "fd")  # sums and their counts
 OTHER_MESSAGES = ("ccvr", "sketch", "adaptive_clipping", "secure_aggregation")
 BY_COORDINATE = ("median", "trimmed_mean", "bulyan")
 REFUSED |= {(w, n): "send sums with their counts" for w in BY_COORDINATE for n in POOLED}

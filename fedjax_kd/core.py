@@ -83,13 +83,11 @@ class _DataFields(NamedTuple):
     size: Int[Array, ""]
     client: Int[Array, ""] | int = -1  # its number; -1 if these are no client's
     sizes: SizeRange | None = None  # which ``size`` may have, if loops are to be of known length
+    most_steps: Int[Array, ""] | None = None  # local steps that the client has time for
 
 
 class Data(_DataFields):
-    """What ONE client may train on: a window on a pool of examples that all clients share.
-
-    Nothing is padded: the client's examples are pool rows ``rows[start : start + size]``.
-    """
+    """What ONE client may train on: rows ``rows[start : start + size]`` of a shared pool."""
 
     __slots__ = ()
 
@@ -135,6 +133,8 @@ class Round(NamedTuple):
     votes: Float[Array, " K"]  # the weights of these uploads; 0 before they have arrived
     population: int
     public: PyTree  # what belongs to no client, a `fedjax_kd.data.public_inputs.Public`; or None
+    # server steps since ONE client began, of all [K] for the server; None if all begin together
+    lag: Int[Array, "*K"] | None = None
 
     @classmethod
     def first(cls) -> Round:
@@ -145,8 +145,7 @@ class Round(NamedTuple):
 class Wire(NamedTuple):
     """Bytes of ONE client's messages in a round, where their static types do not tell them.
 
-    Shapes are static, so a message that is cut in rank or sparse keeps its shape; how many bytes
-    its encoding has is said here. None leaves a direction to the types.
+    A message that is cut in rank or sparse keeps its static shape. None leaves it to the types.
     """
 
     up: Array | int | None = None
@@ -298,3 +297,4 @@ class State(NamedTuple):
 
     server: Server
     clients: tuple[Client, ...]
+    past: Server = ()  # servers from which clients still work, ``[V, ...]``; or ()

@@ -259,6 +259,8 @@ def local_training(
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
         known = data._replace(sizes=None) if callable(steps) else data  # which asks for the round
         number = turns(lambda size: length(size, data.client, round.number), known)
+        if data.most_steps is not None:
+            number = jnp.minimum(number, data.most_steps)
         count = jnp.asarray(number, jnp.int32)
 
         def step(i: Array, carry: tuple) -> tuple:

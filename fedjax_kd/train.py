@@ -230,11 +230,11 @@ def rows_of(
                 "round": given.start + i + 1,
                 "clients": float(reports.used[i].sum()),
                 "rejected": float(reports.rejected[i].sum()),
-                "bytes_down": _bytes(given.asked[i], "down", s.types, wires),
-                "bytes_up": _bytes(sent, "up", s.types, wires),
+                "bytes_down": _bytes(given.asked[i], given.unheard[i], "down", s.types, wires),
+                "bytes_up": _bytes(sent, given.refused[i], "up", s.types, wires),
                 "steps": given.work[i].needed,
                 "steps_computed": given.work[i].computed,
-                **given.facts[i],
+                **given.cohorts[i].facts,
                 **{f"train_{name}": value for name, value in told.items()},
             }
         )
@@ -249,19 +249,21 @@ def rows_of(
 
 def _bytes(
     messages: Any,
+    in_vain: Any,
     way: Literal["up", "down"],
     types: Sequence[Types],
     wires: Sequence[Wire],
 ) -> int:
-    """Bytes of a round one way: what clients count themselves, else messages times their size."""
-    total = 0
-    for count, of_group, wire in zip(messages, types, wires, strict=True):
-        counted = getattr(wire, way)
-        if counted is None:
-            total += int(count) * getattr(of_group, f"bytes_{way}")
-        else:
-            total += int(np.sum(counted, dtype=np.float64))
-    return total
+    """Bytes of a round one way: what clients count themselves, else messages times their size.
+
+    Messages in vain have the size that the others have on average.
+    """
+    total = 0.0
+    for count, more, of_group, wire in zip(messages, in_vain, types, wires, strict=True):
+        counted, size = getattr(wire, way), getattr(of_group, f"bytes_{way}")
+        known = int(count) * size if counted is None else np.sum(counted, dtype=np.float64)
+        total += known + int(more) * (known / int(count) if count else size)
+    return round(total)
 
 
 def evaluates_after(s: Simulation, finished: int) -> bool:

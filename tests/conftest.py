@@ -39,7 +39,9 @@ LONG = (
     *("test_resume.py", "test_sweep_command.py", "test_wrappers.py", "test_studies.py"),
     *("test_contract_parts.py", "test_engine.py", "test_localkd.py", "test_cli.py"),
 )
-OF_EVERY_METHOD = ("test_contract.py", "test_degenerate.py", "test_learns.py")
+OF_EVERY_METHOD = (
+    *("test_contract.py", "test_degenerate.py", "test_learns.py", "test_wrapper_types.py"),
+)
 HELD = pytest.StashKey[int]()  # bytes after it did so last
 
 # Programs and their traces live as long as the tests: looking for cycles in them finds little.
@@ -75,12 +77,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """JAX's compilation cache for all workers and commands of one run of the suite, and no other.
 
-    What an earlier run compiled is not trusted to be what this source would compile.
+    What an earlier run compiled is not trusted to be what this source would compile. ``.ci/run``,
+    which runs the suite in two parts, names one folder for both.
     """
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDJAX_KD_CACHE", str(shared / "compiled"))
+        named = os.environ.get("TESTS_COMPILED", str(shared / "compiled"))
+        patch.setenv("FEDJAX_KD_CACHE", named)
         compile_cache.enable()
         yield
 

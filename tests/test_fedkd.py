@@ -19,6 +19,7 @@ from fedjax_kd.algorithms.fedkd_groups import fedkd_groups
 from fedjax_kd.components.low_rank import LowRank, cut
 from fedjax_kd.components.mutual_learning import Private
 from fedjax_kd.core import Data, Key, Round, Variables, Wire
+from fedjax_kd.data.sampling import Cohort
 from fedjax_kd.engine.evaluation import has_personal_model
 from fedjax_kd.engine.round import Report
 from fedjax_kd.engine.validation import check_algorithm, check_groups
@@ -146,7 +147,9 @@ def test_bytes_are_summed_over_clients():
     wire = Wire(up=np.array([[100, 25, 0, 7], [0, 0, 0, 0]]))
     reports = Report({}, np.array([[2.0], [0.0]]), np.array([[1.0], [0.0]]), (wire,))
     work = [SimpleNamespace(needed=1, computed=1)] * 2
-    given: Any = SimpleNamespace(start=0, asked=np.array([[4], [4]]), work=work, facts=[{}, {}])
+    asked, none = np.array([[4], [4]]), np.array([[0], [0]])
+    who = {"asked": asked, "unheard": none, "refused": none, "cohorts": [Cohort(none[0])] * 2}
+    given: Any = SimpleNamespace(start=0, work=work, **who)
     types = [SimpleNamespace(bytes_down=104, bytes_up=100)]
     s: Any = SimpleNamespace(block=2, num_rounds=2, types=types)
     first, second = rows_of(s, given, reports, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fedjax_kd.backends import backend_of
 from fedjax_kd.data import sampling
 from fedjax_kd.engine import chunk_width, schedule
+from fedjax_kd.engine.block_cohorts import block_cohorts
 from fedjax_kd.engine.schedule import Chunks, Layout, lay_out
 
 WIDTHS = st.lists(st.integers(1, 9), min_size=1, max_size=3, unique=True).map(sorted)
@@ -58,7 +60,7 @@ def draw_list(draw: Any, length: int, below: int) -> list[int]:
 def test_everyone_sits_once_in_a_chunk_and_the_longest_work_comes_first(placement: Any):
     layout, group_of, ids, sizes = placement
     taken, computed = [], 0.0
-    for group, (slots, chunks) in enumerate(layout.place(ids, sizes[ids])[0]):
+    for group, (slots, chunks, _) in enumerate(layout.place(ids, sizes[ids])[0]):
         widths, places = layout.chunks[group].widths, layout.num_slots(group)
         assert slots.dtype == chunks.dtype == np.int32
         assert len(slots) == layout.devices * places
@@ -115,33 +117,30 @@ def test_no_other_plan_is_cheaper(work: list[int], widths: list[int]):
 def test_schedules_do_not_depend_on_blocks(seed: int, rate: float, block: int):
     layout, sampler = single(12, 5, 1, 3), sampling.uniform(12, 5)
 
+    def cohort_of(number: int) -> sampling.Cohort:
+        return sampling.participants(sampler, 12, seed, number, rate)
+
     def cut(size: int) -> np.ndarray:
-        blocks = [
-            schedule.schedule(
-                sampler,
-                layout,
-                np.arange(12).take,
-                seed=seed,
-                first=r,
-                rounds=size,
-                last=20,
-                dropout_rate=rate,
-            )
-            .groups[0]
-            .slots
+        drawn = [
+            block_cohorts(cohort_of, layout, np.arange(12).take, first=r, rounds=size, last=20)
             for r in range(0, 20, size)
         ]
-        return np.concatenate(blocks)
+        return np.concatenate([each.groups[0].slots for each in drawn])
 
     np.testing.assert_array_equal(cut(block), cut(20))
 
 
 def test_rounds_after_the_last_are_empty():
     layout = single(6, 3, 3)
-    drawn = schedule.schedule(
-        sampling.uniform(6, 3), layout, np.ones(6, int).take, seed=0, first=2, rounds=4, last=4
+    drawn = block_cohorts(
+        partial(sampling.participants, sampling.uniform(6, 3), 6, 0),
+        layout,
+        np.ones(6, int).take,
+        first=2,
+        rounds=4,
+        last=4,
     )
-    ((slots, _),) = drawn.groups
+    ((slots, *_),) = drawn.groups
     assert (slots[:2] < 6).all()
     assert (slots[2:] == 6).all()
     assert [e.needed for e in drawn.work] == [3, 3, 0, 0]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,20 @@ Ids = NDArray[np.int64]
 RULES = ("uniform", "examples")  # that `sampler_named` knows
 
 
+class Starts(NamedTuple):
+    """When the clients of an asynchronous cohort began, and where servers of then are kept.
+
+    Integers: of each client ``[k]``, and on a device of each slot; ``write`` is one for all.
+    """
+
+    lags: Any  # server steps since a client received its message
+    reads: Any  # where the server is kept that sent it, if that is not the newest
+    write: Any  # where the newest server is kept for those that work on; `NOWHERE` if none does
+
+
+NOWHERE = 2**30
+
+
 class Cohort(NamedTuple):
     """The clients of a round, and the host's other facts about it.
 
@@ -34,6 +48,9 @@ class Cohort(NamedTuple):
 
     ids: Ids
     facts: Mapping[str, float] = MappingProxyType({})
+    starts: Starts | None = None  # None if all begin together
+    unheard: Ids = np.zeros(0, np.int64)  # further clients that received a message
+    refused: Ids = np.zeros(0, np.int64)  # those of them whose upload came too late
 
 
 Sampler = Callable[[np.random.Generator, int], Ids | Cohort]
@@ -41,7 +58,24 @@ Sampler = Callable[[np.random.Generator, int], Ids | Cohort]
 or a `Cohort` with facts."""
 
 
-def uniform(population: int, cohort_size: int) -> Sampler:
+@dataclass(frozen=True)
+class Uniform:
+    """Different clients, each as likely as any other; see `uniform`."""
+
+    population: int
+    cohort_size: int
+
+    def __call__(self, rng: np.random.Generator, number: int) -> Ids:
+        """Who is asked in a round."""
+        return rng.choice(self.population, self.cohort_size, replace=False)
+
+    def among(self, online: Ids) -> Sampler:
+        """The same of some clients alone: all of them if they are fewer."""
+        count = min(self.cohort_size, len(online))
+        return lambda rng, number: online[rng.choice(len(online), count, replace=False)]
+
+
+def uniform(population: int, cohort_size: int) -> Uniform:
     """``cohort_size`` different clients, each as likely as any other.
 
     Raises:
@@ -52,7 +86,7 @@ def uniform(population: int, cohort_size: int) -> Sampler:
       3
     """
     check_cohort(population, cohort_size)
-    return lambda rng, number: rng.choice(population, cohort_size, replace=False)
+    return Uniform(population, cohort_size)
 
 
 @dataclass(frozen=True)
@@ -66,6 +100,12 @@ class Weighted:
         """Who is asked in a round."""
         share = self.odds / self.odds.sum()
         return rng.choice(len(self.odds), self.cohort_size, replace=False, p=share)
+
+    def among(self, online: Ids) -> Sampler:
+        """The same of some clients alone: all that have odds if they are fewer."""
+        odds = self.odds[online]
+        some = Weighted(odds, min(self.cohort_size, int((odds > 0).sum())))
+        return lambda rng, number: online[some(rng, number)] if some.cohort_size else online[:0]
 
 
 def weighted(weights: ArrayLike, cohort_size: int) -> Weighted:
@@ -131,6 +171,29 @@ def sampler_named(
         ) from error
 
 
+def among(sampler: Sampler, online: Ids) -> Sampler:
+    """A sampler that asks some clients alone.
+
+    One of your own does so by a method ``among(online) -> sampler``; without it, the others of
+    those whom it asks do not count.
+
+    Example:
+      >>> among(fixed([[4, 2, 0]]), np.array([2, 3, 4]))(np.random.default_rng(0), 0)
+      array([4, 2])
+    """
+    own = getattr(sampler, "among", None)
+    if own is not None:
+        return own(online)
+
+    def asked(rng: np.random.Generator, number: int) -> Ids | Cohort:
+        drawn = sampler(rng, number)
+        ids = np.asarray(drawn.ids if isinstance(drawn, Cohort) else drawn, np.int64)
+        ids = ids[np.isin(ids, online)]
+        return drawn._replace(ids=ids) if isinstance(drawn, Cohort) else ids
+
+    return asked
+
+
 def check_cohort(population: int, cohort_size: int) -> None:
     """Raises ValueError unless ``1 <= cohort_size <= population``."""
     if not 1 <= cohort_size <= population:
@@ -149,7 +212,7 @@ def participants(
     """
     rng = np.random.default_rng([seed, number])
     drawn = sampler(rng, number)
-    ids, facts = drawn if isinstance(drawn, Cohort) else (drawn, {})
+    ids, facts = (drawn.ids, drawn.facts) if isinstance(drawn, Cohort) else (drawn, {})
     ids = check_ids(np.asarray(ids, np.int64), population)
     answered = ids[rng.random(len(ids)) >= dropout_rate]
     if not dropout_rate:

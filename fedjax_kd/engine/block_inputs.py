@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from fedjax_kd.data.sampling import Cohort, Ids
 from fedjax_kd.data.store import ClientStore
 from fedjax_kd.data.window import Window, WindowSize, make_window, window_size
-from fedjax_kd.engine import schedule
+from fedjax_kd.engine.block_cohorts import block_cohorts
 from fedjax_kd.engine.mesh import assemble, divide
 from fedjax_kd.engine.round import Resident
 from fedjax_kd.engine.schedule import Placement, Work
@@ -25,8 +26,10 @@ class BlockInputs(NamedTuple):
 
     start: int
     asked: Int[np.ndarray, "R G"]  # clients of each group
+    unheard: Int[np.ndarray, "R G"]  # further ones that received a message
+    refused: Int[np.ndarray, "R G"]  # those of them whose upload came too late
     work: list[Work]  # of each round
-    facts: list[dict[str, float]]  # of each round, from the sampler
+    cohorts: list[Cohort]  # of each round
     placements: tuple[Placement, ...]  # each on the devices of its clients
     resident: Resident
 
@@ -36,17 +39,15 @@ def draw_inputs(s: Simulation, start: int, size: WindowSize | None) -> BlockInpu
 
     It only copies to the devices of this process, so a thread may call it at any time.
     """
-    drawn = schedule.schedule(
-        s.sampler,
+    drawn = block_cohorts(
+        s.cohort,
         s.layout,
         s.federation.sizes_of,
-        seed=s.seed,
         first=start,
         rounds=s.block,
         last=s.num_rounds,
-        dropout_rate=s.dropout_rate,
     )
-    _check_facts(s.facts, drawn.facts[: max(s.num_rounds - start, 0)])
+    _check_facts(s.facts, drawn.cohorts)
     slots = [group.slots for group in drawn.groups]
     asked = np.stack([(a < s.layout.population).sum(axis=1) for a in slots], axis=1)
     store = s.federation.store
@@ -54,17 +55,29 @@ def draw_inputs(s: Simulation, start: int, size: WindowSize | None) -> BlockInpu
     if store is not None and size is not None:
         resident = resident._replace(pool=_window(s, store, slots, size))
     return BlockInputs(
-        start, asked, drawn.work, drawn.facts, divide(drawn.groups, s.mesh), resident
+        start,
+        asked,
+        _of_groups(s, [cohort.unheard for cohort in drawn.cohorts]),
+        _of_groups(s, [cohort.refused for cohort in drawn.cohorts]),
+        drawn.work,
+        drawn.cohorts,
+        divide(drawn.groups, s.mesh),
+        resident,
     )
 
 
-def _check_facts(names: tuple[str, ...], told: list[dict[str, float]]) -> None:
+def _of_groups(s: Simulation, rounds: list[Ids]) -> Int[np.ndarray, "R G"]:
+    """How many of some clients of each round are in each group."""
+    return np.array([[np.isin(ids, m).sum() for m in s.layout.members] for ids in rounds])
+
+
+def _check_facts(names: tuple[str, ...], cohorts: list[Cohort]) -> None:
     """Raises ValueError if a sampler tells other facts than in the first round."""
-    for facts in told:
-        if set(facts) != set(names):
+    for cohort in cohorts:
+        if set(cohort.facts) != set(names):
             raise InputError(
-                f"The sampler tells {sorted(facts)} of a round, but {sorted(names)} of the first "
-                "one: these are columns, so let it tell the same facts of every round."
+                f"The sampler tells {sorted(cohort.facts)} of a round, but {sorted(names)} of the "
+                "first one: these are columns, so let it tell the same facts of every round."
             )
 
 

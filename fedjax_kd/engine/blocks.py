@@ -170,7 +170,10 @@ def block_of(s: Simulation) -> BlockFn:
 
     The algorithms and the seed of the simulation may be traced: then a block is a function of them.
     """
-    one_round = make_round(s.groups, s.layout, s.backend, sizes=s.sizes, mesh=s.mesh)
+    limits = None if s.time is None else s.time.most_steps
+    one_round = make_round(
+        s.groups, s.layout, s.backend, sizes=s.sizes, most_steps=limits, mesh=s.mesh
+    )
     key, evaluate = s.key("rounds"), evaluation_of(s) if s.block > s.eval_every else None
 
     def block(
@@ -203,7 +206,8 @@ def block_of(s: Simulation) -> BlockFn:
 
 def _python_block(s: Simulation) -> BlockFn:
     """The same block for the debug engine: a loop over rounds."""
-    one_round = make_debug_round(s.groups, s.layout, s.backend)
+    limits = None if s.time is None else s.time.most_steps
+    one_round = make_debug_round(s.groups, s.layout, s.backend, limits)
     key, evaluate = s.key("rounds"), evaluation_of(s) if s.block > s.eval_every else None
 
     def block(state: State, resident: Resident, pools: Pools, placements: Any, start: Array) -> Any:

@@ -15,8 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from fedjax_kd.core import Choice
-from fedjax_kd.data.window import Window
-from fedjax_kd.engine.clients import RoundInputs
+from fedjax_kd.engine.clients import RoundInputs, specs_of
 from fedjax_kd.engine.mesh import AXIS
 from fedjax_kd.engine.schedule import Placement
 
@@ -62,7 +61,7 @@ def choose(
 
 def _cut(placement: Placement, widths: Sequence[int], clients: int) -> Placement:
     """As many chunks as the first ``clients`` slots need, since the others are empty."""
-    slots, chunks = placement
+    slots, chunks, _ = placement
     if len(widths) == 1:
         return Placement(slots[: -(-clients // widths[0]) * widths[0]], chunks)
     left, counts = jnp.int32(clients), []
@@ -104,9 +103,7 @@ def _scores(choice: Choice, inputs: RoundInputs, mesh: Mesh | None) -> Float[Arr
     population, slots = inputs.round.population, inputs.round.cohort
     if mesh is None:
         return scored(inputs, slots)
-    split, whole = PartitionSpec(AXIS), PartitionSpec()
-    pool = split if isinstance(inputs.pool, Window) else whole
-    given = RoundInputs._make((whole, whole, pool, whole, whole, whole))
+    split = PartitionSpec(AXIS)
     return jax.shard_map(
-        scored, mesh=mesh, in_specs=(given, split), out_specs=split, check_vma=False
+        scored, mesh=mesh, in_specs=(specs_of(inputs), split), out_specs=split, check_vma=False
     )(inputs, slots)

@@ -14,39 +14,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 
 from fedjax_kd import tree
 from fedjax_kd.backends import Backend
 from fedjax_kd.core import (
     Algorithm,
     Client,
+    Data,
     Key,
-    Message,
-    Metrics,
     Pool,
     PyTree,
     Round,
     Server,
     SizeRange,
     Wire,
-    mean,
 )
+from fedjax_kd.data.sampling import Starts
 from fedjax_kd.data.window import Window
 from fedjax_kd.engine import aggregation
 from fedjax_kd.engine.mesh import AXIS
+from fedjax_kd.engine.results import ClientResult, CohortResult, reduce_results
 from fedjax_kd.engine.schedule import Placement
-
-
-class ClientResult(NamedTuple):
-    """The result of one client's round."""
-
-    message: Message
-    weight: Float[Array, ""]
-    metrics: Metrics
-    wire: Wire
-    client: Client
-    present: Bool[Array, ""]  # whether this client has data, or is a client at all
 
 
 class RoundInputs(NamedTuple):
@@ -58,19 +47,25 @@ class RoundInputs(NamedTuple):
     round: Round
     backend: Backend
     sizes: SizeRange | None = None  # of all clients; None if loops may be of any length
+    past: Server = ()  # servers from which some of the clients began, [V, ...]
+    most_steps: Int[Array, " C"] | None = None  # that each client has time for
+
+    def begun(self, number: Int[Array, ""], start: Starts | None) -> tuple[RoundInputs, Data]:
+        """Server and round from which ONE client began, and its examples."""
+        data = self.pool.of(number)._replace(sizes=self.sizes)
+        if self.most_steps is not None:
+            data = data._replace(most_steps=self.most_steps.at[number].get(mode="clip"))
+        if start is None:
+            return self, data
+        then = jax.tree.map(lambda kept: kept.at[start.reads].get(mode="clip"), self.past)
+        server = tree.where(start.lags == 0, self.server, then)
+        number_then = self.round.number - start.lags
+        round = self.round._replace(number=number_then, lag=start.lags)
+        return self._replace(server=server, round=round), data
 
 
-class CohortResult(NamedTuple):
-    """The results of one group's cohort, reduced."""
-
-    sums: PyTree
-    metrics: PyTree
-    clients: Client
-    used: Bool[Array, " K"]
-    rejected: Bool[Array, " K"]
-    votes: Float[Array, " K"]  # weights of the uploads that are used
-    wire: Wire  # of each client, leaves [K]; zeros where nothing was sent
-
+Who = tuple[Int[Array, " w"], Starts | None]
+"""Slots with the numbers of clients, and when each began unless all begin together."""
 
 RunCohort = Callable[[Algorithm, Sequence[int], RoundInputs, Client, Placement], CohortResult]
 """(algorithm, widths of chunks, inputs, the cohort's client states, placement) -> result"""
@@ -103,20 +98,24 @@ def run_cohort(
         )
 
     split, whole = PartitionSpec(AXIS), PartitionSpec()
-    # A window holds the clients of its own device alone.
-    given = RoundInputs._make(
-        (whole, whole, split if isinstance(inputs.pool, Window) else whole, whole, whole, whole)
-    )
     sums = jax.tree.map(lambda r: split if r.stacked else whole, algorithm.aggregate)
     # check_vma: with replication tracking, gradients by the replicated model would be summed over
     # the devices. Clients never communicate here, so there is nothing to track.
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(given, split, split),
+        in_specs=(specs_of(inputs), split, split),
         out_specs=CohortResult._make((sums, whole, split, split, split, split, split)),
         check_vma=False,
     )(inputs, clients, placement)
+
+
+def specs_of(inputs: RoundInputs) -> RoundInputs:
+    """How inputs lie on a mesh: a window holds the clients of its own device alone."""
+    specs: dict[str, Any] = dict.fromkeys(RoundInputs._fields, PartitionSpec())
+    if isinstance(inputs.pool, Window):
+        specs["pool"] = PartitionSpec(AXIS)
+    return RoundInputs(**specs)
 
 
 def _run_chunks(
@@ -127,18 +126,16 @@ def _run_chunks(
     placement: Placement,
 ) -> CohortResult:
     """The clients of one device, chunk after chunk, the narrow ones first."""
-    num_slots = len(placement.slots)
+    num_slots, who = len(placement.slots), (placement.slots, placement.starts)
     if widths[0] == num_slots:
-        return _run_chunk(algorithm, inputs, clients, placement.slots)
+        return _run_chunk(algorithm, inputs, clients, who)
 
     def run_one(width: int, start: Array, i: Array, result: CohortResult) -> CohortResult:
         first = start + i * width
-        part = jax.tree.map(
-            lambda a: jax.lax.dynamic_slice_in_dim(a, first, width), (clients, placement.slots)
-        )
+        part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, width), (clients, who))
         return _put_chunk(algorithm, result, _run_chunk(algorithm, inputs, *part), first)
 
-    result = _empty_result(algorithm, widths[0], inputs, clients, placement.slots)
+    result = _empty_result(algorithm, widths[0], inputs, clients, who)
     start = jnp.int32(0)
     for n, width in enumerate(widths):
         # Where there is one width, all chunks run, and the loop has a length that XLA knows.
@@ -149,15 +146,15 @@ def _run_chunks(
 
 
 def _run_chunk(
-    algorithm: Algorithm, inputs: RoundInputs, clients: Client, slots: Int[Array, " w"]
+    algorithm: Algorithm, inputs: RoundInputs, clients: Client, who: Who
 ) -> CohortResult:
     """The clients of one chunk, vectorised."""
     one = partial(run_client, algorithm, inputs)
-    if len(slots) == 1:  # not a vmap over one: loops keep their scalar conditions
-        lone = one(*jax.tree.map(lambda a: a[0], (clients, slots)))
+    if len(who[0]) == 1:  # not a vmap over one: loops keep their scalar conditions
+        lone = one(*jax.tree.map(lambda a: a[0], (clients, *who)))
         results = jax.tree.map(lambda a: a[None], lone)
     else:
-        results = jax.vmap(one)(clients, slots)
+        results = jax.vmap(one)(clients, *who)
     return reduce_results(algorithm, inputs.backend, results, clients)
 
 
@@ -166,11 +163,11 @@ def _empty_result(
     width: int,
     inputs: RoundInputs,
     clients: Client,
-    slots: Int[Array, " k"],
+    who: Who,
 ) -> CohortResult:
     """The result before the first chunk: empty sums, and clients as they were."""
-    num_slots = len(slots)
-    part = jax.tree.map(lambda a: a[:width], (clients, slots))
+    num_slots = len(who[0])
+    part = jax.tree.map(lambda a: a[:width], (clients, who))
     like = jax.eval_shape(partial(_run_chunk, algorithm, inputs), *part)
     kept = aggregation.select(algorithm.aggregate, like.sums, stacked=True)
     summed = aggregation.select(algorithm.aggregate, like.sums, stacked=False)
@@ -207,10 +204,14 @@ def _put_chunk(
 
 
 def run_client(
-    algorithm: Algorithm, inputs: RoundInputs, client: Client, number: Int[Array, ""]
+    algorithm: Algorithm,
+    inputs: RoundInputs,
+    client: Client,
+    number: Int[Array, ""],
+    start: Starts | None = None,
 ) -> ClientResult:
-    """One client's round."""
-    data = inputs.pool.of(number)._replace(sizes=inputs.sizes)
+    """One client's round, from the server as it was when the client began."""
+    inputs, data = inputs.begun(number, start)
     message = algorithm.broadcast(inputs.server, number, inputs.round)
     key = jax.random.fold_in(inputs.key, number)
     upload, new = algorithm.client_update(key, message, client, data, inputs.round)
@@ -225,71 +226,3 @@ def run_client(
 
 def _bytes_if(condition: Array, count: Any) -> Array | None:
     return None if count is None else jnp.where(condition, count, 0)
-
-
-def reduce_results(
-    algorithm: Algorithm, backend: Backend, results: ClientResult, before: Client
-) -> CohortResult:
-    """Reduces results whose leaves have a leading client axis.
-
-    An upload that is not finite, or of a client without data, counts for nothing and leaves the
-    client as it was.
-    """
-
-    def each() -> CohortResult:
-        sent = (results.message, results.weight, results.client)
-        used = results.present & jax.vmap(tree.is_finite)(sent)
-        clean = results._replace(message=_or_zero(used, results.message))
-        return _reduced(algorithm, clean, before, used)
-
-    if backend.fixed_loops:
-        return each()
-    # A sum is finite only if every upload in it is: looking at each upload would cost another pass
-    # over all messages, so it is done in the rare round whose sums are not finite.
-    result = _reduced(algorithm, results, before, results.present)
-    finite = _everywhere(tree.is_finite((result.sums, result.clients)))
-    return jax.lax.cond(finite, lambda: result, each)
-
-
-@jax.custom_batching.custom_vmap
-def _everywhere(finite: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether all runs of a sweep are finite: with one answer for all, a branch stays one."""
-    return finite
-
-
-@_everywhere.def_vmap
-def _in_a_sweep(size: int, batched: list[bool], finite: Bool[Array, " P"]) -> tuple[Array, bool]:
-    del size, batched
-    return finite.all(), False
-
-
-def _reduced(
-    algorithm: Algorithm, results: ClientResult, before: Client, used: Bool[Array, " k"]
-) -> CohortResult:
-    """The results that are used, reduced."""
-    present = used.astype(jnp.float32)
-    weight = _or_zero(used, results.weight)
-    rules = algorithm.aggregate
-    # Kept messages have to be zero in empty slots; in sums, these have no vote.
-    message = jax.tree.map(
-        lambda rule, sent: _or_zero(used, sent) if rule.stacked else sent, rules, results.message
-    )
-    return CohortResult(
-        aggregation.accumulate(rules, message, weight, present),
-        aggregation.accumulate(mean, _or_zero(used, results.metrics), weight, present),
-        _either(used, results.client, before),
-        used,
-        results.present & ~used,
-        weight,
-        results.wire,
-    )
-
-
-def _either(used: Bool[Array, " k"], a: PyTree, b: PyTree) -> PyTree:
-    """The clients' values of ``a`` where they are used, else those of ``b``."""
-    return jax.vmap(tree.where)(used, a, b)
-
-
-def _or_zero(used: Bool[Array, " k"], values: PyTree) -> PyTree:
-    """The clients' values where they are used, else zeros."""
-    return _either(used, values, tree.zeros_like(values))

@@ -12,11 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
+from numpy.typing import NDArray
 
 from fedjax_kd.backends import Backend
 from fedjax_kd.core import Algorithm, Client, Key, State
-from fedjax_kd.engine.clients import CohortResult, RoundInputs, reduce_results, run_client
+from fedjax_kd.engine.clients import RoundInputs, run_client
+from fedjax_kd.engine.results import CohortResult, reduce_results
 from fedjax_kd.engine.round import Report, Resident, RoundFn, make_round
 from fedjax_kd.engine.schedule import Layout, Placement
 
@@ -25,7 +28,12 @@ class StageError(RuntimeError):
     """An error inside a function of an algorithm; what was raised there is its ``__cause__``."""
 
 
-def make_debug_round(groups: Sequence[Algorithm], layout: Layout, backend: Backend) -> RoundFn:
+def make_debug_round(
+    groups: Sequence[Algorithm],
+    layout: Layout,
+    backend: Backend,
+    most_steps: NDArray[np.int32] | None = None,
+) -> RoundFn:
     """The counterpart of `fedjax_kd.engine.round.make_round`, with the same results up to rounding.
 
     Raises:
@@ -40,7 +48,7 @@ def make_debug_round(groups: Sequence[Algorithm], layout: Layout, backend: Backe
             a._replace(server_update=_named(a.server_update, where, "server_update"))
             for a in groups
         ]
-        run = make_round(staged, layout, backend, run=_run_in_python)
+        run = make_round(staged, layout, backend, most_steps=most_steps, run=_run_in_python)
         with jax.disable_jit():
             return run(key, state, resident, placements, number)
 
@@ -60,7 +68,8 @@ def _run_in_python(
     for place, number in enumerate(placement.slots.tolist()):
         staged = _staged(algorithm, f"round {int(inputs.round.number)}, client {number}")
         own = jax.tree.map(lambda a, place=place: a[place], clients)
-        results.append(run_client(staged, inputs, own, jnp.int32(number)))
+        start = jax.tree.map(lambda a, place=place: a[place], placement.starts)
+        results.append(run_client(staged, inputs, own, jnp.int32(number), start))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
     return reduce_results(algorithm, inputs.backend, stacked, clients)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
+from numpy.typing import NDArray
 
 from fedjax_kd import tree
 from fedjax_kd.backends import Backend
@@ -27,10 +28,12 @@ from fedjax_kd.core import (
     Wire,
     mean,
 )
+from fedjax_kd.data.sampling import Starts
 from fedjax_kd.data.window import Window
 from fedjax_kd.engine import aggregation
 from fedjax_kd.engine.choice import choose
-from fedjax_kd.engine.clients import CohortResult, RoundInputs, RunCohort, run_cohort
+from fedjax_kd.engine.clients import RoundInputs, RunCohort, run_cohort
+from fedjax_kd.engine.results import CohortResult
 from fedjax_kd.engine.schedule import Layout, Placement
 
 
@@ -60,6 +63,7 @@ def make_round(
     backend: Backend,
     *,
     sizes: SizeRange | None = None,
+    most_steps: NDArray[np.int32] | None = None,
     mesh: Mesh | None = None,
     run: RunCohort | None = None,
 ) -> RoundFn:
@@ -70,6 +74,7 @@ def make_round(
       layout: how cohorts are placed, from `fedjax_kd.engine.schedule.lay_out`.
       backend: what the devices want.
       sizes: the clients' numbers of examples, if loops are to be of known length.
+      most_steps: local steps that each client has time for, ``[C]``.
       mesh: devices to divide the cohort over, along the axis ``clients``.
       run: how a group's clients are run; the default is `run_cohort` on ``mesh``.
 
@@ -97,15 +102,41 @@ def make_round(
         expected = (asked < layout.population).astype(jnp.float32)
         unknown = jnp.zeros_like(expected)
         round = Round(number, asked, expected, unknown, layout.population, resident.public)
-        inputs = RoundInputs(key_clients, state.server, resident.pool, round, backend, sizes)
+        limits = None if most_steps is None else jnp.asarray(most_steps)
+        inputs = RoundInputs(
+            *(key_clients, state.server, resident.pool, round, backend, sizes),
+            past=state.past,
+            most_steps=limits,
+        )
         if groups[0].choice is not None:
             widths = [chunks.widths for chunks in layout.chunks]
             placements = choose(groups[0].choice, inputs, placements, widths, mesh)
             inputs = inputs._replace(round=_asking(round, placements))
         cohorts = [group_result(g, inputs, state.clients[g], p) for g, p in enumerate(placements)]
-        return _close_round(groups, key_server, inputs, cohorts)
+        starts = [p.starts for p in placements if p.starts is not None]
+        after, report = _close_round(groups, key_server, _with_lags(inputs, starts), cohorts)
+        return after._replace(past=_kept(state, starts)), report
 
     return round_fn
+
+
+def _with_lags(inputs: RoundInputs, starts: Sequence[Starts]) -> RoundInputs:
+    """What the server knows of a cohort that did not begin together."""
+    if not starts:
+        return inputs
+    lag = jnp.concatenate([each.lags for each in starts])
+    return inputs._replace(round=inputs.round._replace(lag=lag))
+
+
+def _kept(state: State, starts: Sequence[Starts]) -> PyTree:
+    """The servers of the past, with the present one if any client works on from it.
+
+    It is kept before the server's step, and whatever comes of that.
+    """
+    if not starts:
+        return state.past
+    where = starts[0].write[0]
+    return jax.tree.map(lambda a, new: a.at[where].set(new, mode="drop"), state.past, state.server)
 
 
 def _asking(round: Round, placements: Sequence[Placement]) -> Round:

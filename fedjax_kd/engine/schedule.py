@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedjax_kd.data.sampling import Cohort, Ids, Sampler, participants
+from fedjax_kd.data.sampling import Ids
 from fedjax_kd.errors import InputError
-from fedjax_kd.options import checks_options
 
 StepsOf = Callable[[NDArray[np.int64], Ids, int], ArrayLike]
 """Examples of clients ``[k]``, their numbers ``[k]``, round number -> local steps, in any unit."""
@@ -37,6 +36,7 @@ class Placement(NamedTuple):
 
     slots: Any  # int32 [devices * places]
     chunks: Any  # int32 [devices * widths]
+    starts: Any = None  # `Starts` of int32 like the slots; None if all clients begin together
 
 
 class Work(NamedTuple):
@@ -44,14 +44,6 @@ class Work(NamedTuple):
 
     needed: float
     computed: float
-
-
-class Schedule(NamedTuple):
-    """The cohorts of a block of R rounds, and where their clients are placed."""
-
-    groups: tuple[Placement, ...]  # leaves [R, ...]
-    work: list[Work]  # [R]
-    facts: list[dict[str, float]]  # [R]: what the sampler tells of each cohort
 
 
 def even_width(clients: int, widest: int) -> int:
@@ -145,6 +137,16 @@ class Layout:
                     "trained at a time: give one width, or several that ascend."
                 )
         return replace(self, chunks=tuple(chunks))
+
+    def limited(self, most: NDArray[np.int32] | None) -> Layout:
+        """The same layout where no client works for more than ``most`` steps ``[C]``, if given."""
+        if most is None:
+            return self
+
+        def capped(work: StepsOf) -> StepsOf:
+            return lambda sizes, ids, number: np.minimum(work(sizes, ids, number), most[ids])
+
+        return replace(self, work=tuple(map(capped, self.work)))
 
     def num_slots(self, group: int) -> int:
         """Slots of one device for a group, filled or not."""
@@ -246,50 +248,3 @@ def lay_out(
     """
     capacity = tuple(-(-min(cohort_size, len(m)) // devices) for m in members)
     return Layout(population, tuple(members), capacity, (), tuple(work), devices).cut(chunks)
-
-
-@checks_options
-def schedule(
-    sampler: Sampler,
-    layout: Layout,
-    sizes_of: Callable[[Ids], NDArray[np.int64]],
-    *,
-    seed: int,
-    first: int,
-    rounds: int,
-    last: int,
-    dropout_rate: float = 0.0,
-) -> Schedule:
-    """Who takes part in ``rounds`` rounds from number ``first`` on, and where.
-
-    Rounds from number ``last`` on are empty: they fill a block up and change nothing. A sampled
-    client drops out, independently of the others, with probability ``dropout_rate``.
-
-    Args:
-      sampler: who is asked, from `fedjax_kd.data.sampling`.
-      layout: where clients are placed, from `lay_out`.
-      sizes_of: client numbers -> their examples.
-      seed: of the sampler and of dropout.
-      first: number of the first round.
-      rounds: of the block.
-      last: number of rounds of the whole run.
-      dropout_rate: in [0, 1).
-    """
-    empty = Cohort(np.zeros(0, np.int64))
-
-    def cohort_of(number: int) -> Cohort:
-        if number >= last:
-            return empty
-        return participants(sampler, layout.population, seed, number, dropout_rate)
-
-    numbers = range(first, first + rounds)
-    cohorts = [cohort_of(number) for number in numbers]
-    placed = [
-        layout.place(c.ids, sizes_of(c.ids), n) for c, n in zip(cohorts, numbers, strict=True)
-    ]
-    groups = zip(*(placements for placements, _ in placed), strict=True)
-    return Schedule(
-        tuple(Placement(*map(np.stack, zip(*group, strict=True))) for group in groups),
-        [work for _, work in placed],
-        [dict(cohort.facts) for cohort in cohorts],
-    )

@@ -21,12 +21,14 @@ from fedjax_kd.data.sampling import Ids
 from fedjax_kd.engine import chunk_width, compile_cache, schedule, sharp_edges
 from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.client_checks import check_clients, class_tiers, members_of
+from fedjax_kd.engine.clock import Clock, Draw
 from fedjax_kd.engine.measuring import Measures, measures_of, most_rows, own_metrics
 from fedjax_kd.engine.mesh import AXIS, replicate
 from fedjax_kd.engine.outputs import check_problem
 from fedjax_kd.engine.schedule import Chunks, Layout
 from fedjax_kd.engine.sharp_edges import Combination
-from fedjax_kd.engine.validation import Types, check_groups
+from fedjax_kd.engine.timing import Timed, Workers, timed
+from fedjax_kd.engine.validation import Types, check_groups, repeated
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric
 from fedjax_kd.metrics.metric import RowValues
@@ -62,6 +64,7 @@ class Simulation:
     tiers: Mapping[str, Sequence[int]] = field(default_factory=dict)  # classes of head to tail
     metrics: Measures = field(default_factory=dict)  # beside those of the problem
     test_capacity: int = 0  # test rows of the client that has the most
+    time: Timed | None = None  # what a clock decides, if there is one
 
     def measures(self, algorithm: Algorithm) -> Measures:
         """What an evaluation of these clients tells: the loss, and the metrics of the problem."""
@@ -74,6 +77,8 @@ class Simulation:
 
     def cohort(self, number: int) -> sampling.Cohort:
         """Who takes part in a round; the same whenever it is asked."""
+        if self.time is not None:
+            return self.time.timetable.cohort(number)
         population = self.layout.population
         return sampling.participants(self.sampler, population, self.seed, number, self.dropout_rate)
 
@@ -125,6 +130,7 @@ def simulate(
     eval_every: int = 10,
     sampler: sampling.Sampler | None = None,
     dropout_rate: float = 0.0,
+    clock: Clock | None = None,
     group_of: NDArray[np.int64] | None = None,
     chunk: int | Sequence[int] | None = None,
     rounds_per_dispatch: int | None = None,
@@ -149,6 +155,7 @@ def simulate(
       eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
       sampler: who is asked, from `fedjax_kd.data.sampling`; by default uniform without replacement.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
+      clock: how fast the clients are and how long the server waits, for simulated time.
       group_of: the group of each client ``[C]``, for more than one algorithm.
       chunk: clients trained at the same time on one device, >= 1, one width of chunks or several
         that ascend; if None, chosen by measuring, or by rule where a run is short
@@ -178,6 +185,7 @@ def simulate(
     backend, devices = backend_here(mesh), 1 if mesh is None else mesh.shape[AXIS]
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
+    asked = cohort_size if clock is None else clock.asked(cohort_size, population)
     types = check_groups(groups, federation.train, federation.public)
     members = members_of(group_of, len(groups), population)
     check_clients(groups, types, federation, members, (cohort_size, num_rounds))
@@ -187,7 +195,7 @@ def simulate(
         layout=schedule.lay_out(
             members, population, cohort_size, (), work=[a.work for a in groups], devices=devices
         ),
-        sampler=sampler or sampling.uniform(population, cohort_size),
+        sampler=sampler or sampling.uniform(population, asked),
         types=types,
         num_rounds=num_rounds,
         eval_every=eval_every,
@@ -203,8 +211,17 @@ def simulate(
         metrics=extra,
         test_capacity=most_rows(federation.client_test),
     )
+    uncut = uncut if clock is None else _timed(uncut, clock, cohort_size)
     _warn(uncut, cohort_size)
     return with_chunks(uncut, _chunks_of(uncut, chunk))
+
+
+def _timed(s: Simulation, clock: Clock, cohort_size: int) -> Simulation:
+    """The same simulation in simulated time."""
+    workers = Workers(s.groups, s.types, s.layout.members, s.federation)
+    draw = Draw(s.sampler, s.layout.population, s.seed, s.dropout_rate)
+    time = timed(clock, workers, draw, cohort_size, s.num_rounds)
+    return replace(s, time=time, layout=s.layout.limited(time.most_steps))
 
 
 def with_chunks(simulation: Simulation, chunks: Sequence[Chunks]) -> Simulation:
@@ -263,13 +280,14 @@ def initial_state(simulation: Simulation) -> State:
         keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.asarray(numbers, jnp.int32))
         return jax.vmap(lambda k: algorithm.client_init(k, server))(keys)
 
+    time = simulation.time
     groups = zip(simulation.groups, simulation.types, simulation.layout.members, strict=True)
-    return State(server, tuple(init(*group) for group in groups))
+    past = () if time is None or not time.places else repeated(server, time.places)
+    return State(server, tuple(init(*group) for group in groups), past)
 
 
-def _placed(federation: Federation, mesh: Mesh | None) -> Federation:
+def _placed(f: Federation, mesh: Mesh | None) -> Federation:
     """The same federation, its examples on every device of the mesh."""
-    f = federation
     train, test, own, public = replicate((f.train, f.test, f.client_test, f.public), mesh)
     return replace(f, train=train, test=test, client_test=own, public=public)
 

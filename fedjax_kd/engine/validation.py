@@ -144,12 +144,20 @@ def check_same_type(expected: PyTree, given: PyTree, rule: str) -> None:
         raise InputTypeError(f"{rule}, but its structure is {new} instead of {old}.")
 
 
-def check_state(types: Sequence[Types], num_clients: Sequence[int], state: State) -> None:
+def repeated(server: PyTree, places: int) -> PyTree:
+    """So many copies of a server's state, leaves ``[V, ...]``."""
+    return jax.tree.map(lambda a: jnp.broadcast_to(a[None], (places, *a.shape)), server)
+
+
+def check_state(
+    types: Sequence[Types], num_clients: Sequence[int], state: State, places: int = 0
+) -> None:
     """Raises TypeError, with the first difference, if a state is that of something else.
 
     Args:
       types: of each group of a simulation.
       num_clients: of each group.
+      places: for servers of the past.
       state: from the same method, model and clients, or from others.
     """
 
@@ -157,7 +165,8 @@ def check_state(types: Sequence[Types], num_clients: Sequence[int], state: State
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype), client)
 
     pairs = zip(types, num_clients, strict=True)
-    expected = State(types[0].server, tuple(stacked(t.client, n) for t, n in pairs))
+    past = stacked(types[0].server, places) if places else ()
+    expected = State(types[0].server, tuple(stacked(t.client, n) for t, n in pairs), past)
     rule = "A state must be of the same method, model and number of clients as the simulation"
     check_same_type(expected, state, rule)
 

@@ -10,6 +10,8 @@ from fedjax_kd.wrappers.choice import with_loss_sampling, with_power_of_choice
 from fedjax_kd.wrappers.clipping import with_centred_clipping, with_norm_bound
 from fedjax_kd.wrappers.drive import with_drive
 from fedjax_kd.wrappers.ema import with_ema
+from fedjax_kd.wrappers.fedasync import with_fedasync
+from fedjax_kd.wrappers.fedbuff import with_fedbuff
 from fedjax_kd.wrappers.krum import with_bulyan, with_krum
 from fedjax_kd.wrappers.low_rank import with_low_rank, with_svd
 from fedjax_kd.wrappers.privacy import with_privacy
@@ -46,6 +48,8 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "norm_bound": with_norm_bound,
     "centred_clipping": with_centred_clipping,
     "attack": with_attack,
+    "fedbuff": with_fedbuff,
+    "fedasync": with_fedasync,
     "ema": with_ema,
     "swa": with_swa,
     "secure_aggregation": with_secure_aggregation,

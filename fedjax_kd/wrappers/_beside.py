@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from fedjax_kd import tree
 from fedjax_kd.core import (
@@ -122,6 +122,11 @@ def rule_of_each(algorithm: Algorithm, message: Message) -> PyTree:
     return jax.tree.map(
         lambda rule, part: jax.tree.map(lambda _: rule, part), algorithm.aggregate, message
     )
+
+
+def staleness(round: Round) -> Float[Array, ""]:
+    """Server steps since ONE client began; 0 if all begin together."""
+    return jnp.zeros(()) if round.lag is None else round.lag.astype(jnp.float32)
 
 
 def floats(message: Message) -> Message:

@@ -33,7 +33,8 @@ from fedjax_kd.data import (
     write_store,
 )
 from fedjax_kd.data.federation import streamed
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.beginning import initial_state
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.train import blocks
 
 COHORT, BLOCK, FAR = 100, 25, 10_000_000

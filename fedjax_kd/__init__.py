@@ -36,6 +36,7 @@ from fedjax_kd.data import (
     PathologicalPartitioner,
     PowerLawPartitioner,
     ShardPartitioner,
+    devices,
     from_arrays,
     load,
     long_tailed,
@@ -44,10 +45,12 @@ from fedjax_kd.data import (
 from fedjax_kd.data import sampling as cohort
 from fedjax_kd.data.federation import Federation, federate
 from fedjax_kd.data.public_inputs import Generator, Noise, Public, Stored
+from fedjax_kd.engine.beginning import initial_state
+from fedjax_kd.engine.clock import Clock
 from fedjax_kd.engine.early_stopping import Patience, Stop
 from fedjax_kd.engine.finetuning import with_finetuning
 from fedjax_kd.engine.mesh import make_mesh
-from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
+from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.metrics import fidelity
 from fedjax_kd.models import MODELS
@@ -63,6 +66,8 @@ from fedjax_kd.wrappers import (
     WRAPPERS,
     with_ccvr,
     with_ema,
+    with_fedasync,
+    with_fedbuff,
     with_krum,
     with_loss_sampling,
     with_median,
@@ -83,6 +88,7 @@ __all__ = [
     "WRAPPERS",
     "Algorithm",
     "Batch",
+    "Clock",
     "Data",
     "Dataset",
     "DirichletPartitioner",
@@ -112,6 +118,7 @@ __all__ = [
     "Variables",
     "blocks",
     "cohort",
+    "devices",
     "federate",
     "fidelity",
     "from_arrays",
@@ -142,6 +149,8 @@ __all__ = [
     "uniform_mean",
     "with_ccvr",
     "with_ema",
+    "with_fedasync",
+    "with_fedbuff",
     "with_finetuning",
     "with_krum",
     "with_loss_sampling",

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from fedjax_kd import metrics
 from fedjax_kd.core import Algorithm, State, Wire
 from fedjax_kd.data.federation import Federation
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.block_inputs import BlockInputs
 from fedjax_kd.engine.blocks import run_blocks
 from fedjax_kd.engine.early_stopping import Patience, Stop
 from fedjax_kd.engine.evaluation import Evaluation, evaluation_of, make_evaluation, pools_of
 from fedjax_kd.engine.mesh import replicate
 from fedjax_kd.engine.round import Report
-from fedjax_kd.engine.simulation import Simulation, initial_state, simulate
+from fedjax_kd.engine.simulation import Simulation, simulate
 from fedjax_kd.engine.validation import Types
 from fedjax_kd.metrics import Tally
 from fedjax_kd.metrics.metric import mean_known

@@ -17,9 +17,10 @@ from fedjax_kd.data import open_store, pack
 from fedjax_kd.data.federation import streamed
 from fedjax_kd.engine import blocks as engine_blocks
 from fedjax_kd.engine import memory
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.block_inputs import draw_inputs, largest_window
 from fedjax_kd.engine.mesh import make_mesh
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.train import Result, blocks, train
 

@@ -13,7 +13,8 @@ import optax
 import pytest
 
 from fedjax_kd.core import State
-from fedjax_kd.engine.simulation import Simulation, initial_state
+from fedjax_kd.engine.beginning import initial_state
+from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.runs import checkpoint, config
 from fedjax_kd.runs.build import build as simulation_of
 
@@ -88,7 +89,7 @@ def test_every_kind_of_leaf_survives(
         empty=(),
     )
     state = State(server, ((), {"a": (params, None)}))
-    monkeypatch.setattr(checkpoint, "initial_state", lambda simulation: state)
+    monkeypatch.setattr(checkpoint, "initial_state", lambda simulation, places: state)
     checkpoint.save(tmp_path, state, 1)
     assert_same(checkpoint.restore(tmp_path, simulation)[0], state)
 

@@ -20,9 +20,10 @@ from fedjax_kd.core import Algorithm
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import federate, streamed
 from fedjax_kd.data.writer import write_store
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.choice import of_largest
 from fedjax_kd.engine.mesh import make_mesh
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.losses import cross_entropy
 from fedjax_kd.train import blocks

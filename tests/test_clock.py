@@ -22,13 +22,14 @@ from fedjax_kd.data import devices as kinds
 from fedjax_kd.data.devices import Devices, Trace
 from fedjax_kd.data.sampling import NOWHERE, Cohort, Ids, fixed, uniform
 from fedjax_kd.engine.arrivals import Begun, ServerStep, cohorts_of, server_steps
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.block_cohorts import block_cohorts
 from fedjax_kd.engine.chunk_width import requested_chunks
 from fedjax_kd.engine.clock import Clock, Draw, Durations, synchronous
 from fedjax_kd.engine.mesh import make_mesh
 from fedjax_kd.engine.round import Resident, make_round
 from fedjax_kd.engine.schedule import lay_out
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.engine.validation import repeated
 from fedjax_kd.local import local_training
 from fedjax_kd.train import Result, train

@@ -16,9 +16,10 @@ from fedjax_kd import tree
 from fedjax_kd.algorithms import fedadam, fedavg, scaffold
 from fedjax_kd.core import Algorithm, Upload, Variables, mean, stack, total, uniform_mean
 from fedjax_kd.data.public_inputs import Public, Stored
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.debug import StageError
 from fedjax_kd.engine.mesh import make_mesh
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.losses.objectives import gradient
 from fedjax_kd.task import Task, from_nnx

@@ -18,11 +18,12 @@ from fedjax_kd.algorithms import fedavg
 from fedjax_kd.algorithms.feddf import feddf, feddf_groups
 from fedjax_kd.core import State, Variables
 from fedjax_kd.data.public_inputs import MissingError, Public
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.chunk_width import requested_chunks
 from fedjax_kd.engine.evaluation import make_evaluation
 from fedjax_kd.engine.round import make_round
 from fedjax_kd.engine.schedule import lay_out
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.train import evaluation_row
 

@@ -18,9 +18,10 @@ from methods import FIT, OF_A_KIND, each_method, make
 from fedjax_kd import metrics
 from fedjax_kd.algorithms import REGISTRY, fedavg, fedper
 from fedjax_kd.core import Algorithm
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
 from fedjax_kd.engine.finetuning import tuned, with_finetuning
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.losses import cross_entropy
 from fedjax_kd.runs import folder as run_folder

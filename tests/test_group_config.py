@@ -12,7 +12,7 @@ from commandline import command
 from federations import gap
 
 import fedjax_kd as fk
-from fedjax_kd.engine.simulation import initial_state
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.local import local_training
 from fedjax_kd.options import options
 from fedjax_kd.runs.build import build

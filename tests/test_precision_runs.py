@@ -16,7 +16,7 @@ from flax import linen
 from experiments import precision as experiment
 from experiments.comparison import Choice, command
 from fedjax_kd.commands import run
-from fedjax_kd.engine.simulation import initial_state
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.models import MODELS
 from fedjax_kd.runs import build
 from fedjax_kd.runs import folder as run_folder

@@ -12,8 +12,9 @@ from federations import logistic
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.data import NaturalIdPartitioner, from_arrays
 from fedjax_kd.data.federation import federate
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.evaluation import make_evaluation
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.local import local_training
 from fedjax_kd.metrics import METRICS, Sighting, total_of
 from fedjax_kd.sweeps.family import sharing

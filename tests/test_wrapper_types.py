@@ -46,10 +46,19 @@ ONE_BY_ONE = (
 )
 REFUSED |= {("secure_aggregation", n): "looks at uploads one by one" for n in ONE_BY_ONE}
 POOLED = ("heterofl", "fedproto", "fd")  # sums and their counts
-OTHER_MESSAGES = ("ccvr", "sketch", "adaptive_clipping", "secure_aggregation")
+OTHER_MESSAGES = ("ccvr", "sketch", "adaptive_clipping", "secure_aggregation", "fedasync")
 BY_COORDINATE = ("median", "trimmed_mean", "bulyan")
 REFUSED |= {(w, n): "send sums with their counts" for w in BY_COORDINATE for n in POOLED}
 REFUSED["sketch", "fedmoswa"] = "a mean by votes of one part"
+REFUSED |= {("fedbuff", n): "a part of one has another meaning" for n in VALUES}
+# Where clients send more than the change of the model that they receive, or something else.
+NO_CHANGE_ALONE = (
+    *("scaffold", "fedkd", "pfedhn", "pfedhn_pc", "feddf", "fedgen", "ccvr", "mofedsam"),
+    *("fedgamma", "fedlesam_s", "fedpav", "fednova", "fedexp", "qfedavg", "feddisco"),
+    *("agnostic_fedavg", "heterofl", "mimelite", "mime", "fedmoswa", "fedgkd", "fedcurv"),
+    *("fedloge", "hypcluster", "ifca", "pfedsim"),
+)
+REFUSED |= {("fedasync", n): "FedAsync mixes models" for n in (*NO_CHANGE_ALONE, *VALUES)}
 HEADLESS = "`features` uses every value|does not know the shape|does not give logits of features"
 
 

@@ -16,8 +16,9 @@ from fedjax_kd.algorithms import fedadam, fedavg, fedgkt, fedmd, fedper, pfedhn
 from fedjax_kd.data.augment import crop_flip
 from fedjax_kd.data.dataset import from_arrays
 from fedjax_kd.data.federation import Federation, federate
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.evaluation import make_evaluation
-from fedjax_kd.engine.simulation import initial_state, simulate
+from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.errors import InputError, InputTypeError
 from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from fedjax_kd import tree
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import autotune
+from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.metrics import JUDGED
 from fedjax_kd.nn.native import library
 from fedjax_kd.runs import provenance
@@ -50,6 +52,15 @@ def announce_convolution(*, quiet: bool) -> None:
         if not quiet:
             line = f"convolutions: {told}{f', since {why}' if why else ''}"
             stderr().print(line, markup=False, soft_wrap=True)
+
+
+def announce_clock(simulation: Simulation, *, quiet: bool) -> None:
+    """Prints what an asynchronous run keeps of the past, if it is one."""
+    if not quiet and simulation.places:
+        count = simulation.places
+        size = count * tree.num_bytes(simulation.types[0].server) / 1e6
+        line = f"asynchronous: {count} servers of the past are kept, {size:.3g} MB"
+        stderr().print(line, markup=False, soft_wrap=True)
 
 
 def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:

@@ -13,6 +13,7 @@ from fedjax_kd.data import is_store
 from fedjax_kd.models import MODELS
 from fedjax_kd.options import Option, named, options
 from fedjax_kd.runs.build import local_options, takes_local
+from fedjax_kd.runs.clock_config import ClockConfig
 from fedjax_kd.runs.config import TrainingConfig
 from fedjax_kd.runs.data_config import DataConfig, OptionValue, counts_clients, partitioner_options
 from fedjax_kd.runs.model_config import TURNS
@@ -84,6 +85,7 @@ def of_run(
         *of_data(args),
         Section("model", "The model", [*_models(), *model_options]),
         training,
+        Section("clock", "Simulated time", options(ClockConfig)),
     ]
 
 

@@ -14,14 +14,15 @@ import jax.numpy as jnp
 from fedjax_kd import metrics
 from fedjax_kd.core import State
 from fedjax_kd.engine import processes
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.early_stopping import STOPPED_EARLY, Patience, best_round, patience_of
 from fedjax_kd.engine.schedule import Chunks
-from fedjax_kd.engine.simulation import Simulation, initial_state, with_chunks
+from fedjax_kd.engine.simulation import Simulation, with_chunks
 from fedjax_kd.report import plots
 from fedjax_kd.runs import checkpoint, provenance, tensorboard
 from fedjax_kd.runs import folder as run_folder
-from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config
+from fedjax_kd.runs.pacer import Pacer
 from fedjax_kd.runs.progress import Show, latest
 from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
 
@@ -212,6 +213,7 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "bytes_down": int(sum(row["bytes_down"] for row in trained)),
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
+        **({} if run.simulation.time is None else _time(trained)),
         **provenance.convolution(),
         "chunk": run.simulation.chunk,
         "waste": _waste(trained),
@@ -220,6 +222,11 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
     }
     finite = {k: None if _is_nan(v) else v for k, v in summary.items()}
     run_folder.write_json(run.folder / "summary.json", finite | {"seconds": seconds._asdict()})
+
+
+def _time(trained: Sequence[Row]) -> dict[str, float]:
+    """The simulated seconds of a run."""
+    return {"simulated_seconds": trained[-1]["simulated_seconds"] if trained else 0.0}
 
 
 def _reason(run: Run, rows: Sequence[Row], status: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import _options
-from fedjax_kd.commands._announce import announce_convolution, announce_data
+from fedjax_kd.commands._announce import announce_clock, announce_convolution, announce_data
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
@@ -23,6 +23,7 @@ from fedjax_kd.report import partition, plots, tables
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs import lock, provenance, tensorboard
 from fedjax_kd.runs.build import warned_build, with_model
+from fedjax_kd.runs.clock_config import ClockConfig
 from fedjax_kd.runs.comparison import write_comparison
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import OptionValue, federation_of
@@ -118,6 +119,7 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     for m, config in configs.items():
         suited = with_model(config, federation)
         simulation, edges[m] = warned_build(suited, federation)
+        announce_clock(simulation, quiet=quiet)
         ready[m] = suited, simulation
     digests = provenance.agreed(fingerprint(federation))
     name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
@@ -234,6 +236,7 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
         **models,
         model_options=model_options,
         training=training,
+        clock=ClockConfig(**found["clock"]),
         client_options=parse_client_options(
             found["by_client"]["client_options"], _options.of_local(method)
         ),

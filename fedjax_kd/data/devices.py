@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,7 +150,7 @@ def log_normal(
     sigma: float = 0.6,
     mbit: float = math.inf,
     mbit_sigma: float = 0.0,
-    fleet: int = 0,
+    seed: int = 0,
 ) -> Devices:
     """Devices whose speeds are log-normal, each client's drawn once.
 
@@ -157,7 +160,7 @@ def log_normal(
       sigma: standard deviation of their logarithm, >= 0.
       mbit: median megabits per second both ways, > 0.
       mbit_sigma: standard deviation of their logarithm, >= 0.
-      fleet: seed of the draw, >= 0; it is not the run's, so that all seeds have the same devices.
+      seed: of the draw, >= 0; it is not the run's, so that all seeds have the same devices.
 
     Source: FedScale (Lai et al., 2022, arXiv:2105.11367) draws 5 ms with a sigma of 0.6.
 
@@ -166,7 +169,7 @@ def log_normal(
       >>> bool(0.0045 < np.median(fleet.forward_seconds) < 0.0055)
       True
     """
-    drawn = np.random.default_rng(fleet).normal(size=(2, population))
+    drawn = np.random.default_rng(seed).normal(size=(2, population))
     seconds = forward_ms / 1000 * np.exp(sigma * drawn[0])
     return Devices(seconds, mbit * _BYTES_PER_MBIT * np.exp(mbit_sigma * drawn[1]))
 
@@ -231,6 +234,33 @@ def with_traces(devices: Devices, text: str) -> Devices:
     except (KeyError, TypeError) as error:
         raise InputError(f"A trace is not of the form {form} ({error!r}): give all.") from error
     return replace(devices, traces=traces)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, words, lists and dicts, and runs no code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise InputError(
+            f"The pickled file holds a {module}.{name}, but only numbers, words, lists and dicts "
+            "are read: write it as JSON."
+        )
+
+
+def text_of(path: Path) -> str:
+    """The JSON text of a file of devices or traces, or of FedScale's pickle of the same form.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it is neither.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        try:
+            return json.dumps(_PlainUnpickler(io.BytesIO(content)).load())
+        except (pickle.UnpicklingError, EOFError, TypeError) as error:
+            raise InputError(f"{path} is neither JSON nor a pickle of dicts ({error}).") from error
 
 
 def _by_client(text: str, population: int, kind: str, form: str) -> Sequence[Mapping[str, Any]]:

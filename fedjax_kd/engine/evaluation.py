@@ -196,8 +196,7 @@ def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation
     Raises:
       TypeError: if the state is that of another method, model or number of clients.
     """
-    places = 0 if s.time is None else s.time.places
-    check_state(s.types, [len(members) for members in s.layout.members], state, places)
+    check_state(s.types, [len(members) for members in s.layout.members], state, s.places)
     # The pools are arguments: as constants they would become part of the program.
     program = jax.jit(evaluation_of(s), out_shardings=everywhere(s.mesh))
     compiled = program.lower(state, pools_of(s)).compile()

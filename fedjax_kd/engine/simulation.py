@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from fedjax_kd.backends import Backend, backend_here
-from fedjax_kd.core import Algorithm, JudgedBy, Key, SizeRange, State
+from fedjax_kd.core import Algorithm, JudgedBy, Key, SizeRange
 from fedjax_kd.data import sampling
 from fedjax_kd.data.federation import Federation
-from fedjax_kd.data.sampling import Ids
 from fedjax_kd.engine import chunk_width, compile_cache, schedule, sharp_edges
 from fedjax_kd.engine.chunk_width import Workload
 from fedjax_kd.engine.client_checks import check_clients, class_tiers, members_of
@@ -28,7 +26,7 @@ from fedjax_kd.engine.outputs import check_problem
 from fedjax_kd.engine.schedule import Chunks, Layout
 from fedjax_kd.engine.sharp_edges import Combination
 from fedjax_kd.engine.timing import Timed, Workers, timed
-from fedjax_kd.engine.validation import Types, check_groups, repeated
+from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric
 from fedjax_kd.metrics.metric import RowValues
@@ -81,6 +79,11 @@ class Simulation:
             return self.time.timetable.cohort(number)
         population = self.layout.population
         return sampling.participants(self.sampler, population, self.seed, number, self.dropout_rate)
+
+    @property
+    def places(self) -> int:
+        """For servers from which clients still work."""
+        return 0 if self.time is None else self.time.places
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
@@ -267,23 +270,6 @@ def _block(asked: int | None, eval_every: int) -> int:
             "multiple of it, to evaluate inside the dispatch."
         )
     return asked
-
-
-def initial_state(simulation: Simulation) -> State:
-    """The federation before its first round."""
-    server = simulation.groups[0].server_init(simulation.key("init"))
-    key = simulation.key("clients")
-
-    def init(algorithm: Algorithm, types: Types, numbers: Ids | range) -> Any:
-        if not jax.tree.leaves(types.client):  # however many they are, they keep nothing
-            return types.client
-        keys = jax.vmap(lambda c: jax.random.fold_in(key, c))(jnp.asarray(numbers, jnp.int32))
-        return jax.vmap(lambda k: algorithm.client_init(k, server))(keys)
-
-    time = simulation.time
-    groups = zip(simulation.groups, simulation.types, simulation.layout.members, strict=True)
-    past = () if time is None or not time.places else repeated(server, time.places)
-    return State(server, tuple(init(*group) for group in groups), past)
 
 
 def _placed(f: Federation, mesh: Mesh | None) -> Federation:

@@ -24,6 +24,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run")
+    timed = any("simulated_seconds" in s for s in found.values())
     told = list(dict.fromkeys(name for s in found.values() for name in _told(s)))
     for title in (
         "rounds",
@@ -34,6 +35,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
         "MB up",
         "rejected",
         "waste",
+        *(["simulated s"] if timed else []),
     ):
         table.add_column(title, justify="right")
     for title in ("rounds/s", "clients/s", "compile s", "train s", "evaluate s"):
@@ -50,6 +52,7 @@ def summaries(found: Mapping[str, Mapping[str, Any]]) -> Table:
             _number(summary["bytes_up"] / 1e6, ".1f"),
             str(summary["rejected"]),
             _number(summary.get("waste"), ".2f"),
+            *([_number(summary.get("simulated_seconds"), ".4g")] if timed else []),
             _number(summary["rounds_per_second"], ".3g"),
             _number(summary["client_updates_per_second"], ".3g"),
             *(_number(seconds[part], ".1f") for part in ("compile", "train", "evaluate")),

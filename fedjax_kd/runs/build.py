@@ -27,6 +27,7 @@ from fedjax_kd.local import local_training
 from fedjax_kd.models import MODELS, default_model
 from fedjax_kd.options import FACTS, REQUIRED, Option, check_options, fixed_local, named, options
 from fedjax_kd.runs import model_config, provenance
+from fedjax_kd.runs.clock_config import clock_of
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.group_config import local_of_groups
@@ -80,8 +81,14 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
     for name in NOT_SIMULATED:
         chosen.pop(name)
     mesh = _mesh(chosen.pop("devices"))
+    batch_size = config.local.get("batch_size", 20)
+    clock = clock_of(config.clock, federation.num_clients, batch_size, config.files)
+    cohort_size = chosen["cohort_size"]
     sampler = sampling.sampler_named(
-        chosen.pop("sampling"), federation.sizes, chosen["cohort_size"], config.files
+        chosen.pop("sampling"),
+        federation.sizes,
+        clock.asked(cohort_size, federation.num_clients) if clock else cohort_size,
+        config.files,
     )
     chosen["tiers"] |= config.data.imbalance_factor is not None
     return simulate(
@@ -90,6 +97,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         group_of=group_of,
         mesh=mesh,
         sampler=sampler,
+        clock=clock,
         metrics=named_metrics(chosen.pop("metrics")),
         **chosen,
     )

@@ -6,10 +6,9 @@ import errno
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,56 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd.core import PyTree, State
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.schedule import Chunks
-from fedjax_kd.engine.simulation import Simulation, initial_state
+from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.engine.validation import check_same_type
 from fedjax_kd.errors import FileError, InputError
 from fedjax_kd.options import checks_options
 
 FORMAT = 1
 
+_PAST = State._fields[2]  # how paths of its leaves begin
+
 _KEEP, _REMOVED = 2, ".removed"
-_LARGEST_SHARE = 0.05  # of the time may go into checkpoints
-
-
-class Pacer(NamedTuple):
-    """Decides when the next checkpoint is due: so many rounds after the last one, or by time.
-
-    By time, it is due after ``least_seconds``, or after the longer time of which saving takes a
-    twentieth: a large state is saved less often.
-
-    Example:
-      >>> pacer = Pacer.starting(least_seconds=3600, rounds=10)
-      >>> pacer.is_due(9), pacer.is_due(10), pacer.after(10, lambda: None).is_due(10)
-      (False, True, False)
-    """
-
-    least_seconds: float
-    rounds: int | None  # between two checkpoints; by time if None
-    finished: int  # rounds at the last checkpoint
-    at: float  # seconds of the clock, then
-    seconds: float = 0.0  # that it took
-
-    @classmethod
-    def starting(
-        cls, *, least_seconds: float, rounds: int | None = None, finished: int = 0
-    ) -> Pacer:
-        """The pacer of a training that goes on from ``finished`` rounds now."""
-        return cls(least_seconds, rounds, finished, time.monotonic())
-
-    def is_due(self, finished: int) -> bool:
-        """Whether the state after so many rounds should be saved."""
-        if self.rounds is not None:
-            return finished - self.finished >= self.rounds
-        pause = max(self.least_seconds, self.seconds / _LARGEST_SHARE)
-        return time.monotonic() - self.at > pause
-
-    def after(self, finished: int, save: Callable[[], None]) -> Pacer:
-        """Saves the state after so many rounds, and goes on from there."""
-        began = time.monotonic()
-        save()
-        now = time.monotonic()
-        return self._replace(finished=finished, at=now, seconds=now - began)
 
 
 @checks_options
@@ -169,13 +130,14 @@ def restore(
             "`fedjax-kd resume` starts such a run from its beginning."
         )
     step = known[-1] if finished is None else finished
-    expected = jax.eval_shape(lambda: initial_state(simulation))
+    found = _stored_types(folder, step)
+    places = _places(found, 0 if num_points is None else 1)
+    expected = jax.eval_shape(lambda: initial_state(simulation, places))
     if num_points is not None:
         expected = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((num_points, *a.shape), a.dtype), expected
         )
     types = {path: _stored_type(leaf) for path, leaf in leaves_by_path(expected).items()}
-    found = _stored_types(folder, step)
     rule = (
         f"{folder / str(step)} fits only the configuration that wrote it (was config.json changed?)"
     )
@@ -183,7 +145,26 @@ def restore(
     stored = _read(folder, step, "state", {p: t for p, t in types.items() if t.size})
     arrays = {p: stored[p] if t.size else np.zeros(t.shape, t.dtype) for p, t in types.items()}
     leaves = [_from_numpy(arrays[p], like) for p, like in leaves_by_path(expected).items()]
-    return jax.tree.unflatten(jax.tree.structure(expected), leaves), step
+    state = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+    return _with_places(state, simulation, 0 if num_points is None else 1), step
+
+
+def _places(types: Mapping[str, jax.ShapeDtypeStruct], axis: int) -> int | None:
+    """Servers of the past that a checkpoint holds; None if it holds none."""
+    return next((t.shape[axis] for p, t in types.items() if p.startswith(_PAST)), None)
+
+
+def _with_places(state: State, simulation: Simulation, axis: int) -> State:
+    """The state with as many places for servers of the past as a run of another length needs.
+
+    Lower places are filled first, so that those which are left out, or new, are empty.
+    """
+    places = simulation.places
+    return state._replace(
+        past=jax.tree.map(
+            lambda a: jnp.take(a, jnp.arange(places), axis=axis, mode="clip"), state.past
+        )
+    )
 
 
 def stored(folder: Path, finished: int) -> dict[str, NDArray[Any]]:

@@ -11,6 +11,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.nn.precision import Precision
 from fedjax_kd.options import checks_options
 from fedjax_kd.runs import model_config
+from fedjax_kd.runs.clock_config import ClockConfig
 from fedjax_kd.runs.data_config import DataConfig, Options
 
 FORMAT = 1
@@ -112,6 +113,7 @@ class Config:
     models: tuple[str, ...] = ()
     model_of: str = model_config.TURNS
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    clock: ClockConfig = field(default_factory=ClockConfig)
     client_options: Mapping[str, Options] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -135,7 +137,8 @@ def from_json(values: Mapping[str, Any]) -> Config:
     top = {f.name: _tuples(values[f.name]) for f in fields(Config) if f.name in values}
     data = _part(DataConfig, top.get("data"))
     training = _part(TrainingConfig, top.get("training"))
-    return _part(Config, top | {"data": data, "training": training})
+    clock = _part(ClockConfig, top.get("clock", {}))
+    return _part(Config, top | {"data": data, "training": training, "clock": clock})
 
 
 def _tuples(value: Any) -> Any:

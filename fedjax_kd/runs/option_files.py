@@ -13,6 +13,7 @@ from pathlib import Path
 from fedjax_kd.data import sampling
 from fedjax_kd.errors import InputError
 from fedjax_kd.runs import model_config
+from fedjax_kd.runs.clock_config import with_clock_files
 from fedjax_kd.runs.config import Config
 
 
@@ -40,6 +41,7 @@ def with_files(config: Config) -> Config:
             raise InputError(f"{given} is no text file ({error}): give a JSON file.") from error
         return str(path.absolute())
 
+    clock = with_clock_files(config.clock, files)
     data_dir = config.data.data_dir
     return replace(
         config,
@@ -48,5 +50,6 @@ def with_files(config: Config) -> Config:
             config.training, sampling=settled(config.training.sampling, sampling.RULES)
         ),
         model_of=settled(config.model_of, model_config.DEALS),
+        clock=clock,
         files=files,
     )

@@ -19,10 +19,11 @@ from jax.sharding import Mesh, PartitionSpec
 from fedjax_kd import tree
 from fedjax_kd.core import Pool, PyTree, State
 from fedjax_kd.engine import memory
+from fedjax_kd.engine.beginning import initial_state
 from fedjax_kd.engine.blocks import block_of
 from fedjax_kd.engine.evaluation import Evaluation, Pools, evaluation_of, pools_of
 from fedjax_kd.engine.round import Report, Resident
-from fedjax_kd.engine.simulation import Simulation, initial_state
+from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.sweeps.family import Family, Given, Point, point_of
 from fedjax_kd.sweeps.tiles import Tile
 

@@ -29,9 +29,9 @@ from fedjax_kd.options import nearest
 from fedjax_kd.runs import checkpoint
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.build import algorithm_of, build, task_of
-from fedjax_kd.runs.checkpoint import Pacer
 from fedjax_kd.runs.config import Config, from_json
 from fedjax_kd.runs.data_config import DataConfig, federation_of
+from fedjax_kd.runs.pacer import Pacer
 from fedjax_kd.sweeps import widths
 from fedjax_kd.sweeps.family import Family, Make, Member, family_of, sharing
 from fedjax_kd.sweeps.parameters import plain_with

@@ -101,6 +101,17 @@ def turns(count: Callable[[Any], Any], data: Data) -> Int[Array, ""] | int:
     return count(data.size)
 
 
+def in_time(steps: Int[Array, ""] | int, data: Data) -> Int[Array, ""] | int:
+    """So many local steps, or as many as the client has time for.
+
+    Example:
+      >>> whole = Data.all_of(jnp.zeros(3))
+      >>> in_time(5, whole), in_time(5, whole._replace(most_steps=2)).item()
+      (5, 2)
+    """
+    return steps if data.most_steps is None else jnp.minimum(steps, data.most_steps)
+
+
 def draw(
     seed: UInt32[Array, ""],
     step: Int[Array, ""],

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.batching import LastBatch, check_last_batch, draw, steps_per_epochs, turns
+from fedjax_kd.batching import LastBatch, check_last_batch, draw, in_time, steps_per_epochs, turns
 from fedjax_kd.core import Data, Key, PyTree, Round, Scalar, Upload, Variables
 from fedjax_kd.errors import InputError, InputTypeError, warn
 from fedjax_kd.losses.objectives import MICROBATCH, Objective, at_step, gradient, whole_gradient
@@ -258,9 +258,7 @@ def local_training(
         key_order, key_steps = jax.random.split(key)
         seed = jax.random.bits(key_order, dtype=jnp.uint32)
         known = data._replace(sizes=None) if callable(steps) else data  # which asks for the round
-        number = turns(lambda size: length(size, data.client, round.number), known)
-        if data.most_steps is not None:
-            number = jnp.minimum(number, data.most_steps)
+        number = in_time(turns(lambda size: length(size, data.client, round.number), known), data)
         count = jnp.asarray(number, jnp.int32)
 
         def step(i: Array, carry: tuple) -> tuple:

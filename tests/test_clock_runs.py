@@ -21,16 +21,6 @@ from fedjax_kd.runs.option_files import with_files
 
 FLEET = ["--fleet", "lognormal:forward_ms=5,sigma=1.2,mbit=20", "--num-clients", "20"]
 SMALL = ["--model", "logistic", "--cohort-size", "2", "--eval-every", "2", "--chunk=2", "--quiet"]
-    "--model",
-    "logistic",
-    "--cohort-size",
-    "2",
-    "--eval-every",
-    "2",
-    "--chunk",
-    "2",
-    "--quiet",
-]
 AROUND = ["--concurrency", "8", "--with", "fedbuff"]
 
 

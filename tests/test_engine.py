@@ -88,7 +88,7 @@ def test_groups_share_what_they_name_alike(how: dict[str, Any]):
         GROUPS, pool, [cohort, (2, 4)], places=4, group_of=GROUP_OF, public=PUBLIC, **how
     )
     before = None
-    for (server, clients), report in played:
+    for (server, clients, _), report in played:
         models = {c: state_of(clients, c) for c in cohort}
         tasks = [logistic(), logistic(hidden=5)]
         logits = {c: tasks[GROUP_OF[c]].apply(models[c], PUBLIC.inputs.x)[0] for c in cohort}

@@ -171,14 +171,14 @@ def sampler_named(
         ) from error
 
 
-def among(sampler: Sampler, online: Ids) -> Sampler:
+def restricted(sampler: Sampler, online: Ids) -> Sampler:
     """A sampler that asks some clients alone.
 
     One of your own does so by a method ``among(online) -> sampler``; without it, the others of
     those whom it asks do not count.
 
     Example:
-      >>> among(fixed([[4, 2, 0]]), np.array([2, 3, 4]))(np.random.default_rng(0), 0)
+      >>> restricted(fixed([[4, 2, 0]]), np.array([2, 3, 4]))(np.random.default_rng(0), 0)
       array([4, 2])
     """
     own = getattr(sampler, "among", None)

@@ -16,7 +16,7 @@ from fedjax_kd.data.sampling import NOWHERE, Cohort, Ids, Starts
 from fedjax_kd.engine.clock import Clock, Draw, DurationsOf
 
 
-class Job(NamedTuple):
+class Arrival(NamedTuple):
     """One client at work."""
 
     finish: float  # seconds of the clock
@@ -31,9 +31,9 @@ class ServerStep(NamedTuple):
     """A step of the server, and what has arrived since the one before."""
 
     seconds: float  # of the clock
-    used: list[Job]
-    stale: list[Job]  # too old to be used
-    offline: list[Job]  # at their end
+    used: list[Arrival]
+    stale: list[Arrival]  # too old to be used
+    offline: list[Arrival]  # at their end
     working_on: frozenset[int]  # versions from which clients work that may still be used
 
 
@@ -71,15 +71,17 @@ def server_steps(
       >>> [(s.seconds, [j.client for j in s.used]) for _, s in zip(range(2), steps)]
       [(2.0, [0, 2]), (4.0, [3, 4])]
     """
-    working: list[Job] = []
-    waiting: list[Job] = []
-    stale: list[Job] = []
-    offline: list[Job] = []
+    working: list[Arrival] = []
+    waiting: list[Arrival] = []
+    stale: list[Arrival] = []
+    offline: list[Arrival] = []
     now, version, begun = 0.0, 0, 0
     while True:
         busy = {job.client for job in (*working, *waiting)}
         for client, seconds, answers in begin(concurrency - len(working), now, busy):
-            heapq.heappush(working, Job(now + seconds, begun, client, version, answers, seconds))
+            heapq.heappush(
+                working, Arrival(now + seconds, begun, client, version, answers, seconds)
+            )
             begun += 1
         now = working[0].finish
         while working and working[0].finish == now:
@@ -94,7 +96,7 @@ def server_steps(
                 version, waiting, stale, offline = version + 1, [], [], []
 
 
-def _is_usable(job: Job, version: int, max_staleness: int | None) -> bool:
+def _is_usable(job: Arrival, version: int, max_staleness: int | None) -> bool:
     """Whether the upload of a job will be used if it arrives before another server step."""
     fresh = max_staleness is None or version - job.version <= max_staleness
     return job.answers and fresh

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd.data.devices import Devices
-from fedjax_kd.data.sampling import Cohort, Ids, Sampler, among, participants
+from fedjax_kd.data.sampling import Cohort, Ids, Sampler, participants, restricted
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice, checks_options
 
@@ -131,7 +131,7 @@ class Draw(NamedTuple):
 
     def __call__(self, number: int, online: Ids | None = None) -> Cohort:
         """The clients of a draw that answer, among those online if these are given."""
-        asked = self.sampler if online is None else among(self.sampler, online)
+        asked = self.sampler if online is None else restricted(self.sampler, online)
         return participants(asked, self.population, self.seed, number, self.dropout_rate)
 
     def by_lot(self, number: int, some: Ids) -> Ids:

@@ -68,8 +68,8 @@ def clock_of(
         range.
 
     Example:
-      >>> clock_of(ClockConfig("constant:forward_ms=2", deadline=60), 3, 20, {}).devices
-      Devices(forward_seconds=array([0.002, 0.002, 0.002]), ...)
+      >>> clock_of(ClockConfig("constant:forward_ms=2"), 3, 20, {}).devices.forward_seconds
+      array([0.002, 0.002, 0.002])
     """
     if config.fleet is None:
         return None

@@ -31,7 +31,7 @@ from fedjax_kd.wrappers._beside import staleness
 Decay = Literal["constant", "polynomial", "hinge"]
 
 
-class Mixed(NamedTuple):
+class ModelShare(NamedTuple):
     """What a client of FedAsync sends."""
 
     model: PyTree  # its model times the share of it that the server takes
@@ -91,16 +91,16 @@ def with_fedasync(
         upload, client = algorithm.client_update(key, message, client, data, round)
         share = jnp.asarray(share_of(staleness(round)))
         model = tree.scale(share, tree.add(message, upload.message))
-        return upload._replace(message=Mixed(model, share)), client
+        return upload._replace(message=ModelShare(model, share)), client
 
-    def server_update(key: Key, server: Server, update: Mixed, round: Round) -> Server:
+    def server_update(key: Key, server: Server, update: ModelShare, round: Round) -> Server:
         present = algorithm.broadcast(server, jnp.int32(0), round)
         change = tree.sub(update.model, tree.scale(update.share, present))
         return algorithm.server_update(key, server, change, round)
 
     return algorithm._replace(
         client_update=client_update,
-        aggregate=Mixed(mean, mean),
+        aggregate=ModelShare(mean, mean),
         server_update=server_update,
     )
 

@@ -126,7 +126,7 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
     if first == 0:
         row, spent = _timed_evaluation(evaluate, state, s)
         seconds = seconds._replace(evaluate=spent)
-        yield Progress(state, 0, [{"round": 0} | row], seconds, s)
+        yield Progress(state, 0, with_epsilon([{"round": 0} | row], s), seconds, s)
     for block in run_blocks(s, state, first) if first < s.num_rounds else ():
         state, s = block.state, block.simulation
         seconds = seconds._replace(
@@ -138,7 +138,18 @@ def blocks(simulation: Simulation, state: State, first: int = 0) -> Iterator[Pro
             row, spent = _timed_evaluation(evaluate, state, s)
             seconds = seconds._replace(evaluate=seconds.evaluate + spent)
             rows[-1] |= row
-        yield Progress(state, finished, rows, seconds, s)
+        yield Progress(state, finished, with_epsilon(rows, s), seconds, s)
+
+
+def with_epsilon(rows: list[Row], s: Simulation) -> list[Row]:
+    """Rows with the privacy that was spent before each evaluation, if it is accounted for."""
+    judged = f"{metrics.JUDGED}{s.federation.problem.headline}"
+    if s.accountant is None:
+        return rows
+    return [
+        row | {"epsilon": s.accountant.epsilon(int(row["round"]))} if judged in row else row
+        for row in rows
+    ]
 
 
 def _timed_evaluation(

@@ -14,6 +14,8 @@ from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.metrics import JUDGED
 from fedjax_kd.nn.native import library
 from fedjax_kd.runs import provenance
+from fedjax_kd.runs.config import Config
+from fedjax_kd.runs.privacy_config import described
 from fedjax_kd.runs.progress import stderr
 from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
@@ -61,6 +63,18 @@ def announce_clock(simulation: Simulation, *, quiet: bool) -> None:
         size = count * tree.num_bytes(simulation.types[0].server) / 1e6
         line = f"asynchronous: {count} servers of the past are kept, {size:.3g} MB"
         stderr().print(line, markup=False, soft_wrap=True)
+
+
+def announce_privacy(config: Config, simulation: Simulation, *, quiet: bool) -> None:
+    """Prints what is accounted for, and what the whole run will spend, if anything is."""
+    if quiet or simulation.accountant is None:
+        return
+    told = described(simulation.accountant, config.privacy, simulation.num_rounds)
+    words = ", ".join(
+        f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{value}"
+        for name, value in told.items()
+    )
+    stderr().print(f"privacy: {words}", markup=False, soft_wrap=True)
 
 
 def announce(study: Study, families: Sequence[Family], *, quiet: bool) -> None:

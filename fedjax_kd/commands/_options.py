@@ -17,6 +17,7 @@ from fedjax_kd.runs.clock_config import ClockConfig
 from fedjax_kd.runs.config import TrainingConfig
 from fedjax_kd.runs.data_config import DataConfig, OptionValue, counts_clients, partitioner_options
 from fedjax_kd.runs.model_config import TURNS
+from fedjax_kd.runs.privacy_config import PrivacyConfig
 from fedjax_kd.wrappers import WRAPPERS
 
 WRAPPING = Section(
@@ -86,6 +87,7 @@ def of_run(
         Section("model", "The model", [*_models(), *model_options]),
         training,
         Section("clock", "Simulated time", options(ClockConfig)),
+        Section("privacy", "What is told of differential privacy", options(PrivacyConfig)),
     ]
 
 

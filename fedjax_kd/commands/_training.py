@@ -23,6 +23,7 @@ from fedjax_kd.runs import checkpoint, provenance, tensorboard
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.pacer import Pacer
+from fedjax_kd.runs.privacy_config import described
 from fedjax_kd.runs.progress import Show, latest
 from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
 
@@ -214,6 +215,7 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
         "bytes_up": int(sum(row["bytes_up"] for row in trained)),
         "rejected": int(sum(row["rejected"] for row in trained)),
         **({} if run.simulation.time is None else _time(trained)),
+        **_privacy(run, int(rows[-1]["round"])),
         **provenance.convolution(),
         "chunk": run.simulation.chunk,
         "waste": _waste(trained),
@@ -227,6 +229,14 @@ def _summarise(run: Run, rows: Sequence[Row], seconds: Seconds, status: str) -> 
 def _time(trained: Sequence[Row]) -> dict[str, float]:
     """The simulated seconds of a run."""
     return {"simulated_seconds": trained[-1]["simulated_seconds"] if trained else 0.0}
+
+
+def _privacy(run: Run, rounds: int) -> dict[str, Any]:
+    """What a run has spent of its clients' privacy, and how that is meant."""
+    accountant = run.simulation.accountant
+    return (
+        {} if accountant is None else {"privacy": described(accountant, run.config.privacy, rounds)}
+    )
 
 
 def _reason(run: Run, rows: Sequence[Row], status: str) -> dict[str, str]:

@@ -10,7 +10,12 @@ from typing import Any
 
 from fedjax_kd.algorithms import REGISTRY
 from fedjax_kd.commands import _options
-from fedjax_kd.commands._announce import announce_clock, announce_convolution, announce_data
+from fedjax_kd.commands._announce import (
+    announce_clock,
+    announce_convolution,
+    announce_data,
+    announce_privacy,
+)
 from fedjax_kd.commands._parser import Section, flag, parse
 from fedjax_kd.commands._training import Run, follow_run, train_run
 from fedjax_kd.commands.partition import data_config
@@ -31,6 +36,7 @@ from fedjax_kd.runs.fingerprint import Fingerprint, fingerprint
 from fedjax_kd.runs.group_config import parse_client_options
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.option_files import with_files
+from fedjax_kd.runs.privacy_config import PrivacyConfig, with_budget
 from fedjax_kd.runs.progress import show_progress, stderr
 from fedjax_kd.runs.user_functions import located
 from fedjax_kd.runs.warm_start import checkpoint_named
@@ -117,9 +123,10 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     announce_convolution(quiet=quiet)
     ready, edges = {}, {}
     for m, config in configs.items():
-        suited = with_model(config, federation)
+        suited = with_budget(with_model(config, federation), federation.num_clients)
         simulation, edges[m] = warned_build(suited, federation)
         announce_clock(simulation, quiet=quiet)
+        announce_privacy(suited, simulation, quiet=quiet)
         ready[m] = suited, simulation
     digests = provenance.agreed(fingerprint(federation))
     name = "-".join([*configs, federation.name.replace(":", "-").replace("/", "-")])
@@ -237,6 +244,7 @@ def config_of(method: str, found: Mapping[str, Any]) -> Config:
         model_options=model_options,
         training=training,
         clock=ClockConfig(**found["clock"]),
+        privacy=PrivacyConfig(**found["privacy"]),
         client_options=parse_client_options(
             found["by_client"]["client_options"], _options.of_local(method)
         ),

@@ -16,13 +16,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 from fedjax_kd.errors import InputError
 
 Ids = NDArray[np.int64]
 
-RULES = ("uniform", "examples")  # that `sampler_named` knows
+RULES = ("uniform", "examples", "poisson")  # that `sampler_named` knows
 
 
 class Starts(NamedTuple):
@@ -108,6 +109,42 @@ class Weighted:
         return lambda rng, number: online[some(rng, number)] if some.cohort_size else online[:0]
 
 
+@dataclass(frozen=True)
+class Poisson:
+    """Each client takes part independently of the others; see `poisson`."""
+
+    population: int
+    cohort_size: int
+
+    @property
+    def most(self) -> int:
+        """Clients of the largest cohort: a larger one is drawn with a probability below 1e-9."""
+        rate = self.cohort_size / self.population
+        return int(scipy.stats.binom.isf(1e-9, self.population, rate))
+
+    def __call__(self, rng: np.random.Generator, number: int) -> Ids:
+        """Who is asked in a round."""
+        draws = rng.random(self.population)
+        ids = np.flatnonzero(draws < self.cohort_size / self.population)
+        return ids if len(ids) <= self.most else ids[np.argsort(draws[ids])][: self.most]
+
+
+def poisson(population: int, cohort_size: int) -> Poisson:
+    """Each client with probability ``cohort_size / population``, as privacy accounting assumes.
+
+    A cohort has ``cohort_size`` clients on average and at most `Poisson.most`; it may be empty.
+
+    Raises:
+      ValueError: if the cohort is empty or larger than the population.
+
+    Example:
+      >>> [len(poisson(100, 10)(np.random.default_rng(n), 0)) for n in range(4)]
+      [7, 16, 8, 9]
+    """
+    check_cohort(population, cohort_size)
+    return Poisson(population, cohort_size)
+
+
 def weighted(weights: ArrayLike, cohort_size: int) -> Weighted:
     """``cohort_size`` different clients, drawn one after another with odds ``weights``.
 
@@ -146,8 +183,9 @@ def sampler_named(
     """The sampler that a word or a file stands for.
 
     Args:
-      sampling: "uniform"; "examples", for odds by the number of examples; or the path of a JSON
-        file with a list of client numbers for each round, such as ``[[0, 4], [2, 3]]``.
+      sampling: "uniform"; "examples", for odds by the number of examples; "poisson", each client
+        independently of the others, so that cohorts vary in size; or the path of a JSON file with a
+        list of client numbers for each round, such as ``[[0, 4], [2, 3]]``.
       sizes: training examples of each client, ``[C]``.
       cohort_size: clients K in a cohort.
       files: texts of files by their paths, which are not read again.
@@ -159,14 +197,16 @@ def sampler_named(
         return uniform(len(sizes), cohort_size)
     if sampling == "examples":
         return weighted(sizes, cohort_size)
+    if sampling == "poisson":
+        return poisson(len(sizes), cohort_size)
     try:
         text = files[sampling] if sampling in files else Path(sampling).read_text(encoding="utf-8")
         cohorts = json.loads(text)
         return fixed([[operator.index(i) for i in ids] for ids in cohorts])
     except (OSError, TypeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"sampling is {sampling!r}, but must be 'uniform', 'examples', or a JSON file with a "
-            f"list of client numbers for each round, such as [[0, 4], [2, 3]] ({error}). By "
+            f"sampling is {sampling!r}, but must be 'uniform', 'examples', 'poisson', or a JSON "
+            f"file with a list of client numbers for each round, as [[0, 4], [2, 3]] ({error}). By "
             "losses it goes with the wrappers power_of_choice and loss_sampling."
         ) from error
 

@@ -29,6 +29,7 @@ from fedjax_kd.engine.timing import Timed, Workers, timed
 from fedjax_kd.engine.validation import Types, check_groups
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import Metric
+from fedjax_kd.metrics.accounting import Accountant
 from fedjax_kd.metrics.metric import RowValues
 from fedjax_kd.nn.native import library
 from fedjax_kd.options import check_choice, checks_options
@@ -63,6 +64,7 @@ class Simulation:
     metrics: Measures = field(default_factory=dict)  # beside those of the problem
     test_capacity: int = 0  # test rows of the client that has the most
     time: Timed | None = None  # what a clock decides, if there is one
+    accountant: Accountant | None = None  # of privacy
 
     def measures(self, algorithm: Algorithm) -> Measures:
         """What an evaluation of these clients tells: the loss, and the metrics of the problem."""
@@ -142,6 +144,7 @@ def simulate(
     per_class: bool = False,
     tiers: bool = False,
     metrics: Mapping[str, Metric | RowValues] | None = None,
+    accountant: Accountant | None = None,
 ) -> Simulation:
     """Checks that an algorithm fits a federation, and decides how it will run.
 
@@ -172,6 +175,7 @@ def simulate(
       tiers: whether it tells that of head, middle and tail classes (`fedjax_kd.data.long_tail`).
       metrics: what evaluation tells beside the metrics of the problem, by name: functions
         ``(outputs, targets) -> a number an example``, or `fedjax_kd.metrics.Metric`.
+      accountant: of the privacy of a wrapper inside, which fills the column ``epsilon``.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -189,6 +193,7 @@ def simulate(
     population = federation.num_clients
     sampling.check_cohort(population, cohort_size)
     asked = cohort_size if clock is None else clock.asked(cohort_size, population)
+    most = max(cohort_size, getattr(sampler, "most", 0))
     types = check_groups(groups, federation.train, federation.public)
     members = members_of(group_of, len(groups), population)
     check_clients(groups, types, federation, members, (cohort_size, num_rounds))
@@ -196,7 +201,7 @@ def simulate(
         groups=groups,
         federation=_placed(federation, mesh),
         layout=schedule.lay_out(
-            members, population, cohort_size, (), work=[a.work for a in groups], devices=devices
+            members, population, most, (), work=[a.work for a in groups], devices=devices
         ),
         sampler=sampler or sampling.uniform(population, asked),
         types=types,
@@ -212,6 +217,7 @@ def simulate(
         per_class=per_class,
         tiers=class_tiers(federation) if tiers else {},
         metrics=extra,
+        accountant=accountant,
         test_capacity=most_rows(federation.client_test),
     )
     uncut = uncut if clock is None else _timed(uncut, clock, cohort_size)

@@ -13,6 +13,7 @@ from fedjax_kd.options import checks_options
 from fedjax_kd.runs import model_config
 from fedjax_kd.runs.clock_config import ClockConfig
 from fedjax_kd.runs.data_config import DataConfig, Options
+from fedjax_kd.runs.privacy_config import PrivacyConfig
 
 FORMAT = 1
 
@@ -27,8 +28,9 @@ class TrainingConfig:
       cohort_size: clients K asked in each round, >= 1, at most C.
       eval_every: rounds between two evaluations, >= 1; the last round is always evaluated.
       seed: of everything that is random, in [0, 2**32).
-      sampling: who is asked: "uniform", "examples" (odds by the number of examples), or a JSON file
-        with a list of client numbers for each round.
+      sampling: who is asked: "uniform", "examples" (odds by the number of examples), "poisson"
+        (each independently of the others, cohort_size on average), or a JSON file with a list of
+        client numbers for each round.
       dropout_rate: probability in [0, 1) that a client which was asked does not answer.
       chunk: clients trained at the same time on one device, >= 1; measured or by rule if not given.
       rounds_per_dispatch: rounds that run in one program on the device, >= 1: a divisor or a
@@ -114,6 +116,7 @@ class Config:
     model_of: str = model_config.TURNS
     training: TrainingConfig = field(default_factory=TrainingConfig)
     clock: ClockConfig = field(default_factory=ClockConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     client_options: Mapping[str, Options] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -137,8 +140,9 @@ def from_json(values: Mapping[str, Any]) -> Config:
     top = {f.name: _tuples(values[f.name]) for f in fields(Config) if f.name in values}
     data = _part(DataConfig, top.get("data"))
     training = _part(TrainingConfig, top.get("training"))
-    clock = _part(ClockConfig, top.get("clock", {}))
-    return _part(Config, top | {"data": data, "training": training, "clock": clock})
+    later = {"clock": ClockConfig, "privacy": PrivacyConfig}  # than the first configurations
+    rest = {name: _part(kind, top.get(name, {})) for name, kind in later.items()}
+    return _part(Config, top | {"data": data, "training": training, **rest})
 
 
 def _tuples(value: Any) -> Any:

@@ -13,6 +13,7 @@ from fedjax_kd.errors import InputError
 from fedjax_kd.options import checks_options
 from fedjax_kd.runs.config import Config, from_json, to_json
 from fedjax_kd.runs.option_files import with_files
+from fedjax_kd.runs.privacy_config import PrivacyConfig
 from fedjax_kd.sweeps.axes import Setting
 from fedjax_kd.sweeps.halving import Halving, Score, rungs
 from fedjax_kd.sweeps.parameters import METHOD, applied, known_parameters, plain_with, value_in
@@ -151,6 +152,11 @@ def checked(study: Study) -> Study:
             raise InputError(
                 f"patience and keep_best are of single runs, but {method} is swept: --halving ends "
                 "hopeless points early, and a run of the best one keeps its best state."
+            )
+        if config.privacy != PrivacyConfig():
+            raise InputError(
+                f"Privacy is accounted for in single runs, but {method} is swept: leave out delta, "
+                "and sweep the noise of the wrapper."
             )
     settings, bases = [], dict(study.bases)
     for number, setting in enumerate(study.settings):

@@ -37,6 +37,7 @@ def with_adaptive_clipping(
     clip_lr: Scalar = 0.2,
     bit_noise: Scalar | None = None,
     denominator: Scalar | None = None,
+    scale: Scalar = 1.0,
 ) -> Algorithm:
     """Differential privacy with quantile-based adaptive clipping (Andrew et al., 2021).
 
@@ -46,7 +47,7 @@ def with_adaptive_clipping(
     server keeps C.
 
         u_k = u_k * min(1, C / ||u_k||);  b_k = 1 if ||u_k|| <= C
-        mean of u_k = (sum_k u_k + N(0, (z_u C)^2 I)) / denominator
+        mean of u_k = (sum_k u_k + N(0, (scale z_u C)^2 I)) / denominator
         C = C * exp(-clip_lr * ((sum_k b_k + N(0, bit_noise^2)) / denominator - quantile))
         z_u = (noise^-2 - (2 bit_noise)^-2)^(-1/2)
 
@@ -65,12 +66,13 @@ def with_adaptive_clipping(
         by default a twentieth of ``denominator``.
       denominator: what sums are divided by, > 0: the expected size of a cohort. By default the
         number of clients whose uploads are used.
+      scale: of the updates' noise, in (0, 1]; see the wrapper `privacy`.
 
     Raises:
       ValueError: if a number is out of its range, or cohorts are too small for the default
         ``bit_noise``.
 
-    Departs from the paper: privacy is not accounted for; C stays above 1e-8.
+    Departs from the paper: C stays above 1e-8.
     Source: Andrew, Thakkar, McMahan, Ramaswamy, NeurIPS 2021, arXiv:1905.03871.
     """
     if isinstance(noise, float | int) and isinstance(bit_noise, float | int):
@@ -102,7 +104,7 @@ def with_adaptive_clipping(
             update.base,
             key,
             round,
-            deviation=multiplier * bound,
+            deviation=scale * multiplier * bound,
             divided_by=many,
         )
         drawn = jax.random.normal(jax.random.fold_in(key, _BIT)) * jnp.where(noise > 0, on_bits, 0)

@@ -34,6 +34,7 @@ def with_privacy(
     clip: Scalar = 1.0,
     noise: Scalar = 1.0,
     denominator: Scalar | None = None,
+    scale: Scalar = 1.0,
 ) -> Algorithm:
     """The Gaussian mechanism on clipped uploads (McMahan, Ramage, Talwar, Zhang, 2018).
 
@@ -42,7 +43,7 @@ def with_privacy(
     Down, Up, Keeps: as before.
 
         u_k = u_k * min(1, clip / ||u_k||)                     the norm over the whole upload
-        mean of u_k = (sum_k u_k + N(0, (noise * clip)^2 I)) / denominator
+        mean of u_k = (sum_k u_k + N(0, (scale * noise * clip)^2 I)) / denominator
 
     An entry that the server sums without a mean gets the noise of the sum; one that it looks at
     client by client gets the same noise for each client. Statistics of normalisation are part of an
@@ -57,14 +58,16 @@ def with_privacy(
       noise: noise multiplier, >= 0: standard deviation of the noise on the sum over ``clip``.
       denominator: what sums are divided by, > 0: the expected size of a cohort, which tells nothing
         about who took part. By default the number of clients whose uploads are used.
+      scale: of the noise, in (0, 1]: the cohort over a larger one for whose privacy ``noise`` is
+        meant, so that the mean is as noisy as there. Below 1 the run itself is less private.
 
     Raises:
       ValueError: if a number is out of its range.
 
-    Departs from the paper: privacy is not accounted for; adaptive clipping is another wrapper.
-    Poisson sampling is a matter of the sampler; a round without a usable upload changes nothing,
-    where the mechanism would add noise.
-    Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963.
+    Departs from the paper: adaptive clipping is another wrapper, and a run accounts for privacy
+    (``--delta``). A round without a usable upload changes nothing, where the mechanism would add
+    noise.
+    Source: McMahan, Ramage, Talwar, Zhang, ICLR 2018, arXiv:1710.06963; the scale is pfl's.
     """
 
     def client_update(
@@ -78,7 +81,12 @@ def with_privacy(
         count = round.present.sum()
         divided_by = count if denominator is None else jnp.asarray(denominator)
         noised = noisy(
-            algorithm.aggregate, update, key, round, deviation=clip * noise, divided_by=divided_by
+            algorithm.aggregate,
+            update,
+            key,
+            round,
+            deviation=scale * clip * noise,
+            divided_by=divided_by,
         )
         return algorithm.server_update(key, server, noised, round)
 

@@ -15,7 +15,7 @@ from fedjax_kd.metrics import JUDGED
 from fedjax_kd.nn.native import library
 from fedjax_kd.runs import provenance
 from fedjax_kd.runs.config import Config
-from fedjax_kd.runs.privacy_config import described
+from fedjax_kd.runs.privacy_config import privacy_told
 from fedjax_kd.runs.progress import stderr
 from fedjax_kd.sweeps.family import Family
 from fedjax_kd.sweeps.study import Study
@@ -69,7 +69,7 @@ def announce_privacy(config: Config, simulation: Simulation, *, quiet: bool) -> 
     """Prints what is accounted for, and what the whole run will spend, if anything is."""
     if quiet or simulation.accountant is None:
         return
-    told = described(simulation.accountant, config.privacy, simulation.num_rounds)
+    told = privacy_told(simulation.accountant, config.privacy, simulation.num_rounds)
     words = ", ".join(
         f"{name.replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{value}"
         for name, value in told.items()

@@ -23,7 +23,7 @@ from fedjax_kd.runs import checkpoint, provenance, tensorboard
 from fedjax_kd.runs import folder as run_folder
 from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.pacer import Pacer
-from fedjax_kd.runs.privacy_config import described
+from fedjax_kd.runs.privacy_config import privacy_told
 from fedjax_kd.runs.progress import Show, latest
 from fedjax_kd.train import Progress, Row, Seconds, blocks, class_accuracies
 
@@ -235,7 +235,9 @@ def _privacy(run: Run, rounds: int) -> dict[str, Any]:
     """What a run has spent of its clients' privacy, and how that is meant."""
     accountant = run.simulation.accountant
     return (
-        {} if accountant is None else {"privacy": described(accountant, run.config.privacy, rounds)}
+        {}
+        if accountant is None
+        else {"privacy": privacy_told(accountant, run.config.privacy, rounds)}
     )
 
 

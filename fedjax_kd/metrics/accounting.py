@@ -99,7 +99,7 @@ class Accountant:
         return self.sampling == "fixed" and self.cohort < self.users
 
     def _epsilon(self, rounds: int) -> float:
-        dp = require()
+        dp = accounting_library()
         # Orders that do not converge are left out; that is said once for each of them.
         logging.getLogger("absl").setLevel(logging.ERROR)
         event: Any = dp.GaussianDpEvent(self.noise)
@@ -170,7 +170,7 @@ def _doubling() -> list[float]:
     return [2.0**n for n in range(-3, 14)]
 
 
-def require() -> Any:
+def accounting_library() -> Any:
     """The accounting library.
 
     Raises:

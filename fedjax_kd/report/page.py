@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fedjax_kd.errors import InputError
 from fedjax_kd.report import bands, figures, formatting, landscape, sections, traits
+from fedjax_kd.report.axes import COSTS, NAMES, is_known
 from fedjax_kd.report.sections import Chosen, Table
 from fedjax_kd.report.studies import FURTHER, StudyPoints
 from fedjax_kd.report.table_files import CellValue
@@ -124,6 +125,11 @@ def _curves(study: StudyPoints, chosen: Chosen, target: float | None) -> list[Pi
         goal = target if metric == study.metric else None
         figure = bands.draw_curves(lines, [metric], target=goal, size=(5.0, 3.4))
         images.append(_image(figure, f"{figures.label_of(metric)} by round", study, chosen))
+    for along in COSTS:
+        if all(is_known(rows, along) for seeds in lines.values() for rows in seeds):
+            figure = bands.draw_curves(lines, [study.metric], along=along, size=(5.0, 3.4))
+            alt = f"{figures.label_of(study.metric)} by {NAMES[along]}"
+            images.append(_image(figure, alt, study, chosen))
     note = f"Each {study.by} with its best configuration. " if study.is_sweep else ""
     if any(len(seeds) > 1 for seeds in lines.values()):
         note += "Lines are means over seeds, bands their range."

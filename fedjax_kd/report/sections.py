@@ -27,7 +27,7 @@ from fedjax_kd.report.table_files import CellValue
 Chosen = Mapping[CellValue, Configuration | None]
 """The best configuration of each method, or each configuration of runs; None if it diverged."""
 
-_MOST_ROWS = 200
+_MOST_ROWS, _TIME = 200, "simulated_seconds"
 _INTERVAL = "95 % interval"
 _HOW_SURE = (
     "Mean ± standard deviation over seeds. The interval of the mean is a percentile bootstrap over "
@@ -92,7 +92,8 @@ def runs_table(study: StudyPoints) -> Table:
         _INTERVAL,
         "seeds",
     ]
-    rows = []
+    rows: list[list[str]] = []
+    timed = any(summary and _TIME in summary for summary in study.summaries.values())
     for found in configurations(study.points):
         summaries = [
             study.summaries[int(str(p["point"]))]
@@ -106,25 +107,30 @@ def runs_table(study: StudyPoints) -> Table:
                 formatting.spread(found.score, study.metric),
                 formatting.interval(found.score, study.metric),
                 str(len(summaries)),
-                *_costs([summary for summary in summaries if summary]),
+                *_costs([summary for summary in summaries if summary], timed=timed),
             ]
         )
     costs = ["rounds", "MB down", "MB up", "rejected uploads", "seconds"]
+    costs += ["simulated seconds"] if timed else []
     note = f"{_HOW_SURE} Rounds, traffic, rejected uploads and seconds are means over seeds."
     return Table("Runs", [*head, *costs], rows, note, texts=2)
 
 
-def _costs(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _costs(summaries: Sequence[Mapping[str, Any]], *, timed: bool) -> list[str]:
     """Rounds, megabytes, rejected uploads and seconds of a run, over its seeds."""
     if not summaries:
-        return [formatting.NOTHING] * 5
+        return [formatting.NOTHING] * (6 if timed else 5)
 
     def mean(name: str) -> float:
         return float(np.mean([summary[name] for summary in summaries]))
 
     seconds = float(np.mean([sum(summary["seconds"].values()) for summary in summaries]))
     down, up = (f"{mean(name) / 1e6:.1f}" for name in ("bytes_down", "bytes_up"))
-    return [f"{mean('finished_rounds'):.0f}", down, up, f"{mean('rejected'):.4g}", f"{seconds:.1f}"]
+    told = [f"{mean('finished_rounds'):.0f}", down, up, f"{mean('rejected'):.4g}", f"{seconds:.1f}"]
+    if not timed:
+        return told
+    known = all(_TIME in summary for summary in summaries)
+    return [*told, f"{mean(_TIME):.4g}" if known else formatting.NOTHING]
 
 
 def differences_table(study: StudyPoints, chosen: Chosen, baseline: CellValue) -> Table:

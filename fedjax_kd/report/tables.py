@@ -110,7 +110,7 @@ def labels(configs: Sequence[Config], folders: Sequence[str]) -> list[str]:
         peers = [other for other in options if other["method"] == config.method]
         apart = [key for key in own if any(other.get(key) != own[key] for other in peers)]
         parts = [f"{key.split('.')[-1]} {own[key]}" for key in apart if own[key] is not None]
-        name = ", ".join([config.method, *parts])
+        name = ", ".join([config.method, *dict.fromkeys(parts)])  # data and training have a seed
         names.append(name if len(name) <= _LONGEST_LABEL else f"{config.method}, {_ending(folder)}")
     return [n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names)]
 

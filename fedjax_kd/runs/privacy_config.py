@@ -164,7 +164,7 @@ def check_larger(noise_cohort: int, cohort_size: int) -> int:
     return noise_cohort
 
 
-def described(accountant: Accountant, privacy: PrivacyConfig, rounds: int) -> dict[str, Any]:
+def privacy_told(accountant: Accountant, privacy: PrivacyConfig, rounds: int) -> dict[str, Any]:
     """What a summary says of a run's privacy after so many rounds."""
     told = {
         "epsilon": accountant.epsilon(rounds),

@@ -16,6 +16,7 @@ import tyro
 from experiments import results
 from fedjax_kd.commands import resume, run
 from fedjax_kd.engine import compile_cache
+from fedjax_kd.report.axes import Along
 from fedjax_kd.runs.folder import read_summary
 
 Value = str | int | float | bool | tuple[str | float, ...] | None
@@ -32,13 +33,15 @@ class Preset:
       methods: options of each; a name like ``scaffold-I`` is a variant of the method before the
         dash.
       columns: of the table, from `experiments.results.COLUMNS`, or ``rounds to 80%``.
-      picture: the metric that is drawn by round.
+      picture: the metric that is drawn.
+      along: the axis of the picture.
     """
 
     shared: Arguments
     methods: Mapping[str, Arguments]
     columns: Sequence[str] = ("test accuracy", "worst tenth of clients", "seconds")
     picture: str = "test_accuracy"
+    along: Along = "round"
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,13 @@ def trained(name: str, preset: Preset, choice: Choice) -> results.Folders:
 
 def _shown(name: str, preset: Preset, folders: results.Folders, choice: Choice) -> str:
     """The table of finished runs, and where their picture is, which is drawn."""
-    path = results.picture(folders, choice.out / f"{name}.png", title=name, metric=preset.picture)
+    path = results.picture(
+        folders,
+        choice.out / f"{name}.png",
+        title=name,
+        metric=preset.picture,
+        along=preset.along,
+    )
     return f"{results.table(folders, preset.columns)}\n\n{path}"
 
 

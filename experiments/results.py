@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedjax_kd.report import bands, figures
+from fedjax_kd.report.axes import Along, places_of
 from fedjax_kd.report.estimates import Estimate, rounds_to
 from fedjax_kd.report.table_files import CellValue, Record
 from fedjax_kd.runs.folder import read_rows, read_summary
@@ -33,7 +34,14 @@ RANK_1 = "rank-1 of the clients' models"
 
 _OF_CLIENTS = {"accuracy": CLIENTS_MODELS, "rank_1": RANK_1}
 
+_COSTS: Mapping[str, Along] = {
+    "simulated seconds": "simulated_seconds",
+    "client updates": "client_updates",
+    "MB": "megabytes",
+    "MB up": "megabytes_up",
+}
 _ROUNDS_TO = re.compile(r"rounds to (\d+)%")
+_COST_TO = re.compile(rf"({'|'.join(_COSTS)}) to (\d+)%")
 
 
 def table(folders: Folders, columns: Sequence[str]) -> str:
@@ -42,7 +50,8 @@ def table(folders: Folders, columns: Sequence[str]) -> str:
     Args:
       folders: finished runs.
       columns: from `COLUMNS`, or ``rounds to 80%``: the first evaluation at or above that test
-        accuracy, "-" if a seed never reaches it.
+        accuracy, "-" if a seed never reaches it; or what a run had cost by then, as
+        ``simulated seconds to 80%``, ``client updates``, ``MB`` (both ways) or ``MB up``.
 
     Raises:
       ValueError: if there is no such column.
@@ -79,10 +88,17 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     return ["-".join(part for part in own if part not in shared) for own in parts]
 
 
-def picture(folders: Folders, path: Path, *, title: str, metric: str = "test_accuracy") -> Path:
-    """A metric by round as PNG: the mean over seeds, and the range between them."""
+def picture(
+    folders: Folders,
+    path: Path,
+    *,
+    title: str,
+    metric: str = "test_accuracy",
+    along: Along = "round",
+) -> Path:
+    """A metric along an axis as PNG: the mean over seeds, and the range between them."""
     lines = {method: [_rows(folder) for folder in folders[method]] for method in folders}
-    return figures.save_figure(bands.draw_curves(lines, [metric], title=title), path)
+    return figures.save_figure(bands.draw_curves(lines, [metric], along=along, title=title), path)
 
 
 def picture_across(
@@ -223,6 +239,9 @@ def _cell(column: str, runs: Sequence[Path]) -> str:
     target = _ROUNDS_TO.fullmatch(column)
     if target is not None:
         return _rounds_to(runs, float(target[1]) / 100)
+    target = _COST_TO.fullmatch(column)
+    if target is not None:
+        return _cost_to(runs, _COSTS[target[1]], float(target[2]) / 100)
     if column not in COLUMNS:
         raise ValueError(
             f"There is no column {column!r}. There are: {', '.join(COLUMNS)}, rounds to N%."
@@ -239,6 +258,17 @@ def _spread(values: Iterable[float], digits: int) -> str:
         return "-"
     spread = "" if seeds.deviation is None else f" ± {seeds.deviation:.{digits}f}"
     return f"{seeds.mean:.{digits}f}{spread}"
+
+
+def _cost_to(runs: Sequence[Path], along: Along, target: float) -> str:
+    """What runs had cost, over seeds, at the first evaluation at or above the target."""
+    found = []
+    for run in runs:
+        rows = read_rows(run)
+        places = zip(rows, places_of(rows, along), strict=True)
+        reached = (at for row, at in places if row.get("test_accuracy", 0.0) >= target)
+        found.append(next(reached, math.nan))
+    return _spread(found, 1 if max(found) < 1000 else 0)
 
 
 def _rounds_to(runs: Sequence[Path], target: float) -> str:

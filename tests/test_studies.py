@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import (
+    asynchrony,
     client_drift,
     comparison,
     every_method,
@@ -42,6 +43,7 @@ def presets() -> Iterator[tuple[str, Preset]]:
     yield from seven_methods.PRESETS.items()
     yield "every_method", every_method.preset()
     yield "drift", client_drift.MNIST
+    yield "asynchrony", asynchrony.preset(1.2)
     for size in ("small", "paper"):
         for split in forgetting.SPLITS:
             yield f"{split}-{size}", forgetting.preset("cifar10", split, size)
@@ -86,7 +88,7 @@ def test_presets_name_methods_and_options_that_exist(name: str) -> None:
             run.main([*command(preset, method, 0, NOWHERE), "--num-rounds", "0"])
         assert "num_rounds" in str(caught.value) or "no folder" in str(caught.value)
     known = {*results.COLUMNS}
-    assert {c for c in preset.columns if not c.startswith("rounds to ")} <= known
+    assert {c for c in preset.columns if not c.endswith("%")} <= known
 
 
 def test_every_method_is_in_the_table_of_all() -> None:
@@ -117,7 +119,14 @@ def test_a_study_ends_with_a_table_and_goes_on(
     digits = Preset(
         {"dataset": "digits", "num_clients": 5, "cohort_size": 2, "per_class": True},
         {"fedavg": {}, "fedprox-strong": {"mu": 1.0}},
-        ("test accuracy", "forgetting", "clients' models", "rounds to 1%", "seconds"),
+        (
+            "test accuracy",
+            "forgetting",
+            "clients' models",
+            "rounds to 1%",
+            "MB up to 1%",
+            "seconds",
+        ),
     )
     for seeds in (1, 2):
         table = comparison.carry_out("digits", digits, Choice(tmp_path, seeds=seeds, smoke=True))

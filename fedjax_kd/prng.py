@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,3 +64,24 @@ _IMPL = define_prng_impl(
     name="fedjax_kd_cheap",
     tag="cheap",
 )
+
+
+def leaf_keys(key: jax.Array, tree: Any) -> Any:
+    """A key for each leaf of a tree, in a tree of its structure."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return jax.tree.unflatten(structure, [keys[n] for n in range(len(leaves))])
+
+
+def normal_like(key: jax.Array, tree: Any, deviation: float | jax.Array = 1.0) -> Any:
+    """Gaussian numbers of the shapes and types of a tree's leaves.
+
+    Example:
+      >>> normal_like(jax.random.key(0), {"w": jnp.zeros(2), "b": jnp.zeros(())}, 0.0)
+      {'b': Array(0., dtype=float32), 'w': Array([0., 0.], dtype=float32)}
+    """
+
+    def drawn(own: jax.Array, a: Any) -> jax.Array:
+        return jnp.asarray(deviation, a.dtype) * jax.random.normal(own, a.shape, a.dtype)
+
+    return jax.tree.map(drawn, leaf_keys(key, tree), tree)

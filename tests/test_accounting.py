@@ -19,7 +19,7 @@ from fedjax_kd.algorithms import fedavg
 from fedjax_kd.data.sampling import poisson
 from fedjax_kd.metrics.accounting import Accountant, noise_for
 from fedjax_kd.runs.folder import read_rows, read_summary
-from fedjax_kd.wrappers import privacy, with_privacy
+from fedjax_kd.wrappers import privacy, with_local_privacy, with_privacy
 
 EPSILON = golden("dp_epsilon")
 GRID = range(len(EPSILON["in_grid_sigma"]))
@@ -201,3 +201,30 @@ def test_what_cannot_be_is_said(
 ):
     assert command("run", "fedavg", *SMALL, "--out", str(tmp_path / "run"), *options) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("row", range(5))
+def test_one_release_is_the_analytic_gaussian(row: int):
+    """Of a trusted server; where clients add the noise, all data of one may be replaced."""
+    epsilon = float(EPSILON["in_single_eps"][row])
+    like = Accountant(1.0, cohort=1, users=1, delta=float(EPSILON["in_single_delta"]))
+    expected = EPSILON["out_single_sigma_pfl"][row]
+    np.testing.assert_allclose(noise_for(epsilon, 1, like).noise, expected, rtol=5e-3)
+    local = Accountant(2 * expected, cohort=1, users=9, delta=like.delta, sampling="local")
+    np.testing.assert_allclose(local.epsilon(1), epsilon, rtol=5e-3)
+
+
+def test_noise_of_clients_themselves(tmp_path: Path):
+    """It has the deviation that is asked for in each upload; without it nothing changes."""
+    updates = jnp.ones((4, 500)) / 500**0.5
+    base = fedavg(from_zero(updates[0]), moving(updates), weighting="uniform")
+    still = with_local_privacy(base, clip=2.0, noise=0.0)
+    for algorithm, deviation in (
+        (still, 0.0),
+        (with_local_privacy(base, clip=2.0, noise=0.1), 0.1),
+    ):
+        ((state, _),) = rounds(algorithm, one_row_a_client(4), [range(4)])
+        drawn = np.asarray(state.server.model.params - updates[0])
+        assert drawn.std() == pytest.approx(2.0 * deviation / 2, rel=0.15)
+    told = run(tmp_path / "a", "--with", "local_privacy:noise=3", "--delta", "1e-3")
+    assert told["relation"] == "replace all data of a user"

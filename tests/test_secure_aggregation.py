@@ -87,7 +87,8 @@ def test_means_and_sums_are_those_of_floats(method: Any, weighting: Any):
     assert 0 < gap(plain, state) < 1e-4
     assert float(report.metrics["clipped_share"]) == 0
     sent = (FEATURES + 1) * CLASSES * (2 if method is scaffold else 1) + 1
-    assert int(np.sum(report.wire[0].up)) == 3 * 4 * sent
+    keys = 2 * 32 + 2 * (2 * 32 + 28 + 32)  # each of the three has two peers
+    assert int(np.sum(report.wire[0].up)) == 3 * (4 * sent + keys)
 
 
 def test_what_is_large_is_cut_and_told():

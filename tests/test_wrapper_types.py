@@ -116,5 +116,12 @@ def test_types_of_every_wrapper_around_every_method(name: str, wrapper: str):
     types = check_algorithm(around(wrapper, algorithm, task), data.train, data.public)
     if wrapper not in OTHER_MESSAGES:
         assert (types.message, types.upload.message) == (plain.message, plain.upload.message)
-    if wrapper in ("privacy", "norm_bound", "krum", "geometric_median", *BY_COORDINATE):
+    if wrapper in (
+        "privacy",
+        "local_privacy",
+        "norm_bound",
+        "krum",
+        "geometric_median",
+        *BY_COORDINATE,
+    ):
         assert (types.server, types.client) == (plain.server, plain.client)

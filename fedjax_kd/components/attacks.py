@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fedjax_kd import tree
-from fedjax_kd.core import PyTree, Scalar
+from fedjax_kd.core import Scalar
 
 
 def liars(population: int, share: Scalar, seed: int) -> Bool[Array, " C"]:
@@ -34,17 +34,6 @@ def mirrored(labels: Int[Array, " M"], classes: int) -> Int[Array, " M"]:
       Array([9, 8, 0], dtype=int32)
     """
     return classes - 1 - labels
-
-
-def noise_like(key: jax.Array, update: PyTree, deviation: Scalar) -> PyTree:
-    """Gaussian numbers of an update's shapes."""
-    leaves, structure = jax.tree.flatten(update)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    drawn = [
-        jnp.asarray(deviation, a.dtype) * jax.random.normal(k, a.shape, a.dtype)
-        for a, k in zip(leaves, keys, strict=False)
-    ]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def hidden_in_the_spread(

@@ -20,6 +20,9 @@ def _summed(values: Array, weights: Array, present: Array) -> tuple[Array, Array
     return (values * there).sum(0, dtype=values.dtype), (weights * present).sum()
 
 
+_PUBLIC_KEY, _SHARE = 32, 32  # bytes
+_PAIR = 2 * _SHARE + 28  # with a nonce of 12 bytes and a tag of 16
+
 modular_sum = Reducer("modular sum", _summed, lambda summed, votes: summed)
 """The sum of unsigned integers over clients, which wraps around."""
 
@@ -57,3 +60,21 @@ def decoded(
     """
     wide = jax.dtypes.canonicalize_dtype(float)
     return summed.astype(wide) * (2 * clip / levels) - (count * clip).astype(wide)
+
+
+def key_bytes(peers: Array) -> tuple[Array, Array]:
+    """Bytes of keys and of their shares that ONE client sends and receives in a round.
+
+    It sends two public keys of 32 bytes; for each peer an encrypted pair of shares of 32 bytes
+    (with a nonce and a tag, 92) and, to unmask, one share of 32. It receives keys and pair of each.
+
+    Args:
+      peers: clients with which it shares masks.
+
+    Source: Bonawitz et al., CCS 2017, with X25519 keys and AES-GCM.
+
+    Example:
+      >>> [count.item() for count in key_bytes(jnp.int32(3))]
+      [436, 468]
+    """
+    return 2 * _PUBLIC_KEY + peers * (_PAIR + _SHARE), peers * (2 * _PUBLIC_KEY + _PAIR)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice, checks_options
 
-Sampling = Literal["poisson", "fixed", "everyone"]
+Sampling = Literal["poisson", "fixed", "everyone", "local"]
 Method = Literal["pld", "rdp"]
 
 _CLOSE = 1e-3  # of a noise multiplier that is looked for, relatively
@@ -31,7 +31,8 @@ class Accountant:
       sampling: "poisson": each user takes part with probability ``cohort / users``, and epsilon is
         about adding or removing a user; "fixed": cohorts of a fixed size without replacement, about
         replacing one, which moves a clipped sum twice as far; "everyone": each user may be in every
-        round, about adding or removing one.
+        round, about adding or removing one; "local": the noise is on each upload, of which a user
+        sends one a round, about replacing all of its data.
       method: "pld" (privacy loss distributions, tight), or "rdp" (Renyi, larger, fast). Fixed
         cohorts are always accounted for by "rdp".
 
@@ -64,12 +65,14 @@ class Accountant:
     @property
     def relation(self) -> str:
         """What two sets of users differ by."""
+        if self.sampling == "local":
+            return "replace all data of a user"
         return "replace one user" if self._is_fixed else "add or remove one user"
 
     @property
     def assumption(self) -> str:
         """How users are taken to come into a cohort."""
-        if self.sampling == "everyone" or self.cohort == self.users:
+        if self.sampling in ("everyone", "local") or self.cohort == self.users:
             return "a user may take part in every round"
         if self.sampling == "fixed":
             return f"cohorts of {self.cohort} of {self.users} users without replacement"
@@ -102,7 +105,7 @@ class Accountant:
         dp = accounting_library()
         # Orders that do not converge are left out; that is said once for each of them.
         logging.getLogger("absl").setLevel(logging.ERROR)
-        event: Any = dp.GaussianDpEvent(self.noise)
+        event: Any = dp.GaussianDpEvent(self.noise / 2 if self.sampling == "local" else self.noise)
         relation = dp.NeighboringRelation.ADD_OR_REMOVE_ONE
         if self._is_fixed:
             # Multipliers are relative to how far a clipped sum moves: a user that is replaced moves

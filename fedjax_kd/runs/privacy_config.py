@@ -12,7 +12,7 @@ from fedjax_kd.options import checks_options
 
 Assumed = Literal["as_sampled", "poisson"]
 
-PRIVATE = ("privacy", "adaptive_clipping")
+PRIVATE = ("privacy", "adaptive_clipping", "local_privacy")
 """The wrappers whose noise is accounted for."""
 _CHOOSING = ("power_of_choice", "loss_sampling")
 
@@ -20,7 +20,7 @@ _CHOOSING = ("power_of_choice", "loss_sampling")
 @checks_options
 @dataclass(frozen=True)
 class PrivacyConfig:
-    """What is told of the privacy of a run with the wrapper privacy or adaptive_clipping.
+    """What is told of the privacy of a run with privacy, adaptive_clipping or local_privacy.
 
     Args:
       delta: probability, in (0, 1), that epsilon does not hold, below 1 / users; without it no
@@ -80,6 +80,7 @@ def accountant_of(
         )
     known: dict[str, Sampling] = {"uniform": "fixed", "poisson": "poisson"}
     drawn = "poisson" if privacy.assume == "poisson" else known.get(sampling, "everyone")
+    drawn = "local" if name == "local_privacy" else drawn
     noise = float(wrappers[name].get("noise", 1.0))
     if noise == 0:
         raise InputError(f"The noise of {name} is 0, so that epsilon is infinite: leave out delta.")
@@ -102,7 +103,7 @@ def private_wrapper(wrappers: Mapping[str, Any]) -> str:
     found = [name for name in PRIVATE if name in wrappers]
     if len(found) != 1:
         raise InputError(
-            f"Privacy is accounted for with one of the wrappers {' and '.join(PRIVATE)}, but the "
+            f"Privacy is accounted for with one of the wrappers {', '.join(PRIVATE)}, but the "
             f"run has {' and '.join(found) or 'none'}: give one, such as --with privacy:clip=0.5."
         )
     return found[0]
@@ -147,6 +148,13 @@ def private_options(
         like = accountant_of(privacy, wrappers, **where)
         assert like is not None
         own["noise"] = noise_for(privacy.epsilon, num_rounds, like).noise
+    if name == "local_privacy":
+        if privacy.noise_cohort is not None:
+            raise InputError(
+                "noise_cohort is of noise on sums, but local_privacy has it on each upload: leave "
+                "it out."
+            )
+        return {**wrappers, name: own}
     if sampling == "poisson" and "denominator" not in own:
         own["denominator"] = float(cohort_size)
     if privacy.noise_cohort is not None:

@@ -13,6 +13,7 @@ from fedjax_kd.wrappers.ema import with_ema
 from fedjax_kd.wrappers.fedasync import with_fedasync
 from fedjax_kd.wrappers.fedbuff import with_fedbuff
 from fedjax_kd.wrappers.krum import with_bulyan, with_krum
+from fedjax_kd.wrappers.local_privacy import with_local_privacy
 from fedjax_kd.wrappers.low_rank import with_low_rank, with_svd
 from fedjax_kd.wrappers.privacy import with_privacy
 from fedjax_kd.wrappers.qsgd import with_qsgd
@@ -40,6 +41,7 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "sketch": with_sketch,
     "privacy": with_privacy,
     "adaptive_clipping": with_adaptive_clipping,
+    "local_privacy": with_local_privacy,
     "median": with_median,
     "trimmed_mean": with_trimmed_mean,
     "geometric_median": with_geometric_median,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fedjax_kd import tree
+from fedjax_kd import prng, tree
 from fedjax_kd.components import attacks
 from fedjax_kd.components.model_parts import combine
 from fedjax_kd.core import (
@@ -90,7 +90,7 @@ def with_attack(
         upload, client = algorithm.client_update(key, message, client, data, round)
         true = floats(upload.message)
         if attack == "gaussian":
-            forged = attacks.noise_like(jax.random.fold_in(key, _KEY), true, size)
+            forged = prng.normal_like(jax.random.fold_in(key, _KEY), true, size)
         else:
             forged = tree.scale(-size if attack == "sign_flip" else size, true)
         sent = tree.where(_lies(lying, data.client), forged, true)

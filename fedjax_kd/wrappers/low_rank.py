@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array
 
-from fedjax_kd import tree
+from fedjax_kd import prng, tree
 from fedjax_kd.components import low_rank
 from fedjax_kd.components.codecs import Sent, encoded
 from fedjax_kd.core import Algorithm, Key, PyTree, Scalar
@@ -51,11 +51,11 @@ def with_low_rank(
     """
 
     def codec(key: Key, values: PyTree, number: Array) -> Sent:
-        leaves, structure = jax.tree.flatten(values)
-        keys = jax.random.split(key, max(len(leaves), 1))
-        cut = [low_rank.powered(leaf, k, rank) for leaf, k in zip(leaves, keys, strict=False)]
-        size = sum(low_rank.factor_bytes(leaf, rank) for leaf in leaves)
-        return encoded(jax.tree.unflatten(structure, cut), size)
+        cut = jax.tree.map(
+            lambda leaf, own: low_rank.powered(leaf, own, rank), values, prng.leaf_keys(key, values)
+        )
+        size = sum(low_rank.factor_bytes(leaf, rank) for leaf in jax.tree.leaves(values))
+        return encoded(cut, size)
 
     return with_codec(algorithm, federation, lambda _: codec, memory=memory, way=way)
 

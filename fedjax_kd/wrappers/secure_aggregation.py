@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from fedjax_kd import tree
+from fedjax_kd import prng, tree
 from fedjax_kd.components import secure_sums
 from fedjax_kd.components.secure_sums import WORD, modular_sum
 from fedjax_kd.core import (
@@ -24,6 +24,7 @@ from fedjax_kd.core import (
     Scalar,
     Server,
     Upload,
+    Wire,
     mean,
 )
 from fedjax_kd.data.federation import Federation
@@ -50,13 +51,15 @@ def with_secure_aggregation(
     clip: float = 8.0,
     levels: int = 2**22,
     max_weight: Scalar = 1000.0,
+    neighbours: int = 0,
 ) -> Algorithm:
     """Secure aggregation in fixed point (Bonawitz et al., 2017; SecAgg+ of Bell et al., 2020).
 
     Against the algorithm inside: uploads are weighted and rounded by the clients, and the server
     sees their sum alone.
-    Down: as before. Up: 4 bytes an entry, and 4 of the vote; keys and shares of keys are not
-    counted. Keeps: as before.
+    Down: also the keys and encrypted shares of other clients, 156 bytes for each of them.
+    Up: 4 bytes an entry, and 4 of the vote; two keys, 64 bytes; and for each of those clients its
+    encrypted share and, to unmask, another, 124 bytes. Keeps: as before.
 
         p_k = round(levels * votes_k / max_weight) / levels     where the server takes votes, else 1
         q_k = (clip(p_k u_k, -c, c) + c) levels / (2 c), rounded up or down by chance
@@ -74,6 +77,8 @@ def with_secure_aggregation(
       levels: of the fixed point, >= 2; a whole cohort of them must stay below 2^32.
       max_weight: votes that count as 1, > 0: with uniform votes take 1; of more the weighted
         entry may be cut, and of much less rounding is coarse.
+      neighbours: clients with which each shares masks, >= 0; 0 for all others of the cohort, about
+        the logarithm of their number in SecAgg+.
 
     Raises:
       ValueError: if a number is out of its range, the server looks at clients one by one, uploads
@@ -97,20 +102,23 @@ def with_secure_aggregation(
         weighted = jax.tree.map(
             lambda rule, a: a * (share if rule.name == mean.name else 1.0), rules, upload.message
         )
-        leaves, structure = jax.tree.flatten(weighted)
-        keys = jax.random.split(jax.random.fold_in(key, _KEY), max(len(leaves), 1))
-        numbers = [
-            secure_sums.fixed_point(a, jax.random.uniform(k, a.shape, a.dtype), clip, levels)
-            for a, k in zip(leaves, keys, strict=False)
-        ]
+        leaves = jax.tree.leaves(weighted)
+
+        def rounded(a: Array, own: Key) -> Array:
+            return secure_sums.fixed_point(
+                a, jax.random.uniform(own, a.shape, a.dtype), clip, levels
+            )
+
+        own_keys = prng.leaf_keys(jax.random.fold_in(key, _KEY), weighted)
         cut = sum((jnp.sum(jnp.abs(a) > clip) for a in leaves), jnp.int32(0))
         size = max(sum(a.size for a in leaves), 1)
-        sent = Masked(jax.tree.unflatten(structure, numbers), vote)
+        sent = Masked(jax.tree.map(rounded, weighted, own_keys), vote)
         # Whole numbers hide what is none: a vote that is none shows it.
         finite = tree.is_finite(upload.message)
         weight = jnp.where(finite, upload.weight, jnp.nan)
         told = upload.metrics | {"clipped_share": cut.astype(jnp.float32) / size}
-        wire = wire_of(received, upload)._replace(up=tree.num_bytes(sent))
+        up, down = secure_sums.key_bytes(_peers(round, neighbours))
+        wire = Wire(tree.num_bytes(sent) + up, jnp.asarray(wire_of(received, upload).down) + down)
         return Upload(sent, weight, told, wire), client
 
     def server_update(key: Key, server: Server, update: Masked, round: Round) -> Server:
@@ -139,6 +147,12 @@ def with_secure_aggregation(
         aggregate=Masked(modular_sum, modular_sum),
         check=check,
     )
+
+
+def _peers(round: Round, neighbours: int) -> Array:
+    """Clients with which one of this cohort shares masks."""
+    others = jnp.maximum(round.present.sum().astype(jnp.int32) - 1, 0)
+    return jnp.minimum(others, neighbours) if neighbours else others
 
 
 def _sums_alone(message: PyTree, rules: PyTree) -> None:

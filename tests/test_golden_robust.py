@@ -15,6 +15,7 @@ from vectors import golden, keys_of, number
 
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.components import robust_rules as rules
+from fedjax_kd.components.trust import sybil_weights, trusted_mean
 from fedjax_kd.wrappers import (
     with_bulyan,
     with_centred_clipping,
@@ -22,6 +23,7 @@ from fedjax_kd.wrappers import (
     with_norm_bound,
     with_trimmed_mean,
 )
+from fedjax_kd.wrappers.trust import with_foolsgold
 
 pytestmark = pytest.mark.usefixtures("float64")
 FLOAT32 = {"rtol": 2e-6, "atol": 2e-6}  # presence and votes are float32
@@ -94,3 +96,45 @@ def test_norm_bounds(bound: int):
         lambda base: with_norm_bound(base, bound=float(bound)), known["in_updates"]
     )
     np.testing.assert_allclose(found, known[f"out_norm_bound_{bound}"], **FLOAT32)
+
+
+def test_fltrust():
+    known = golden("robust")
+    updates, root = jnp.asarray(known["in_updates"]), jnp.asarray(known["in_root_update"])
+    mean, trust = trusted_mean([updates], jnp.ones(len(updates)), [root])
+    np.testing.assert_allclose(trust, known["out_fltrust_scores"], **FLOAT32)
+    np.testing.assert_allclose(mean[0], known["out_fltrust"], **FLOAT32)
+
+
+def test_fltrust_trusts_nobody_who_points_elsewhere():
+    mean, trust = trusted_mean([-jnp.ones((3, 2))], jnp.ones(3), [jnp.ones(2)])
+    assert (mean[0] == 0).all()
+    assert (trust == 0).all()
+    still, _ = trusted_mean([jnp.zeros((3, 2))], jnp.ones(3), [jnp.ones(2)])
+    assert (still[0] == 0).all()
+
+
+@pytest.mark.parametrize("key", ["out_fg_alpha_f64", "out_fg_authors_alpha"])
+def test_foolsgold(key: str):
+    """The authors' code cuts weights below one, and adds 1e-5 twice."""
+    known = golden("robust")
+    weights = sybil_weights([jnp.asarray(known["in_fg_history"])], jnp.ones(11))
+    np.testing.assert_allclose(weights, known[key], atol=1e-4 if "authors" in key else 1e-9)
+    summed = weights @ known["in_updates"]
+    np.testing.assert_allclose(summed, known["out_fg_authors_aggregate"], rtol=1e-3, atol=1e-3)
+
+
+def test_foolsgold_remembers_clients_by_their_number():
+    """Two that have always been alike are left out, wherever they stand in a cohort."""
+    updates = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, -1.0]])
+    base = fedavg(from_zero(updates[0]), moving(updates), weighting="uniform")
+    federation: Any = SimpleNamespace(train=one_row_a_client(4), public=None, num_clients=4)
+    guarded = with_foolsgold(base, federation)
+    (first, _), (second, _) = rounds(guarded, one_row_a_client(4), [(0, 1), (3, 2, 0, 1)])
+    alone = np.asarray(updates[:2].mean(0))
+    np.testing.assert_allclose(first.server.base.model.params, alone, **FLOAT32)
+    expected = alone + np.asarray((updates[0] + updates[3]) / 2)
+    np.testing.assert_allclose(second.server.base.model.params, expected, **FLOAT32)
+    np.testing.assert_allclose(
+        second.server.extra[0], updates * jnp.array([[2.0, 2.0, 1.0, 1.0]]).T
+    )

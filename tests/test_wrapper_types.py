@@ -50,6 +50,7 @@ OTHER_MESSAGES = ("ccvr", "sketch", "adaptive_clipping", "secure_aggregation", "
 BY_COORDINATE = ("median", "trimmed_mean", "bulyan")
 REFUSED |= {(w, n): "send sums with their counts" for w in BY_COORDINATE for n in POOLED}
 REFUSED["sketch", "fedmoswa"] = "a mean by votes of one part"
+REFUSED |= {("fltrust", n): "directions of changes" for n in VALUES}
 REFUSED |= {("fedbuff", n): "a part of one has another meaning" for n in VALUES}
 # Where clients send more than the change of the model that they receive, or something else.
 NO_CHANGE_ALONE = (

@@ -26,6 +26,7 @@ from fedjax_kd.wrappers.sketch import with_sketch
 from fedjax_kd.wrappers.swa import with_swa
 from fedjax_kd.wrappers.terngrad import with_terngrad
 from fedjax_kd.wrappers.top_k import with_top_k
+from fedjax_kd.wrappers.trust import with_fltrust, with_foolsgold
 
 WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "top_k": with_top_k,
@@ -49,6 +50,8 @@ WRAPPERS: dict[str, Callable[..., Algorithm]] = {
     "bulyan": with_bulyan,
     "norm_bound": with_norm_bound,
     "centred_clipping": with_centred_clipping,
+    "fltrust": with_fltrust,
+    "foolsgold": with_foolsgold,
     "attack": with_attack,
     "fedbuff": with_fedbuff,
     "fedasync": with_fedasync,

@@ -72,7 +72,7 @@ WEIGHTS = {"uniform": (1, 1, 1), "weighted": (2, 1, 1)}  # as the vectors were m
 
 @pytest.mark.parametrize("how", WEIGHTS)
 def test_golden_aggregate(how: str):
-    server, (clients,) = aggregated(fedbn, how, WEIGHTS[how])
+    server, (clients,), _ = aggregated(fedbn, how, WEIGHTS[how])
     expected = f"out_fedbn_{how}_"
     assert same(server.base.model, stored(f"{expected}server_"), lambda k: "bn" not in k) == 4
     assert same(server.initial, stored(f"{expected}server_"), lambda k: "bn" in k) == 10
@@ -83,7 +83,7 @@ def test_golden_aggregate(how: str):
 
 @pytest.mark.parametrize("how", WEIGHTS)
 def test_golden_fedavg_averages_statistics(how: str):
-    server, _ = aggregated(fedavg, how, WEIGHTS[how])
+    server, *_ = aggregated(fedavg, how, WEIGHTS[how])
     expected = stored(f"out_fedavg_{how}_server_")
     assert same(server.model, expected, lambda k: "num_batches" not in k) == 12
 

@@ -71,7 +71,7 @@ def test_all_at_home_is_local_training():
 def test_clients_use_their_own_head():
     algorithm = fedper(logistic(hidden=2), FIT)
     state, _ = play(algorithm, federation().train, [(0, 4)])
-    server, (clients,) = state
+    server, (clients,), _ = state
     heads = [jax.tree.map(lambda a, k=k: a[k], clients) for k in range(len(SIZES))]
     logits = [algorithm.predict(server, own, jnp.ones((1, FEATURES))) for own in heads]
     assert gap(logits[0], logits[4]) > 1e-3

@@ -157,7 +157,7 @@ def test_quadratic_scaffold(quadratics: Any):
     vectors, task, fit, pool = quadratics
     played = rounds(scaffold(task, fit), pool, QUADRATIC_COHORTS)
     for r, (state, _) in enumerate(played):
-        server, (controls,) = state
+        server, (controls,), _ = state
         np.testing.assert_allclose(
             server.base.model.params, vectors[f"out_scaffold_r{r}_x"], **EXACT
         )
@@ -168,7 +168,7 @@ def test_quadratic_scaffold(quadratics: Any):
 def test_quadratic_scaffold_option_i(quadratics: Any):
     vectors, task, fit, pool = quadratics
     cohorts = [range(len(vectors["in_p"]))]
-    (((_, (controls,)), _),) = rounds(scaffold(task, fit, option="I"), pool, cohorts)
+    (((_, (controls,), _), _),) = rounds(scaffold(task, fit, option="I"), pool, cohorts)
     np.testing.assert_allclose(controls, vectors["out_scaffold_optI_ck"], **EXACT)
 
 
@@ -226,7 +226,7 @@ def test_softmax_scaffold(softmax: Any):
     played = rounds(algorithm, pool, SOFTMAX_COHORTS)
     for r, ((state, _), cohort) in enumerate(zip(played, SOFTMAX_COHORTS, strict=True)):
         at = f"out_scaf_r{r}"
-        server, (controls,) = state
+        server, (controls,), _ = state
         np.testing.assert_allclose(server.base.model.params, vectors[f"{at}_global"], **TORCH)
         np.testing.assert_allclose(server.control, vectors[f"{at}_cserver"], **TORCH)
         for k in cohort:

@@ -199,7 +199,7 @@ def test_fedmoswa_as_the_authors_run_it(tag: str, options: Any):
     clients = range(len(pool.sizes))
     played = sum(key.startswith(f"out_{tag}_") and "_global_fc.bias" in key for key in vectors)
     for r, (state, _) in enumerate(rounds(algorithm, pool, [clients] * played), start=1):
-        server, (controls,) = state
+        server, (controls,), _ = state
         for name, key in (("W", "fc.weight"), ("b", "fc.bias")):
             at = f"out_{tag}_r{r}"
             model = server.base.model.params[name]
@@ -237,7 +237,7 @@ def test_fedmoswa_of_the_paper(averaging: Any):
     everyone = range(len(pool.sizes))
     cohorts = [[0, 2] if r == 1 else everyone for r in range(len(vectors["out_fedmoswa_x"]))]
     for r, (state, _) in enumerate(rounds(algorithm, pool, cohorts)):
-        server, (controls,) = state
+        server, (controls,), _ = state
         model = server.base.model.params
         np.testing.assert_allclose(model, vectors["out_fedmoswa_x"][r], **EXACT)
         np.testing.assert_allclose(server.control, vectors["out_fedmoswa_m"][r], **EXACT)

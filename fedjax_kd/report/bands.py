@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STEEP = 100  # times the smallest value
+_APART = 10  # times as far as the shortest curve: on a linear axis that one would be a stroke
 
 Spread = Literal["range", "deviation"]
 Seeds = Sequence[Sequence[Record]]
@@ -126,7 +127,11 @@ def _draw_panel(place: Axes, bands: Mapping[str, Band], untrained: bool) -> None
             place.fill_between(*area, color=style["color"], alpha=0.15, linewidth=0)
     if _is_steep([value for each in bands.values() for value in each.mean[1:]]):
         place.set_yscale("log")
-    place.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ends = [float(each.places[-1]) for each in bands.values() if each.rounds]
+    if max(ends, default=0.0) > _APART * min(ends, default=0.0) > 0:
+        place.set_xscale("log")
+    else:
+        place.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     place.grid(alpha=0.3)
     place.margins(x=0.01)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 from method_records import RECORDS
@@ -126,3 +127,19 @@ def test_types_of_every_wrapper_around_every_method(name: str, wrapper: str):
         *BY_COORDINATE,
     ):
         assert (types.server, types.client) == (plain.server, plain.client)
+
+
+def test_the_documentation_tells_the_product():
+    """Which wrapper goes around which method, as it was found to be."""
+    page = (Path(__file__).parent.parent / "docs" / "wrappers.md").read_text()
+    section = page.split("## Which wrapper goes around which method")[1].split("\n## ")[0]
+    rows = [
+        line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")
+    ]
+    told = {
+        (wrapper.strip("`"), method)
+        for wrappers, methods, _ in rows
+        for wrapper in wrappers.split(", ")
+        for method in methods.split(", ")
+    }
+    assert told == {*REFUSED, *((codec, method) for codec in CODECS for method in VALUES)}

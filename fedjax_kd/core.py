@@ -281,8 +281,7 @@ class Algorithm(NamedTuple):
     # Once, when a simulation is built: raises `fedjax_kd.errors.InputError` if it makes no sense,
     # and warns (`fedjax_kd.errors.warn`) if it is seldom meant. Wrappers call that of the inside.
     check: Callable[[Plan], None] = no_check
-    # how each client trains what predictions read, on its own examples, for a further evaluation:
-    # a `fedjax_kd.local.Fit`; None for no such evaluation
+    # each client's training before a further evaluation, a `fedjax_kd.local.Fit`; None for none
     finetune: Any = None
     # (server, ONE client) -> what it has found out about itself, by name: its cluster, the share of
     # its own model, ...: numbers, vectors, or booleans of which one tells a choice; evaluations
@@ -290,6 +289,7 @@ class Algorithm(NamedTuple):
     traits: Callable[[Server, Client], dict[str, Array]] | None = None
     uploads: Literal["changes", "values"] = "changes"  # values, as logits, are new in each round
     choice: Choice | None = None  # who of those that the sampler asked takes part; None for all
+    backdoor: Any = None  # whose success evaluations tell, a `fedjax_kd.data.backdoor.Trigger`
 
 
 class State(NamedTuple):

@@ -178,6 +178,9 @@ def evaluation_row(seen: Evaluation, s: Simulation) -> Row:
             rising = measures[headline].larger_is_better
             spread = metrics.over_clients(values, larger_is_better=rising)
             row |= {f"{prefix}_{headline}_{k}": v for k, v in spread.items()}
+    if seen.triggered is not None:
+        name = "accuracy"
+        row["attack_success"] = float(measures[name].value(seen.triggered[name]))
     row |= metrics.traits_over_clients(seen.traits)
     if seen.classes is not None:
         each = np.asarray(metrics.class_accuracy(seen.classes), np.float64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from fedjax_kd.wrappers import with_attack, with_krum, with_median
 from fedjax_kd.wrappers.attack import Attack
 
 FIT = local_training(client_lr=0.1, batch_size=0, epochs=2)
-ATTACKS: tuple[Attack, ...] = ("sign_flip", "gaussian", "scaling", "label_flip", "alie", "ipm")
+ATTACKS: tuple[Attack, ...] = get_args(Attack)
 LIAR_IS_4 = next(s for s in range(99) if bool(attacks.liars(6, 1 / 6, s)[4]))
 CLOSE = {"rtol": 2e-6, "atol": 2e-6}
 

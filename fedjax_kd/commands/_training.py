@@ -259,6 +259,7 @@ def _quality(rows: Sequence[Row], s: Simulation) -> dict[str, float]:
     told = [f"test_{s.federation.problem.headline}", "test_loss", s.judged_column]
     told += _before_and_after(last, s.federation.problem.headline)
     told += [f"{tier}_accuracy" for tier in s.tiers]
+    told += ["attack_success"] if "attack_success" in last else []
     number = best_round(evaluated)
     best = next((row for row in evaluated if row["round"] == number), evaluated[0])
     return {

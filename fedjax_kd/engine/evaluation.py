@@ -44,6 +44,7 @@ class Pools(NamedTuple):
     test: Pool
     client_test: Pool | None
     validation: Pool | None = None
+    triggered: Pool | None = None  # test rows with the pattern of a backdoor
 
 
 class Evaluation(NamedTuple):
@@ -57,6 +58,7 @@ class Evaluation(NamedTuple):
     finetuned: Tally | None  # the same after steps of its own, if the method asks for them
     groups: Tally | None  # of the test set, ``[G, ...]``; None if there is one group
     classes: ClassTally | None  # of the test set, leaves ``[L]``; None if not asked for
+    triggered: Tally | None = None  # of test rows with a backdoor's pattern, if there is one
 
 
 def shared_model(algorithm: Algorithm, key: Key, server: Server) -> Predict:
@@ -187,7 +189,7 @@ def pools_of(s: Simulation) -> Pools:
     if held is not None:
         one = [jnp.reshape(number, (1,)) for number in (held.start, held.size)]
         validation = Pool(held.x, held.y, held.rows, *one)
-    return Pools(f.train, f.test, f.client_test, validation)
+    return Pools(f.train, f.test, f.client_test, validation, s.triggered)
 
 
 def make_evaluation(s: Simulation, state: State) -> Callable[[State], Evaluation]:
@@ -210,6 +212,7 @@ class _Seen(NamedTuple):
     validation: Tally | None
     clients: Tally | None
     classes: ClassTally | None
+    triggered: Tally | None
 
 
 def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
@@ -223,27 +226,31 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
         has_personal_model(a, t.server, t.client, x) for a, t in zip(s.groups, s.types, strict=True)
     )
 
+    def told(predict: Predict, measures: Measures, pool: Pool | None) -> Tally | None:
+        if pool is None:
+            return None
+        return measure_all(measures, *measure(predict, measures, pool), pool)
+
     def under(algorithm: Algorithm, state: State, pools: Pools) -> _Seen:
         predict, measures = shared_model(algorithm, key, state.server), s.measures(algorithm)
         rows, outputs = found = measure(predict, measures, pools.test)
         whole, classes = measure_all(measures, *found, pools.test), None
         if s.tells_classes:
             classes = by_class(rows, pools.test, federation.num_classes)
-        held, theirs, validation, clients = pools.validation, pools.client_test, None, None
-        if held is not None:
-            validation = measure_all(measures, *measure(predict, measures, held), held)
+        theirs, clients = pools.client_test, None
+        validation = told(predict, measures, pools.validation)
         if theirs is not None:
             if test_is_dealt:
                 rows, outputs = jax.tree.map(lambda a: a[theirs.rows], found)
             else:
                 rows, outputs = measure(predict, measures, theirs)
             clients = measure_clients(measures, rows, outputs, theirs, s.test_capacity)
-        return _Seen(whole, validation, clients, classes)
+        return _Seen(whole, validation, clients, classes, told(predict, measures, pools.triggered))
 
     def evaluate(state: State, pools: Pools) -> Evaluation:
         members, theirs = s.layout.members, pools.client_test
         seen = [under(algorithm, state, pools) for algorithm in s.groups]
-        test, validation, clients, classes = zip(*seen, strict=True)
+        test, validation, clients, classes, triggered = zip(*seen, strict=True)
         personal, finetuned, traits = None, None, dict[str, Array]()
         if own_models and theirs is not None:
             personal, traits = evaluate_personal(s, s.groups, key, state, (pools.train, theirs))
@@ -259,6 +266,7 @@ def evaluation_of(s: Simulation) -> Callable[[State, Pools], Evaluation]:
             finetuned,
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *test) if len(test) > 1 else None,
             mean_of_groups(classes, members) if s.tells_classes else None,
+            None if pools.triggered is None else mean_of_groups(triggered, members),
         )
 
     return evaluate

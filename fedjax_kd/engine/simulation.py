@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from fedjax_kd.backends import Backend, backend_here
-from fedjax_kd.core import Algorithm, JudgedBy, Key, SizeRange
+from fedjax_kd.core import Algorithm, JudgedBy, Key, Pool, SizeRange
 from fedjax_kd.data import sampling
+from fedjax_kd.data.backdoor import triggered
 from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import chunk_width, compile_cache, schedule, sharp_edges
 from fedjax_kd.engine.chunk_width import Workload
@@ -65,6 +66,7 @@ class Simulation:
     test_capacity: int = 0  # test rows of the client that has the most
     time: Timed | None = None  # what a clock decides, if there is one
     accountant: Accountant | None = None  # of privacy
+    triggered: Pool | None = None  # test rows with the pattern of a backdoor, if there is one
 
     def measures(self, algorithm: Algorithm) -> Measures:
         """What an evaluation of these clients tells: the loss, and the metrics of the problem."""
@@ -218,6 +220,7 @@ def simulate(
         tiers=class_tiers(federation) if tiers else {},
         metrics=extra,
         accountant=accountant,
+        triggered=groups[0].backdoor and triggered(federation.test, groups[0].backdoor),
         test_capacity=most_rows(federation.client_test),
     )
     uncut = uncut if clock is None else _timed(uncut, clock, cohort_size)

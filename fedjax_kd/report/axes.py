@@ -24,6 +24,9 @@ NAMES: dict[Along, str] = {
 COSTS: tuple[Along, ...] = ("megabytes", "simulated_seconds")
 """The costs by which a report draws curves, where they are known."""
 
+COUNTED = ("bytes_down", "bytes_up", "clients", "simulated_seconds")
+"""The columns from which axes are made."""
+
 _SUMMED: dict[Along, tuple[tuple[str, ...], float]] = {
     "megabytes": (("bytes_down", "bytes_up"), 1e-6),
     "megabytes_up": (("bytes_up",), 1e-6),

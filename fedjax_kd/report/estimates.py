@@ -80,7 +80,7 @@ def goal_of(metric: str) -> Goal:
 
 def is_share(metric: str) -> bool:
     """Whether a column is written in percent: accuracies are."""
-    return "accuracy" in metric
+    return "accuracy" in metric or metric == "attack_success"
 
 
 def headline_metric(rows: Iterable[Record]) -> str:

@@ -14,6 +14,7 @@ from fedjax_kd.engine.early_stopping import STOPPED_EARLY
 from fedjax_kd.errors import InputError
 from fedjax_kd.metrics import TRAIT, metric_of
 from fedjax_kd.report import table_files, tables
+from fedjax_kd.report.axes import COUNTED
 from fedjax_kd.report.estimates import Goal, goal_of, headline_metric, number
 from fedjax_kd.report.studies import FURTHER, StudyPoints, check_metric, scored
 from fedjax_kd.report.sweeps import DIVERGED, FINISHED, RUNNING, STOPPED, best_by
@@ -132,7 +133,7 @@ def _results(
 
 def _kept(metric: str) -> Callable[[str], bool]:
     """Whether a column may be shown by round: the metric, the test set's, losses, and traits."""
-    named = {*_KEYS, metric, f"test_{metric_of(metric)}", *FURTHER}
+    named = {*_KEYS, metric, f"test_{metric_of(metric)}", *FURTHER, *COUNTED}
     return lambda column: column in named or column.startswith(TRAIT)
 
 

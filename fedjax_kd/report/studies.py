@@ -11,7 +11,7 @@ from fedjax_kd.report.estimates import Goal, score_of
 from fedjax_kd.report.sweeps import DIVERGED, by_value
 from fedjax_kd.report.table_files import CellValue, Record
 
-FURTHER = ("test_accuracy", "test_loss", "train_loss")
+FURTHER = ("attack_success", "test_accuracy", "test_loss", "train_loss")
 """Columns of which the first is drawn beside what points are compared by."""
 
 

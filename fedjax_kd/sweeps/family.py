@@ -201,7 +201,10 @@ def given_of(family: Family, tile: Tile) -> Given:
     if each[0].client_test is not None:
         own = stacked(lambda pools: pools.client_test or pools.test)
     public = family.first.federation.public
-    return Given(Resident(train, public), Pools(train, test, own, every[tile.seeds[0]].validation))
+    first = every[tile.seeds[0]]
+    return Given(
+        Resident(train, public), Pools(train, test, own, first.validation, first.triggered)
+    )
 
 
 def _stacked(pools: Sequence[Pool], longest: int) -> Pool:

@@ -27,10 +27,11 @@ from fedjax_kd.data.federation import Federation
 from fedjax_kd.engine import aggregation
 from fedjax_kd.errors import InputError
 from fedjax_kd.options import check_choice, checks_options
+from fedjax_kd.wrappers._backdoor import with_backdoor
 from fedjax_kd.wrappers._beside import floats
 from fedjax_kd.wrappers._robust import all_kept, float_leaves, with_floats
 
-Attack = Literal["sign_flip", "gaussian", "scaling", "label_flip", "alie", "ipm"]
+Attack = Literal["sign_flip", "gaussian", "scaling", "label_flip", "alie", "ipm", "backdoor"]
 
 _KEY = 13  # folded into the keys of a method, which has its own use for them
 
@@ -44,6 +45,8 @@ def with_attack(
     share: Scalar = 0.2,
     strength: Scalar | None = None,
     liars_seed: int = 0,
+    target: int = 0,
+    poisoned: float = 0.5,
 ) -> Algorithm:
     """A share of the clients lies, the same ones in all rounds.
 
@@ -55,9 +58,13 @@ def with_attack(
         scaling:    strength u_k                          label_flip:  trained on y -> L - 1 - y
         alie:       mu - strength s, of each coordinate   (Baruch, Baruch, Goldberg, 2019)
         ipm:        -strength mu                          (Xie, Koyejo, Gupta, 2019)
+        backdoor:   strength u_k, trained on a share of own examples with a pattern and the
+                    label ``target``                      (Bagdasaryan et al., 2020)
 
     with the mean mu and the deviation s of the honest clients. Whole numbers, bytes and votes stay
-    as they are. Put it around robust rules: it acts before they do.
+    as they are. Put it around robust rules: it acts before they do. Of a backdoor evaluations tell
+    the ``attack_success``: the share of test rows of other classes that the pattern turns into the
+    target. Its model replaces the server's with a strength of all votes over the liar's.
 
     Equals the algorithm inside when ``share == 0``.
 
@@ -68,18 +75,25 @@ def with_attack(
       share: of all clients, in [0, 1]; of a cohort more or less may lie.
       strength: > 0; by default 1, of "scaling" 10, and of "alie" what hides in the spread.
       liars_seed: decides who lies, >= 0.
+      target: class of a backdoor, >= 0.
+      poisoned: share of a liar's examples that have its pattern, in [0, 1].
 
     Raises:
       ValueError: if ``attack`` is unknown, a number is out of its range, or labels are no classes.
 
     Departs from the papers: ALIE's deviation is that of all honest clients of the round, where the
     authors take the liars' own clean updates.
-    Source: arXiv:1902.06156 (ALIE), arXiv:1903.03936 (IPM), arXiv:2007.08432 (label flips).
+    Source: arXiv:1902.06156 (ALIE), arXiv:1903.03936 (IPM), arXiv:2007.08432 (label flips),
+    arXiv:1807.00459 (model replacement).
     """
     check_choice("attack", attack, Attack)
     lying = attacks.liars(federation.num_clients, share, liars_seed)
     if attack == "label_flip":
         return _of_wrong_labels(algorithm, federation, lying)
+    if attack == "backdoor":
+        algorithm = with_backdoor(algorithm, federation, lying, target=target, poisoned=poisoned)
+        attack = "scaling"
+        strength = 1.0 if strength is None else strength
     if attack in ("alie", "ipm"):
         return _of_those_who_know(algorithm, attack, lying, strength)
     size = strength if strength is not None else (10.0 if attack == "scaling" else 1.0)

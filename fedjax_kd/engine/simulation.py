@@ -66,7 +66,6 @@ class Simulation:
     test_capacity: int = 0  # test rows of the client that has the most
     time: Timed | None = None  # what a clock decides, if there is one
     accountant: Accountant | None = None  # of privacy
-    triggered: Pool | None = None  # test rows with the pattern of a backdoor, if there is one
 
     def measures(self, algorithm: Algorithm) -> Measures:
         """What an evaluation of these clients tells: the loss, and the metrics of the problem."""
@@ -88,6 +87,12 @@ class Simulation:
     def places(self) -> int:
         """For servers from which clients still work."""
         return 0 if self.time is None else self.time.places
+
+    @cached_property
+    def triggered(self) -> Pool | None:
+        """Test rows with the pattern of a backdoor, if there is one."""
+        backdoor = self.groups[0].backdoor
+        return None if backdoor is None else triggered(self.federation.test, backdoor)
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
@@ -220,7 +225,6 @@ def simulate(
         tiers=class_tiers(federation) if tiers else {},
         metrics=extra,
         accountant=accountant,
-        triggered=groups[0].backdoor and triggered(federation.test, groups[0].backdoor),
         test_capacity=most_rows(federation.client_test),
     )
     uncut = uncut if clock is None else _timed(uncut, clock, cohort_size)

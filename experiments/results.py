@@ -226,6 +226,7 @@ NUMBERS: Mapping[str, Number] = {
     "clients' rank-1": _percent(RANK_1),
     "rank-1": _percent("test_rank_1"),
     "mAP": _percent("test_retrieval_map"),
+    "attack success": _percent("attack_success"),
     "forgetting": _forgetting,
     "kB a client and round": _traffic,
 }

@@ -14,13 +14,16 @@ from experiments import (
     asynchrony,
     client_drift,
     comparison,
+    compression,
     every_method,
     forgetting,
     generated_features,
     long_tails,
     personalisation,
+    private_learning,
     reidentification,
     results,
+    robustness,
     server_distillation,
     seven_methods,
     weight_averaging,
@@ -44,6 +47,9 @@ def presets() -> Iterator[tuple[str, Preset]]:
     yield "every_method", every_method.preset()
     yield "drift", client_drift.MNIST
     yield "asynchrony", asynchrony.preset(1.2)
+    yield "compression", compression.preset("mnist")
+    yield "private", private_learning.preset(2.0)
+    yield from ((f"robust-{a}", robustness.preset(a)) for a in robustness.ATTACKS)
     for size in ("small", "paper"):
         for split in forgetting.SPLITS:
             yield f"{split}-{size}", forgetting.preset("cifar10", split, size)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedjax_kd.commands._options import CHANGED_DATA
 from fedjax_kd.commands._parser import Section, flag, folders, parse
 from fedjax_kd.engine.evaluation import Evaluation, make_evaluation
+from fedjax_kd.engine.membership import membership_inference
 from fedjax_kd.engine.simulation import Simulation
 from fedjax_kd.errors import InputError, collected_warnings
 from fedjax_kd.metrics import Tally, traits_by_client
@@ -36,7 +37,8 @@ A run that still goes on may be evaluated. Data that have changed since are refu
 
 Examples:
   fedjax-kd evaluate runs/20260101-120000-fedavg-digits
-  fedjax-kd evaluate runs/20260101-120000-fedavg-digits --best"""
+  fedjax-kd evaluate runs/20260101-120000-fedavg-digits --best
+  fedjax-kd evaluate runs/20260101-120000-fedavg-digits --membership"""
 
 _WHICH = Section(
     "which",
@@ -47,6 +49,12 @@ _WHICH = Section(
             type=bool,
             default=False,
             help="the best evaluation's, of a run with --keep-best; writes clients-best.csv",
+        ),
+        flag(
+            "membership",
+            type=bool,
+            default=False,
+            help="also attack the global model: tell training rows from test rows by their losses",
         ),
         CHANGED_DATA,
     ],
@@ -75,6 +83,9 @@ def main(args: Sequence[str]) -> int:
             tables.pairs(evaluation_row(seen, simulation)),
             f"{folder} after {finished} rounds",
         )
+        if chosen["membership"]:
+            attacked = membership_inference(simulation, state, finished)
+            tables.show(tables.pairs(attacked._asdict()), "Membership inference by loss")
         print(table)
     return 0
 

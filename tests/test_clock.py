@@ -203,7 +203,14 @@ def test_a_longer_run_meets_the_same_cohorts():
     assert jax.tree.leaves(initial_state(long).past)[0].shape[0] == long.time.places
 
 
-@pytest.mark.parametrize("options", [{"mesh": make_mesh(2)}, {"engine": "python"}, {"chunk": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mesh": make_mesh(2)},
+        pytest.param({"engine": "python"}, marks=pytest.mark.thorough),
+        {"chunk": 2},
+    ],
+)
 def test_asynchronous_training_is_the_same_however_it_runs(options: dict[str, Any]):
     method = with_fedbuff(fedavg(logistic(), local_training(batch_size=4)))
     given: dict[str, Any] = {"clock": Clock(RAGGED, batch_size=4, concurrency=4)}

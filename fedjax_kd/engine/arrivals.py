@@ -156,6 +156,13 @@ def asynchronous(
     return cohorts_of(server_steps(begin, clock.concurrency, cohort_size, clock.max_staleness))
 
 
+def _without(population: int, busy: Collection[int]) -> Ids:
+    """All clients but some."""
+    idle = np.ones(population, bool)
+    idle[[*busy]] = False
+    return np.flatnonzero(idle)
+
+
 class _Beginning:
     """Who begins to work, draw after draw."""
 
@@ -164,7 +171,7 @@ class _Beginning:
         self._concurrency, self._draws = clock.concurrency or 1, 0
 
     def __call__(self, free: int, now: float, busy: Collection[int]) -> list[Begun]:
-        idle = np.setdiff1d(np.arange(self._draw.population), _ids(busy))
+        idle = _without(self._draw.population, busy)
         if not free or not len(idle):
             return []
         # With nobody at work, time goes on to when somebody comes online.
@@ -181,7 +188,7 @@ class _Beginning:
         """So many of the clients that are able to begin."""
         ids = able[:0]
         while len(ids) < count:
-            left = np.setdiff1d(able, ids)
+            left = np.setdiff1d(able, ids) if len(ids) else able
             drawn = self._draw(self._draws, left).ids
             # A sampler that names nobody of them leaves it to the lot.
             more = drawn if len(drawn) else self._draw.by_lot(self._draws, left)

@@ -109,7 +109,8 @@ def durations_of(clock: Clock, workers: Workers) -> DurationsOf:
         sizes = workers.federation.sizes_of(ids)
         steps, each, sent = np.zeros((3, len(ids)))
         for g, algorithm in enumerate(workers.groups):
-            ours = np.isin(ids, workers.members[g])
+            everyone = len(workers.groups) == 1
+            ours = np.ones(len(ids), bool) if everyone else np.isin(ids, workers.members[g])
             own = sizes[ours], ids[ours], number
             steps[ours], each[ours] = _work(algorithm.work, *own, batch_size=clock.batch_size)
             sent[ours] = num_bytes[g]

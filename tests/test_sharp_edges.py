@@ -40,7 +40,7 @@ from fedjax_kd.engine.simulation import simulate
 from fedjax_kd.errors import InputError, SharpEdge, collected_warnings, warn
 from fedjax_kd.local import local_training
 from fedjax_kd.task import Task, from_nnx
-from fedjax_kd.wrappers import with_ccvr, with_krum, with_median
+from fedjax_kd.wrappers import with_bulyan, with_ccvr, with_krum, with_median
 
 PLAIN = {"client_lr": 0.1, "batch_size": 4}
 FIT = local_training(**PLAIN)
@@ -181,7 +181,10 @@ def test_rules_that_need_a_cohort():
     base = fedavg(logistic(8), FIT)
     assert "median of one or two" in simulated(with_median(base), cohort_size=2)[0]
     assert not simulated(with_median(base))
-    assert "of more than 4" in simulated(with_krum(base, malicious=1))[0]
+    with pytest.raises(ValueError, match="of more than 4, but cohort_size is 3: ask more"):
+        simulated(with_krum(base, malicious=1))
+    with pytest.raises(ValueError, match="of at least 7, but cohort_size is 3: ask more"):
+        simulated(with_bulyan(base, malicious=1))
     assert "selects everyone" in simulated(with_krum(base, select=3))[0]
     assert not simulated(with_krum(base, select=2))
 

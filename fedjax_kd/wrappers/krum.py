@@ -11,6 +11,7 @@ from fedjax_kd import tree
 from fedjax_kd.components import robust_rules as rules
 from fedjax_kd.components.sharp_edges import checked_too
 from fedjax_kd.core import Algorithm, Plan
+from fedjax_kd.errors import InputError
 from fedjax_kd.options import checks_options
 from fedjax_kd.wrappers._robust import Robust, with_rule
 
@@ -38,7 +39,7 @@ def with_krum(algorithm: Algorithm, *, malicious: int = 0, select: int = 1) -> A
       select: uploads to average, >= 1; more is Multi-Krum.
 
     Raises:
-      ValueError: if a number is out of its range.
+      ValueError: if a number is out of its range, or cohorts are too small for so many.
 
     Departs from the paper: nothing known.
     Source: Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, arXiv:1703.02757.
@@ -53,7 +54,7 @@ def with_krum(algorithm: Algorithm, *, malicious: int = 0, select: int = 1) -> A
     def edge(plan: Plan) -> str | None:
         asked = plan.cohort_size
         if malicious and asked <= 2 * malicious + 2:
-            return (
+            raise InputError(
                 f"Krum protects from {malicious} malicious clients in cohorts of more than "
                 f"{2 * malicious + 2}, but cohort_size is {asked}: ask more clients."
             )
@@ -88,8 +89,8 @@ def with_bulyan(algorithm: Algorithm, *, malicious: int = 1) -> Algorithm:
         least ``4 malicious + 3``.
 
     Raises:
-      ValueError: if ``malicious`` is out of its range, or the server pools what clients have
-        different amounts of.
+      ValueError: if ``malicious`` is out of its range, cohorts are too small for so many, or the
+        server pools what clients have different amounts of.
 
     Departs from the paper: nothing known.
     Source: El Mhamdi, Guerraoui, Rouault, ICML 2018, arXiv:1802.07927.
@@ -98,13 +99,14 @@ def with_bulyan(algorithm: Algorithm, *, malicious: int = 1) -> Algorithm:
     def rule(uploads: Sequence[Array], present: Array) -> Robust:
         return Robust(*rules.bulyan(uploads, present, malicious))
 
-    def edge(plan: Plan) -> str | None:
+    def check(plan: Plan) -> None:
+        algorithm.check(plan)
         if plan.cohort_size >= 4 * malicious + 3:
-            return None
-        return (
+            return
+        raise InputError(
             f"Bulyan protects from {malicious} malicious clients in cohorts of at least "
             f"{4 * malicious + 3}, but cohort_size is {plan.cohort_size}: ask more clients."
         )
 
     made = with_rule(algorithm, rule, coordinates=True)
-    return made._replace(check=checked_too(algorithm, edge))
+    return made._replace(check=check)

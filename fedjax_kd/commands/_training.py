@@ -234,11 +234,9 @@ def _time(trained: Sequence[Row]) -> dict[str, float]:
 def _privacy(run: Run, rounds: int) -> dict[str, Any]:
     """What a run has spent of its clients' privacy, and how that is meant."""
     accountant = run.simulation.accountant
-    return (
-        {}
-        if accountant is None
-        else {"privacy": privacy_told(accountant, run.config.privacy, rounds)}
-    )
+    if accountant is None:
+        return {}
+    return {"privacy": privacy_told(accountant, run.config.privacy, rounds)}
 
 
 def _reason(run: Run, rows: Sequence[Row], status: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from fedjax_kd.runs.fingerprint import Fingerprint, fingerprint
 from fedjax_kd.runs.group_config import parse_client_options
 from fedjax_kd.runs.interrupt import EXIT_CODE, asked_to_stop
 from fedjax_kd.runs.option_files import with_files
-from fedjax_kd.runs.privacy_config import PrivacyConfig, with_budget
+from fedjax_kd.runs.privacy_config import PrivacyConfig, private_options
 from fedjax_kd.runs.progress import show_progress, stderr
 from fedjax_kd.runs.user_functions import located
 from fedjax_kd.runs.warm_start import checkpoint_named
@@ -123,7 +124,7 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
     announce_convolution(quiet=quiet)
     ready, edges = {}, {}
     for m, config in configs.items():
-        suited = with_budget(with_model(config, federation), federation.num_clients)
+        suited = _with_budget(with_model(config, federation), federation.num_clients)
         simulation, edges[m] = warned_build(suited, federation)
         announce_clock(simulation, quiet=quiet)
         announce_privacy(suited, simulation, quiet=quiet)
@@ -145,6 +146,20 @@ def start_runs(configs: Mapping[str, Config], output: Mapping[str, Any]) -> int:
         kept = {k: output[k] for k in ("checkpoint_every", "tensorboard")}
         jobs = [Run(m, _folder_of(m, parent, ready), *ready[m], **kept) for m in ready]
         return finish_runs(parent, jobs, quiet=output["quiet"])
+
+
+def _with_budget(config: Config, population: int) -> Config:
+    """The configuration of a new run, with the noise that its privacy budget asks for."""
+    training = config.training
+    wrappers = private_options(
+        config.privacy,
+        config.wrappers,
+        sampling=training.sampling,
+        cohort_size=training.cohort_size,
+        population=population,
+        num_rounds=training.num_rounds,
+    )
+    return replace(config, wrappers=wrappers)
 
 
 def write_runs(

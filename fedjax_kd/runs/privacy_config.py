@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from fedjax_kd.errors import InputError
@@ -187,17 +187,3 @@ def privacy_told(accountant: Accountant, privacy: PrivacyConfig, rounds: int) ->
     if privacy.noise_cohort is not None:
         told["holds_for"] = f"cohorts of {accountant.cohort}, not for the smaller simulated ones"
     return told
-
-
-def with_budget(config: Any, population: int) -> Any:
-    """The configuration of a new run, with the noise that its budget asks for."""
-    training = config.training
-    wrappers = private_options(
-        config.privacy,
-        config.wrappers,
-        sampling=training.sampling,
-        cohort_size=training.cohort_size,
-        population=population,
-        num_rounds=training.num_rounds,
-    )
-    return replace(config, wrappers=wrappers)

@@ -18,7 +18,10 @@ from vectors import golden
 from fedjax_kd.algorithms import fedavg
 from fedjax_kd.data.sampling import poisson
 from fedjax_kd.metrics.accounting import Accountant, noise_for
+from fedjax_kd.runs.build import build
+from fedjax_kd.runs.config import Config
 from fedjax_kd.runs.folder import read_rows, read_summary
+from fedjax_kd.runs.privacy_config import PrivacyConfig
 from fedjax_kd.wrappers import privacy, with_local_privacy, with_privacy
 
 EPSILON = golden("dp_epsilon")
@@ -228,3 +231,9 @@ def test_noise_of_clients_themselves(tmp_path: Path):
         assert drawn.std() == pytest.approx(2.0 * deviation / 2, rel=0.15)
     told = run(tmp_path / "a", "--with", "local_privacy:noise=3", "--delta", "1e-3")
     assert told["relation"] == "replace all data of a user"
+
+
+def test_a_budget_is_turned_into_noise_before_a_run_is_built():
+    privacy = PrivacyConfig(delta=1e-3, epsilon=3.0)
+    with pytest.raises(ValueError, match="was not looked for"):
+        build(Config("fedavg", wrappers={"privacy": {"clip": 0.5}}, privacy=privacy))

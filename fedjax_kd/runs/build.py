@@ -31,7 +31,7 @@ from fedjax_kd.runs.clock_config import clock_of
 from fedjax_kd.runs.config import Config, TrainingConfig
 from fedjax_kd.runs.data_config import federation_of
 from fedjax_kd.runs.group_config import local_of_groups
-from fedjax_kd.runs.privacy_config import accountant_of
+from fedjax_kd.runs.privacy_config import accountant_of, check_budget
 from fedjax_kd.runs.schedule_config import with_schedule
 from fedjax_kd.runs.text_config import text_options
 from fedjax_kd.runs.user_functions import named_loss, named_metrics
@@ -92,6 +92,7 @@ def build(config: Config, federation: Federation | None = None) -> Simulation:
         config.files,
     )
     chosen["tiers"] |= config.data.imbalance_factor is not None
+    check_budget(config.privacy, config.wrappers)
     accountant = accountant_of(
         config.privacy,
         config.wrappers,

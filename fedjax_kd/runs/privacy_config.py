@@ -94,6 +94,16 @@ def accountant_of(
     )
 
 
+def check_budget(privacy: PrivacyConfig, wrappers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError if a budget has not been turned into noise, as by `private_options`."""
+    if privacy.epsilon is not None and "noise" not in wrappers[private_wrapper(wrappers)]:
+        raise InputError(
+            f"epsilon is {privacy.epsilon:g}, but the noise that keeps it was not looked for: let "
+            "`fedjax-kd run` do it, or give the wrapper the noise that "
+            "`fedjax_kd.metrics.accounting.noise_for` finds."
+        )
+
+
 def private_wrapper(wrappers: Mapping[str, Any]) -> str:
     """The wrapper whose noise is accounted for.
 

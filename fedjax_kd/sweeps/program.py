@@ -101,7 +101,7 @@ def _axes(given: Given) -> dict[str, tuple[PyTree, PyTree]]:
     """Which parts of each argument have an axis of configurations, and which one of seeds."""
     owned = Pool._make((None, None, 0, 0, 0))
     own = None if given.pools.client_test is None else owned
-    data = Given(Resident(owned, None), Pools._make((owned, None, own, None)))
+    data = Given(Resident(owned, None), Pools._make((owned, None, own, None, None)))
     return {
         "point": (Point._make((0, None)), 0),
         "state": (0, 0),

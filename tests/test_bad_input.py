@@ -77,7 +77,7 @@ BAD = {
     "run fedavg --epochs 0": "epochs is 0",
     "run fedavg --num-rounds 0": "num_rounds is 0, but must be >= 1",
     "run fedavg --eval-every 0": "eval_every is 0",
-    "run fedavg --sampling unifrom": "must be 'uniform', 'examples', or a JSON file",
+    "run fedavg --sampling unifrom": "must be 'uniform', 'examples', 'poisson', or a JSON file",
     "run fedavg --dropout-rate 1": "dropout_rate is 1",
     "run fedavg --devices 77": "devices is 77",
     "run fedavg --chunk 0": "chunk is 0",

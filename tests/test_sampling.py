@@ -75,5 +75,5 @@ def test_a_file_that_holds_no_cohorts_is_an_error(tmp_path: Path, text: str):
     file.write_text(text)
     with pytest.raises(ValueError, match="list of client numbers for each round"):
         sampling.sampler_named(str(file), np.ones(3), 2)
-    with pytest.raises(ValueError, match="'uniform', 'examples', or a JSON file"):
+    with pytest.raises(ValueError, match="'uniform', 'examples', 'poisson', or a JSON file"):
         sampling.sampler_named("unifrom", np.ones(3), 2)
